@@ -1,0 +1,20 @@
+PYTHON ?= python
+
+.PHONY: lint format test bench
+
+lint:  ## Style and types, as pre-commit runs them.
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+format:  ## Apply the automatic fixes.
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+test:  ## The whole test suite; ARGS="-k conv" narrows it.
+	$(PYTHON) -m pytest $(ARGS)
+
+bench:  ## Every benchmark, one after the other; each prints its table.
+	@for script in benchmarks/*.py; do \
+		echo "== $$script"; $(PYTHON) $$script || exit 1; \
+	done

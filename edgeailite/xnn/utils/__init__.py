@@ -1,0 +1,31 @@
+"""Utilities for models: loading weights, batch norm, predicates, complexity."""
+
+from edgeailite.xnn.utils.checkpoint import read_state_dict
+from edgeailite.xnn.utils.complexity import Complexity, model_complexity
+from edgeailite.xnn.utils.download import download_once
+from edgeailite.xnn.utils.load_weights import LoadReport, load_weights
+from edgeailite.xnn.utils.modules import (
+    freeze_bn,
+    is_bn,
+    is_conv,
+    is_deconv,
+    is_dwconv,
+    unfreeze_bn,
+)
+from edgeailite.xnn.utils.numbers import make_divisible
+
+__all__ = [
+    "Complexity",
+    "LoadReport",
+    "download_once",
+    "freeze_bn",
+    "is_bn",
+    "is_conv",
+    "is_deconv",
+    "is_dwconv",
+    "load_weights",
+    "make_divisible",
+    "model_complexity",
+    "read_state_dict",
+    "unfreeze_bn",
+]

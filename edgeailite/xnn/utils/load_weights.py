@@ -1,0 +1,166 @@
+"""Loading weights into a model, with an account of what went where."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from edgeailite.xnn.utils.checkpoint import read_state_dict
+from edgeailite.xnn.utils.download import download_once
+
+__all__ = ["LoadReport", "load_weights"]
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor of a checkpoint and of its model.
+
+    Attributes:
+        source: Where the weights came from.
+        loaded: Names that were loaded.
+        missing: Names of the model that the checkpoint lacks; they keep their values.
+        other_shape: Names in both whose shapes differ, as (name, shape in the checkpoint, shape in
+            the model); they keep their values.
+        unused: Names of the checkpoint that the model lacks.
+        ignored: Names of the checkpoint that the caller asked to leave out.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    other_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    unused: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the model was loaded and every one of the checkpoint used."""
+        return not (self.missing or self.other_shape or self.unused or self.ignored)
+
+    def __str__(self) -> str:
+        """The counts, and the first names of each group that is not empty."""
+        shapes = tuple(f"{name} {theirs} -> {ours}" for name, theirs, ours in self.other_shape)
+        groups = {
+            "missing in the checkpoint": self.missing,
+            "of another shape (checkpoint -> model)": shapes,
+            "unused of the checkpoint": self.unused,
+            "ignored on request": self.ignored,
+        }
+        lines = [f"Weights from {self.source}: {len(self.loaded)} tensors loaded"]
+        lines += [
+            f"  {len(names)} {what}: {_first(names)}" for what, names in groups.items() if names
+        ]
+        return "\n".join(lines)
+
+
+def load_weights(
+    model: nn.Module,
+    weights: Mapping[str, Any] | str | Path,
+    *,
+    change_names_dict: Mapping[str, str] | None = None,
+    ignore: Iterable[str] = (),
+    strict: bool = False,
+    cache_dir: str | Path | None = None,
+    verbose: bool = True,
+) -> LoadReport:
+    """Load weights into a model; report what was loaded, missing, of another shape, or unused.
+
+    Args:
+        model: Changed in place.
+        weights: A state dict, or a mapping with one under ``state_dict`` or ``model``; the path of
+            a file with either; or an http(s) URL of such a file, downloaded once and checked.
+        change_names_dict: Regular expression -> replacement, applied in order to each name of the
+            checkpoint (``re.sub``).
+        ignore: Regular expressions; names of the checkpoint, after renaming, in which one is found
+            are left out.
+        strict: Whether anything missing, of another shape, or unused is an error. What `ignore`
+            left out may be missing.
+        cache_dir: Where downloads are kept; where None, in ``torch.hub``'s folder.
+        verbose: Whether the report is printed.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConnectionError: The URL cannot be fetched.
+        ValueError: Not a checkpoint, truncated, damaged; two names become one; not a single tensor
+            fits the model; or `strict` and not everything fits. The model is then unchanged.
+    """
+    state, source = _read(weights, cache_dir)
+    _rename(state, change_names_dict or {})
+    ignored = _pop(state, lambda name: any(re.search(pattern, name) for pattern in ignore))
+    own = model.state_dict()
+    other = _pop(state, lambda name: name in own and own[name].shape != state[name].shape)
+    _check_fit(own, state, len(other), source)
+    before = {name: value.clone() for name, value in own.items()} if strict else {}
+    result = model.load_state_dict(state, strict=False)
+    report = LoadReport(
+        source=source,
+        loaded=tuple(name for name in state if name not in set(result.unexpected_keys)),
+        missing=tuple(name for name in result.missing_keys if name not in other),
+        other_shape=tuple((n, tuple(t.shape), tuple(own[n].shape)) for n, t in other.items()),
+        unused=tuple(result.unexpected_keys),
+        ignored=tuple(ignored),
+    )
+    if strict and (set(report.missing) - set(ignored) or report.other_shape or report.unused):
+        model.load_state_dict(before)
+        raise ValueError(f"The checkpoint does not fit the model. {report}")
+    if verbose:
+        print(report)  # noqa: T201 -- the report is for whoever watches the run
+    return report
+
+
+def _read(
+    weights: Mapping[str, Any] | str | Path, cache_dir: str | Path | None
+) -> tuple["OrderedDict[str, Tensor]", str]:
+    if isinstance(weights, Mapping):
+        return read_state_dict(weights), "a state dict"
+    is_url = str(weights).startswith(("http://", "https://"))
+    path = download_once(str(weights), cache_dir) if is_url else Path(weights)
+    return read_state_dict(path), str(weights)
+
+
+def _rename(state: "OrderedDict[str, Tensor]", change_names: Mapping[str, str]) -> None:
+    """Rename in place, so that the state versions which travel with the dict stay."""
+    entries = list(state.items()) if change_names else []
+    if entries:
+        state.clear()
+    for old, value in entries:
+        new = old
+        for pattern, replacement in change_names.items():
+            new = re.sub(pattern, replacement, new)
+        if new in state:
+            raise ValueError(
+                f"change_names_dict gives two tensors of the checkpoint the name {new!r} (the "
+                f"second is {old!r}); make its expressions more specific."
+            )
+        state[new] = value
+
+
+def _pop(state: dict[str, Tensor], which: Callable[[str], bool]) -> dict[str, Tensor]:
+    return {name: state.pop(name) for name in [name for name in state if which(name)]}
+
+
+def _check_fit(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], other_shapes: int, source: str
+) -> None:
+    if own.keys() & state.keys():
+        return
+    raise ValueError(
+        f"Nothing in {source} fits the model: {other_shapes} of its tensors have a known name but "
+        f"another shape, {len(state)} an unknown name (such as {_first(tuple(state)[:2])}; the "
+        f"model has {_first(tuple(own)[:2])}). Check the model's name and its number of classes, "
+        f"or rename with change_names_dict."
+    )
+
+
+def _first(names: tuple[str, ...]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
