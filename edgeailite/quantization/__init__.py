@@ -1,0 +1,1 @@
+"""The quantization engine: capture, annotate, insert, train or calibrate, convert, export, verify."""

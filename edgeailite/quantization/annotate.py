@@ -1,0 +1,258 @@
+"""Policy: which value gets which spec. Nothing is inserted here; :mod:`insert` reads what this writes.
+
+Annotations are written to ``node.meta['quant']``. What is fused follows the hardware: convolution, transposed
+convolution or linear + batch norm + ReLU, ReLU6 or Hardtanh is one unit with one output quantizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from torch import fx, nn
+
+from edgeailite.quantization.fake_quantize import FakeQuantize
+from edgeailite.quantization.fold import is_foldable
+from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.layers import QUANT_LAYERS, QuantLayer
+from edgeailite.quantization.operators import Kind, argument, clamp_bounds
+from edgeailite.quantization.spec import QConfig, QuantSpec
+
+MOVES_VALUES = (Kind.PRESERVE, Kind.PAD)
+ACTIVATIONS = (Kind.RELU, Kind.CLAMP)
+COMPUTES_ON_GRID = (
+    Kind.LAYER, Kind.BATCH_NORM, Kind.RELU, Kind.CLAMP, Kind.ADD, Kind.SUB, Kind.MUL, Kind.CAT, Kind.AVERAGE, Kind.RESIZE,
+)  # fmt: skip
+_KEEPS_SIGN = (Kind.ADD, Kind.MUL, Kind.CAT, Kind.AVERAGE, Kind.RESIZE, *MOVES_VALUES)
+
+
+@dataclass(frozen=True)
+class OutputAnnotation:
+    """The value of a node is quantized.
+
+    Attributes:
+        spec: Its grid.
+        path: Where the quantizer lives in the module tree (made unique on insertion).
+        bounds: Bounds of an absorbed activation function.
+        replaces_node: The node is a ReLU or clamp that the quantizer absorbs.
+        replaces_module: The quantizer takes the module's own path.
+    """
+
+    spec: QuantSpec
+    path: str
+    bounds: tuple[float, float] | None = None
+    replaces_node: bool = False
+    replaces_module: bool = False
+
+
+@dataclass(frozen=True)
+class LayerAnnotation:
+    """A layer that quantizes its weight and bias, with the batch norm node it folds."""
+
+    qconfig: QConfig
+    batch_norm: fx.Node | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the rules may be told.
+
+    Attributes:
+        qconfig: For every layer and value.
+        quantize_in: Quantize the network's inputs.
+        quantize_out: Quantize the last quantizable values.
+        by_path: Other configurations for modules (and all below them); None leaves them in float.
+    """
+
+    qconfig: QConfig
+    quantize_in: bool = True
+    quantize_out: bool = True
+    by_path: dict[str, QConfig | None] = field(default_factory=dict)
+
+    def of(self, path: str) -> QConfig | None:
+        """The configuration of the module at `path`: the longest entry that is it or a parent of it."""
+        matches = [p for p in self.by_path if path == p or path.startswith(p + ".")]
+        return self.by_path[max(matches, key=len)] if matches else self.qconfig
+
+
+def annotate(model: GraphModel, policy: Policy) -> None:
+    """Write a :class:`LayerAnnotation` and an :class:`OutputAnnotation` wherever one belongs.
+
+    Args:
+        model: Captured model; only ``node.meta`` changes.
+        policy: The rules' settings.
+    """
+    model.classify()
+    last = set() if policy.quantize_out else _last_values(model.graph)
+    call_sites = _call_sites(model.graph)
+    for node in model.graph.nodes:
+        node.meta.pop("quant", None)
+        node.meta.pop("layer", None)
+        kind = node.meta["kind"]
+        if kind is Kind.LAYER:
+            _annotate_layer(model, node, policy)
+        if node in last or not _is_quantized_here(model, node, policy):
+            continue
+        qconfig = policy.of(_path_of(node))
+        if qconfig is None or qconfig.activation is None:
+            continue
+        node.meta["quant"] = _output_annotation(model, node, qconfig.activation, call_sites)
+
+
+def _path_of(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_module" else node.meta.get("owner", "")
+
+
+def _call_sites(graph: fx.Graph) -> dict[str, list[fx.Node]]:
+    """Nodes that call each module, by its path."""
+    sites: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            sites.setdefault(str(node.target), []).append(node)
+    return sites
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def foldable_batch_norm(model: GraphModel, layer: fx.Node) -> fx.Node | None:
+    """The batch norm that is the only reader of `layer` and that only `layer` feeds."""
+    user = _only_user(layer)
+    if user is None or user.meta["kind"] is not Kind.BATCH_NORM:
+        return None
+    calls = [n for n in model.graph.nodes if n.op == "call_module" and n.target == user.target]
+    return user if len(calls) == 1 and is_foldable(model.get_submodule(str(user.target))) else None
+
+
+def _annotate_layer(model: GraphModel, node: fx.Node, policy: Policy) -> None:
+    module = model.module_of(node)
+    if isinstance(module, QuantLayer) or (module is not None and type(module) not in QUANT_LAYERS):
+        return
+    qconfig = policy.of(_path_of(node))
+    if qconfig is None or qconfig.weight is None:
+        return
+    node.meta["layer"] = LayerAnnotation(
+        _layer_qconfig(node, module, qconfig), foldable_batch_norm(model, node)
+    )
+
+
+def _layer_qconfig(node: fx.Node, module: nn.Module | None, qconfig: QConfig) -> QConfig:
+    """Per-channel weights only where asked for and where a grid per channel can be written down."""
+    assert qconfig.weight is not None
+    groups = int(
+        getattr(module, "groups", 1) if module is not None else argument(node, 6, "groups", 1)
+    )  # type: ignore
+    depthwise = groups > 1 and groups == getattr(module, "in_channels", groups)
+    transposed = bool(getattr(module, "transposed", False))
+    unsupported = transposed and groups > 1 and not depthwise
+    if unsupported or (qconfig.per_channel_depthwise_only and not depthwise):
+        return replace(qconfig, weight=replace(qconfig.weight, granularity="per_tensor"))
+    return qconfig
+
+
+def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy) -> bool:
+    """Whether this node's own value, and not the one of what is fused behind it, gets a quantizer."""
+    kind, user = node.meta["kind"], _only_user(node)
+    if kind in (Kind.OUTPUT, Kind.SCALAR, Kind.QUANTIZER, Kind.FORBID) or not node.users:
+        return False
+    if any(u.meta["kind"] in (Kind.FORBID, Kind.QUANTIZER, Kind.FORCE) for u in node.users):
+        return False
+    if kind is Kind.FORCE:
+        return True
+    if user is not None and kind not in (Kind.INPUT, *MOVES_VALUES, *ACTIVATIONS):
+        if user.meta["kind"] is Kind.RELU or _is_clamp(model, user):
+            return False
+        if kind is Kind.LAYER and foldable_batch_norm(model, node) is not None:
+            return False
+    if kind is Kind.CLAMP and not _is_clamp(model, node):
+        return _feeds_grid(node)
+    if kind in COMPUTES_ON_GRID:
+        return True
+    if kind is Kind.INPUT:
+        return policy.quantize_in and _feeds_grid(node)
+    return kind is Kind.FLOAT and _feeds_grid(node)
+
+
+def _is_clamp(model: GraphModel, node: fx.Node) -> bool:
+    return node.meta["kind"] is Kind.CLAMP and clamp_bounds(node, model.module_of(node)) is not None
+
+
+def _feeds_grid(node: fx.Node) -> bool:
+    """Whether the value, moved or not, is read by an operation that computes on grids."""
+    return any(
+        u.meta["kind"] in COMPUTES_ON_GRID or (u.meta["kind"] in MOVES_VALUES and _feeds_grid(u))
+        for u in node.users
+    )
+
+
+def _last_values(graph: fx.Graph) -> set[fx.Node]:
+    """The values that the outputs are, or are moved from."""
+    found, pending = set(), list(next(n for n in graph.nodes if n.op == "output").all_input_nodes)
+    while pending:
+        node = pending.pop()
+        found.add(node)
+        if node.meta["kind"] in MOVES_VALUES:
+            pending.extend(node.all_input_nodes)
+    return found
+
+
+def _output_annotation(
+    model: GraphModel, node: fx.Node, spec: QuantSpec, call_sites: dict[str, list[fx.Node]]
+) -> OutputAnnotation:
+    kind, module = node.meta["kind"], model.module_of(node)
+    bounds = clamp_bounds(node, module) if kind is Kind.CLAMP else None
+    if kind is Kind.RELU:
+        spec = replace(spec, signed=False)
+    elif bounds is not None:
+        spec = _clamp_spec(spec, bounds)
+    elif kind in _KEEPS_SIGN and all(is_unsigned(model, a) for a in node.all_input_nodes):
+        spec = replace(spec, signed=False)
+    absorbs = kind is Kind.RELU or bounds is not None
+    if absorbs and node.op == "call_module":
+        sites = call_sites[str(node.target)]
+        own = node is sites[0] and all(_all_absorbed(model, s) for s in sites)
+        return OutputAnnotation(spec, str(node.target), bounds, True, replaces_module=own)
+    return OutputAnnotation(spec, _added_path(model, node), bounds, absorbs)
+
+
+def _all_absorbed(model: GraphModel, site: fx.Node) -> bool:
+    return not any(u.meta["kind"] in (Kind.FORBID, Kind.QUANTIZER, Kind.FORCE) for u in site.users)
+
+
+def _clamp_spec(spec: QuantSpec, bounds: tuple[float, float]) -> QuantSpec:
+    """ReLU6 keeps its statistics (few networks reach 6 everywhere); other bounds are the range."""
+    signed = bounds[0] < 0
+    fixed = None if bounds == (0.0, 6.0) else bounds
+    return replace(spec, signed=signed if spec.symmetric or not signed else None, fixed_range=fixed)
+
+
+def is_unsigned(model: GraphModel, node: fx.Node) -> bool:
+    """Whether the grid of a node's value starts at zero, as far as the graph alone says."""
+    if "quant" in node.meta:
+        return node.meta["quant"].spec.signed is False
+    if node.meta["kind"] is Kind.QUANTIZER:
+        quantizer = model.module_of(node)
+        return isinstance(quantizer, FakeQuantize) and quantizer.spec.signed is False
+    if node.meta["kind"] in MOVES_VALUES or node.meta["kind"] is Kind.CAT:
+        return bool(node.all_input_nodes) and all(
+            is_unsigned(model, a) for a in node.all_input_nodes
+        )
+    return False
+
+
+def _added_path(model: GraphModel, node: fx.Node) -> str:
+    """``<first>.activation_in`` for an input, ``<module>.activation_q`` behind a module, else ``<owner>.<op>_q``."""
+    if node.meta["kind"] is Kind.INPUT:
+        first = next(iter(node.users))
+        return f"{first.target}.activation_in" if first.op == "call_module" else "activation_in"
+    if node.op == "call_module":
+        return f"{node.target}.activation_q"
+    owner = node.meta.get("owner", "")
+    module = model.get_submodule(owner)
+    is_operation = (
+        owner != ""
+        and not any(True for _ in module.children())
+        and not any(True for _ in module.parameters())
+    )
+    name = "activation_q" if is_operation else f"{node.name.rstrip('_0123456789')}_q"
+    return f"{owner}.{name}" if owner else name

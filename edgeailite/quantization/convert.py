@@ -1,0 +1,281 @@
+"""Trained graph to integer graph."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+
+import torch
+from torch import fx, nn
+
+from edgeailite.quantization.annotate import MOVES_VALUES
+from edgeailite.quantization.fake_quantize import FakeQuantize
+from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.insert import quantizer_of
+from edgeailite.quantization.integer import Grid, IntegerLayer, Quantize, Requantize, Rescale
+from edgeailite.quantization.layers import QuantLayer
+from edgeailite.quantization.operators import Kind
+from edgeailite.quantization.ops import quantize_bias, round_to_integer
+from edgeailite.quantization.units import LayerUnit, attribute, layer_unit
+
+# Operations f with f(c * x) = c * f(x): they run on multiples of the output's step.
+HOMOGENEOUS = (Kind.ADD, Kind.SUB, Kind.CAT, Kind.AVERAGE, Kind.RESIZE)
+_SPLITS = ("chunk", "split", "tensor_split", "unbind")
+
+
+def grid_of(quantizer: FakeQuantize) -> Grid:
+    """The grid of an activation quantizer in Python numbers (reads values: waits for the device)."""
+    scale, zero_point, low, high = quantizer.qparams()
+    zero = int(zero_point)
+    spec = quantizer.spec
+    signed = low < 0
+    if signed and zero == low and spec.symmetric:  # unsigned by statistics, carried as signed
+        low, high, zero, signed = 0, high - low, 0, False
+    if quantizer.bounds is not None:
+        cut = [round(float(b) / float(scale)) + zero for b in (b for b in quantizer.bounds)]
+        low, high = max(low, cut[0]), min(high, cut[1])
+    return Grid(float(scale), zero, low, high, spec.bit_width, signed, spec.rounding)
+
+
+def convert(model: GraphModel) -> GraphModel:
+    """Make the integer graph of a prepared model.
+
+    Args:
+        model: Prepared, with ranges that have seen data. Not changed.
+
+    Returns:
+        A new model that takes and returns real values and computes in integers in between; what could not be
+        put on a grid runs in float. Its parameters' names are gone: its state are integers.
+    """
+    source = copy.deepcopy(model).eval()
+    source.classify()
+    with torch.no_grad():
+        return _Converter(source).run()
+
+
+class _Converter:
+    """One pass over the nodes; `values` says what became of each, `grids` on which grid it lies (None: float)."""
+
+    def __init__(self, model: GraphModel) -> None:
+        self.model = model
+        self.graph = fx.Graph()
+        self.values: dict[fx.Node, fx.Node] = {}
+        self.grids: dict[fx.Node, Grid | None] = {}
+        self.reals: dict[fx.Node, fx.Node] = {}
+        self.root = nn.Module()
+
+    def run(self) -> GraphModel:
+        nodes = list(self.model.graph.nodes)
+        for node in nodes:
+            if not self._waits_for_quantizer(node):
+                self._place(node)
+        converted = GraphModel(self.root, self.graph)
+        converted.tidy()
+        return converted.eval()
+
+    def _waits_for_quantizer(self, node: fx.Node) -> bool:
+        """Nodes that are made together with the quantizer behind them."""
+        kind, users = node.meta["kind"], list(node.users)
+        if len(users) != 1 or users[0].meta["kind"] is not Kind.QUANTIZER:
+            return False
+        if kind is Kind.LAYER:
+            unit = layer_unit(self.model, node)
+            return unit is not None and self._on_grid(unit.input_node)
+        return kind in (*HOMOGENEOUS, Kind.MUL) and all(
+            self._on_grid(a) for a in node.all_input_nodes
+        )
+
+    def _on_grid(self, node: fx.Node) -> bool:
+        return quantizer_of(self.model, node) is not None
+
+    def _place(self, node: fx.Node) -> None:
+        kind = node.meta["kind"]
+        if kind is Kind.QUANTIZER:
+            self._place_quantizer(node)
+        elif kind is Kind.LAYER and isinstance(self.model.module_of(node), QuantLayer):
+            self._place_layer(node, node, None)
+        elif kind in MOVES_VALUES and self.grids.get(node.all_input_nodes[0]) is not None:
+            self._place_move(node)
+        elif node.op == "get_attr" and isinstance(
+            attribute(self.model, str(node.target)), nn.Module
+        ):
+            return  # a reference that only the training graph needs
+        else:
+            operands: Callable = self._value if kind is Kind.SCALAR else self._real
+            self._set(node, self._copy(node, operands), None)
+
+    def _set(self, node: fx.Node, value: fx.Node, grid: Grid | None) -> None:
+        self.values[node], self.grids[node] = value, grid
+
+    def _value(self, node: fx.Node) -> fx.Node:
+        return self.values[node]
+
+    def _real(self, node: fx.Node) -> fx.Node:
+        """The value in real units, dequantized once however often it is read."""
+        grid = self.grids[node]
+        if grid is None:
+            return self.values[node]
+        if node not in self.reals:
+            self.reals[node] = self._call(
+                f"{node.name}_dequantize", Rescale(grid), self.values[node]
+            )
+        return self.reals[node]
+
+    def _call(self, path: str, module: nn.Module, *args: fx.Node) -> fx.Node:
+        """Add `module` at `path` (parents are made) and call it."""
+        owner = self.root
+        *parents, name = path.split(".")
+        for parent in parents:
+            if parent not in owner._modules:
+                owner.add_module(parent, nn.Module())
+            owner = owner._modules[parent]  # type: ignore[assignment]
+        unique, count = name, 0
+        while unique in owner._modules:
+            count += 1
+            unique = f"{name}_{count}"
+        owner.add_module(unique, module)
+        return self.graph.call_module(".".join([*parents, unique]), args)
+
+    def _copy(self, node: fx.Node, operand: Callable[[fx.Node], fx.Node]) -> fx.Node:
+        """The same operation on converted operands."""
+        if node.op == "call_module":
+            args = fx.map_arg(node.args, operand)
+            call = self._call(str(node.target), self._float_module(node))
+            call.args, call.kwargs = args, fx.map_arg(dict(node.kwargs), operand)
+            return call
+        copied = self.graph.node_copy(node, operand)
+        if node.op == "get_attr":
+            self._shareattribute(str(node.target))
+        return copied
+
+    def _float_module(self, node: fx.Node) -> nn.Module:
+        return self.model.get_submodule(str(node.target))
+
+    def _shareattribute(self, path: str) -> None:
+        *parents, name = path.split(".")
+        owner = self.root
+        for parent in parents:
+            if parent not in owner._modules:
+                owner.add_module(parent, nn.Module())
+            owner = owner._modules[parent]  # type: ignore[assignment]
+        if not hasattr(owner, name):
+            value = attribute(self.model, path)
+            owner.register_buffer(
+                name, value.detach() if isinstance(value, torch.Tensor) else value
+            )
+
+    def _place_quantizer(self, node: fx.Node) -> None:
+        quantizer = self.model.get_submodule(str(node.target))
+        assert isinstance(quantizer, FakeQuantize)
+        grid, operand = grid_of(quantizer), node.args[0]
+        assert isinstance(operand, fx.Node)
+        if operand not in self.values:
+            if operand.meta["kind"] is Kind.LAYER:
+                self._place_layer(node, operand, grid)
+            else:
+                self._place_operation(node, operand, grid)
+        elif self.grids[operand] is not None:
+            u = self._rescaled(operand, grid.scale)
+            self._set(node, self._call(str(node.target), Requantize(grid), u), grid)
+        else:
+            self._set(
+                node, self._call(str(node.target), Quantize(grid), self.values[operand]), grid
+            )
+
+    def _rescaled(self, node: fx.Node, target_scale: float) -> fx.Node:
+        grid = self.grids[node]
+        assert grid is not None
+        return self._call(f"{node.name}_rescale", Rescale(grid, target_scale), self.values[node])
+
+    def _place_operation(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
+        """An operation between grids: operands in units of the output's step, the operation, rounding."""
+        operands = list(dict.fromkeys(a for a in node.all_input_nodes))
+        if node.meta["kind"] is Kind.MUL:
+            scaled = {
+                a: self._rescaled(a, 1.0 if i else grid.scale) for i, a in enumerate(operands)
+            }
+            if len(operands) == 1:  # x * x: one operand, both factors
+                scaled = {operands[0]: self._rescaled(operands[0], 1.0)}
+                result = self._copy(node, scaled.__getitem__)
+                self._set(
+                    quantizer, self._call(str(quantizer.target), Quantize(grid), result), grid
+                )
+                return
+        else:
+            scaled = {
+                a: self._rescaled(a, grid.scale) for a in operands if self.grids[a] is not None
+            }
+        result = self._copy(node, lambda a: scaled.get(a) or self.values[a])
+        self._set(quantizer, self._call(str(quantizer.target), Requantize(grid), result), grid)
+
+    def _place_move(self, node: fx.Node) -> None:
+        """An operation that moves values: the same integers, elsewhere."""
+        source = node.all_input_nodes[0]
+        grid = self.grids[source]
+        assert grid is not None
+        if node.target is operator.getitem and source.meta.get("split"):
+            self._set(
+                node,
+                self._call(
+                    f"{node.name}_move", Requantize(grid, moved=True), self._copy(node, self._value)
+                ),
+                grid,
+            )
+            return
+        moved = self._copy(
+            node, lambda a: self._rescaled(a, grid.scale) if a is source else self.values[a]
+        )
+        name = getattr(node.target, "__name__", str(node.target))
+        if name in _SPLITS:
+            node.meta["split"] = True
+            self._set(node, moved, grid)
+        else:
+            self._set(
+                node, self._call(f"{node.name}_move", Requantize(grid, moved=True), moved), grid
+            )
+
+    def _place_layer(self, node: fx.Node, layer_node: fx.Node, output: Grid | None) -> None:
+        """A layer alone, or with the quantizer behind it; `node` is the last of them."""
+        unit = layer_unit(self.model, layer_node)
+        assert unit is not None
+        grid = self.grids[unit.input_node]
+        if grid is None:
+            module: nn.Module = FixedLayer(unit.layer, *unit.quantized_parameters())
+        else:
+            module = _integer_layer(unit, grid, output)
+        value = self._call(unit.path, module, self.values[unit.input_node])
+        self._set(node, value, output if grid is not None else None)
+
+
+class FixedLayer(nn.Module):
+    """A layer whose input is float: its weight stays on the grid, the arithmetic is float."""
+
+    def __init__(self, layer: QuantLayer, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.operation = without_parameters(layer)
+        self.register_buffer("weight", weight.detach().clone())
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Float in, float out."""
+        return self.operation.operate(x, self.weight, self.bias)
+
+
+def without_parameters(layer: QuantLayer) -> QuantLayer:
+    """A copy of `layer` that still knows its operation but holds no weights and no children."""
+    bare = copy.copy(layer)
+    bare._parameters = dict.fromkeys(layer._parameters)
+    bare._modules = {}
+    return bare
+
+
+def _integer_layer(unit: LayerUnit, grid: Grid, output: Grid | None) -> IntegerLayer:
+    layer, spec = unit.layer, unit.layer.weight_spec
+    weight, bias, scale = unit.folded()
+    q = round_to_integer(weight / layer.channels(scale, weight), spec.rounding).clamp(
+        spec.quant_min, spec.quant_max
+    )
+    if bias is not None:
+        bias = quantize_bias(bias, grid.scale * scale, layer.bias_limit, layer.bias_spec.rounding)
+    return IntegerLayer(without_parameters(layer), q, bias, scale, grid, output)

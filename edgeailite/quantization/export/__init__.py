@@ -1,0 +1,1 @@
+"""ONNX writers, one a file. Only here is onnx imported."""

@@ -1,0 +1,206 @@
+"""Activation quantizers: an observer, the op, enable flags, and the state-dict contract. PACT2 is one of these."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeailite.quantization.observer import RangeObserver
+from edgeailite.quantization.ops import fake_quantize
+from edgeailite.quantization.qparams import QParams, activation_qparams
+from edgeailite.quantization.spec import QuantSpec, Rounding
+
+_FLAGS = ("observer_enabled", "fake_quant_enabled")
+
+
+class FakeQuantize(RangeObserver):
+    """Collect the range of an activation and simulate its integer grid.
+
+    Args:
+        spec: Per-tensor spec of the activation.
+        bounds: ``(low, high)`` of an activation function that this quantizer absorbed (``(0, 6)`` of ReLU6):
+            the grid is cut at the nearest integers. None: the grid alone clips.
+
+    State:
+        clips_act, num_batches_tracked: See :class:`RangeObserver`.
+        observer_enabled, fake_quant_enabled: The two flags, uint8. Missing ones (historical checkpoints)
+            leave the flags as they are.
+
+    Shape:
+        Any, out the same.
+    """
+
+    def __init__(self, spec: QuantSpec, bounds: tuple[float, float] | None = None) -> None:
+        super().__init__(spec)
+        self.bounds = bounds
+        self.fake_quant_enabled = True
+
+    def qparams(self) -> QParams:
+        """The grid in use, from ``clips_act`` as it is now (before absorbed bounds cut it)."""
+        return activation_qparams(self.clips_act, self.spec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Simulate the grid; in training mode, with the observer on, update the range first."""
+        if self.training and self.observer_enabled:
+            self.observe(x)
+        if not self.fake_quant_enabled:
+            return self.float_activation(x)
+        if self.bounds is not None:
+            x = x.clamp(*self.grid_bounds())
+        return fake_quantize(x, *self.qparams(), self.spec.rounding)
+
+    def grid_bounds(self) -> tuple[Tensor, Tensor]:
+        """The absorbed bounds on the grid, in real units: ``round(bound / s) * s``, each shape ``()``."""
+        assert self.bounds is not None
+        scale = self.qparams().scale
+        low, high = self.bounds
+        return torch.round(low / scale) * scale, torch.round(high / scale) * scale
+
+    def float_activation(self, x: Tensor) -> Tensor:
+        """What this quantizer stands for in the float model: the absorbed activation function, or nothing."""
+        if self.bounds is not None:
+            return x.clamp(*self.bounds)
+        return torch.relu(x) if self.spec.signed is False else x
+
+    def extra_repr(self) -> str:
+        """The spec in a few words."""
+        kind = {True: "signed", False: "unsigned", None: "sign by statistics"}[self.spec.signed]
+        scale = "power of two" if self.spec.power_of_two else "free scale"
+        return f"{self.spec.bit_width} bit, {kind}, {scale}, {self.spec.rounding}"
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for flag in _FLAGS:
+            destination[prefix + flag] = torch.tensor(getattr(self, flag), dtype=torch.uint8)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Missing quantizer state is no error: a float checkpoint loads with ``strict=True``."""
+        own_missing: list[str] = []
+        flags = {f: state_dict[prefix + f] for f in _FLAGS if prefix + f in state_dict}
+        super()._load_from_state_dict(
+            {k: v for k, v in state_dict.items() if k not in {prefix + f for f in _FLAGS}},
+            prefix, local_metadata, strict, own_missing, unexpected_keys, error_msgs,
+        )  # fmt: skip
+        for name, value in flags.items():
+            setattr(self, name, bool(value))
+
+
+class PACT2(FakeQuantize):
+    """Activation with a power-of-two range that statistics find, simulated on its integer grid.
+
+    Args:
+        inplace: Kept for code that replaces ``ReLU(inplace=True)``; the output is always a new tensor.
+        signed: True: ``[-2^m, 2^m]``. False: ``[0, 2^m]``, a quantized ReLU. None: by the statistics.
+        range_shrink_activations: Percent of values, per side, left outside of the range; 0: plain min and max.
+        clip_range: ``(low, high)``: a fixed range, no statistics.
+        power2_activation_range: Round the range up to a power of two.
+        bitwidth_activations: Bits of an integer, 2 to 16.
+        rounding: Where ties go.
+        range_rule: ``percentile`` or ``mse`` (the range with the least squared error).
+
+    Raises:
+        ValueError: An argument is outside of what it allows.
+
+    Example:
+        >>> pact = PACT2(signed=False, clip_range=(0, 4))
+        >>> pact(torch.tensor([-1.0, 1.003, 9.0]))
+        tensor([0.0000, 1.0000, 3.9844])
+    """
+
+    def __init__(
+        self,
+        inplace: bool = False,
+        signed: bool | None = None,
+        range_shrink_activations: float = 0.01,
+        clip_range: tuple[float, float] | None = None,
+        power2_activation_range: bool = True,
+        bitwidth_activations: int = 8,
+        rounding: Rounding = "half_even",
+        range_rule: str = "percentile",
+    ) -> None:
+        if clip_range is not None and signed is None:
+            signed = clip_range[0] < 0
+        super().__init__(
+            QuantSpec(
+                bit_width=bitwidth_activations,
+                signed=signed,
+                power_of_two=power2_activation_range,
+                rounding=rounding,
+                range_rule=range_rule,  # type: ignore[arg-type]
+                range_shrink_percentile=range_shrink_activations,
+                fixed_range=None
+                if clip_range is None
+                else (float(clip_range[0]), float(clip_range[1])),
+            )
+        )
+        self.inplace = inplace
+
+    @classmethod
+    def from_spec(cls, spec: QuantSpec, bounds: tuple[float, float] | None = None) -> FakeQuantize:
+        """A PACT2 for symmetric specs (the historical scheme), a plain :class:`FakeQuantize` for affine ones."""
+        if not spec.symmetric:
+            return FakeQuantize(spec, bounds)
+        quantizer = cls()
+        FakeQuantize.__init__(quantizer, spec, bounds)
+        quantizer.inplace = False
+        return quantizer
+
+
+PAct2 = PACT2
+
+
+class ReLU1(nn.Hardtanh):
+    """Clip to ``[-1, 1]``."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__(-1.0, 1.0, inplace=inplace)
+
+
+class QAct(nn.Identity):
+    """Identity that asks for a quantizer at this place."""
+
+
+class NoQAct(nn.Identity):
+    """Identity that forbids a quantizer at this place: the value before it stays in float."""
+
+
+def get_fixed_pact2_type(
+    low: float, high: float, signed: bool | None = None, power2_activation_range: bool = True
+) -> Callable[..., PACT2]:
+    """What makes PACT2 layers whose range is fixed at ``[low, high]``; stands where a layer type is asked for.
+
+    Example:
+        >>> layer = get_fixed_pact2_type(0.0, 6.0)(inplace=True)
+    """
+    return functools.partial(
+        PACT2,
+        signed=signed,
+        clip_range=(low, high),
+        power2_activation_range=power2_activation_range,
+    )
+
+
+def quantizers(model: nn.Module) -> dict[str, FakeQuantize]:
+    """All activation quantizers of `model`, by path."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, FakeQuantize)}
+
+
+def freeze_quant_range(model: nn.Module) -> None:
+    """Stop the statistics of every activation quantizer in `model`; see :func:`unfreeze_quant_range`."""
+    for quantizer in quantizers(model).values():
+        quantizer.observer_enabled = False
+
+
+def unfreeze_quant_range(model: nn.Module) -> None:
+    """Let the statistics of every activation quantizer go on, except where the range is fixed by its spec."""
+    for quantizer in quantizers(model).values():
+        quantizer.observer_enabled = quantizer.spec.fixed_range is None

@@ -1,0 +1,111 @@
+"""Mechanism: reads the annotations and puts modules in. Decides nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from edgeailite.quantization.annotate import MOVES_VALUES, LayerAnnotation, OutputAnnotation
+from edgeailite.quantization.fake_quantize import PACT2
+from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.layers import QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.operators import Kind
+
+
+def insert(model: GraphModel) -> None:
+    """Insert what the annotations ask for; on a model that has it all, nothing changes.
+
+    Args:
+        model: Annotated model; its layers become quantizing ones in place, its graph calls the quantizers.
+    """
+    for node in list(model.graph.nodes):
+        if "quant" in node.meta:
+            _insert_quantizer(model, node, node.meta.pop("quant"))
+    for node in list(model.graph.nodes):
+        if "layer" in node.meta:
+            _insert_layer(model, node, node.meta.pop("layer"))
+    model.tidy()
+
+
+def _insert_quantizer(model: GraphModel, node: fx.Node, annotation: OutputAnnotation) -> None:
+    quantizer = PACT2.from_spec(annotation.spec, annotation.bounds)
+    path = annotation.path if annotation.replaces_module else model.free_path(annotation.path)
+    quantizer.name = path
+    quantizer.train(model.training)
+    model.add_module_at(path, quantizer)
+    with model.graph.inserting_after(node):
+        call = model.graph.call_module(path)
+    call.meta.update(kind=Kind.QUANTIZER, owner=node.meta.get("owner", ""))
+    node.replace_all_uses_with(call)
+    call.args = (node.args[0] if annotation.replaces_node else node,)
+    if annotation.replaces_node:
+        model.graph.erase_node(node)
+
+
+def quantizer_of(model: GraphModel, node: Any) -> fx.Node | None:
+    """The quantizer node whose grid a node's value lies on; None for a float value."""
+    while isinstance(node, fx.Node):
+        if node.meta["kind"] is Kind.QUANTIZER:
+            return node
+        if node.meta["kind"] not in (*MOVES_VALUES, Kind.FORCE):
+            return None
+        node = node.args[0] if node.args else None
+    return None
+
+
+def _module_reference(model: GraphModel, before: fx.Node, path: str) -> fx.Node:
+    with model.graph.inserting_before(before):
+        reference = model.graph.get_attr(path)
+    reference.meta["kind"] = Kind.SCALAR
+    return reference
+
+
+def _insert_layer(model: GraphModel, node: fx.Node, annotation: LayerAnnotation) -> None:
+    qconfig, batch_norm = annotation.qconfig, annotation.batch_norm
+    assert qconfig.weight is not None
+    source = quantizer_of(model, node.args[0] if node.args else node.kwargs["input"])
+    if node.op == "call_module":
+        QuantLayer.adopt(model.get_submodule(str(node.target)), qconfig.weight, qconfig.bias)
+    else:
+        node = _lift_function(model, node, annotation)
+    references = {}
+    if batch_norm is not None:
+        references["batch_norm"] = _module_reference(model, node, str(batch_norm.target))
+        batch_norm.replace_all_uses_with(node)
+        model.graph.erase_node(batch_norm)
+    if source is not None:
+        references["input_quantizer"] = _module_reference(model, node, str(source.target))
+    node.kwargs = {**node.kwargs, **references}
+
+
+def _lift_function(model: GraphModel, node: fx.Node, annotation: LayerAnnotation) -> fx.Node:
+    """Make ``F.conv2d(x, w, b, stride)`` a module call with arguments ``x, w, b``; the module holds the rest."""
+    names = _parameters_of(node)
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    tensors = tuple(given.pop(name, None) for name in names[:3])
+    qconfig = annotation.qconfig
+    assert qconfig.weight is not None
+    layer = QuantFunctionalLayer(node.target, given, qconfig.weight, qconfig.bias)  # type: ignore[arg-type]
+    owner = node.meta.get("owner", "")
+    path = model.free_path(
+        f"{owner}.{node.name.rstrip('_0123456789')}" if owner else node.name.rstrip("_0123456789")
+    )
+    model.add_module_at(path, layer)
+    with model.graph.inserting_after(node):
+        call = model.graph.call_module(path, tensors)
+    call.meta.update(kind=Kind.LAYER, owner=owner)
+    node.replace_all_uses_with(call)
+    model.graph.erase_node(node)
+    return call
+
+
+def _parameters_of(node: fx.Node) -> tuple[str, ...]:
+    """Argument names of a functional layer; torch's builtins have no signature to read."""
+    name = node.target.__name__  # type: ignore[union-attr]
+    tensors = ("input", "weight", "bias")
+    if name == "linear":
+        return tensors
+    if "transpose" in name:
+        return (*tensors, "stride", "padding", "output_padding", "groups", "dilation")
+    return (*tensors, "stride", "padding", "dilation", "groups")

@@ -1,0 +1,312 @@
+"""Integer operators: what a converted graph is made of. Exact arithmetic.
+
+Between operators a value is a tensor of integers, carried in float32 (every integer of up to 16 bits is exact
+there). Under ``torch.export`` each operator presents its ONNX form instead: DequantizeLinear, the operation,
+QuantizeLinear, with real int8 tensors in between; targets that round half-up, and grids of more than 8 bits,
+export the float-carried form that also runs here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeailite.quantization.layers import QuantLayer
+from edgeailite.quantization.ops import round_to_integer
+from edgeailite.quantization.spec import Rounding
+
+EXACT_IN_FLOAT32 = float(1 << 24)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An integer grid in Python numbers.
+
+    Attributes:
+        scale: Step; a float32 value.
+        zero_point: Integer that stands for 0.0.
+        quant_min: Smallest integer, inclusive (after an absorbed activation's bound).
+        quant_max: Largest integer, inclusive.
+        bit_width: Bits of the stored integer.
+        signed: Whether the stored integer is signed.
+        rounding: Where ties go.
+    """
+
+    scale: float
+    zero_point: int
+    quant_min: int
+    quant_max: int
+    bit_width: int = 8
+    signed: bool = True
+    rounding: Rounding = "half_even"
+
+    @property
+    def has_onnx_form(self) -> bool:
+        """Whether ONNX QuantizeLinear computes this grid (8-bit storage, ties to even)."""
+        return self.bit_width <= 8 and self.rounding == "half_even"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the stored integer."""
+        if self.bit_width <= 8:
+            return torch.int8 if self.signed else torch.uint8
+        return torch.int32
+
+    @property
+    def max_magnitude(self) -> int:
+        """Largest ``|q - zero_point|``."""
+        return max(abs(self.quant_min - self.zero_point), abs(self.quant_max - self.zero_point))
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the stored type reaches beyond the grid, so that its saturation does not do the clipping."""
+        info = torch.iinfo(self.dtype)
+        return (self.quant_min, self.quant_max) != (info.min, info.max)
+
+
+def _quantize_linear(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        "QuantizeLinear", (x, scale, zero_point), dtype=zero_point.dtype, shape=x.shape, version=13
+    )
+
+
+def _dequantize_linear(
+    q: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None = None
+) -> Tensor:
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+    return torch.onnx.ops.symbolic(
+        "DequantizeLinear",
+        (q, scale, zero_point),
+        attributes,
+        dtype=torch.float32,
+        shape=q.shape,
+        version=13,
+    )
+
+
+class _GridModule(nn.Module):
+    """Holds one grid; it travels in the state dict."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self._set_grid(grid)
+
+    def _set_grid(self, grid: Grid) -> None:
+        self.grid = grid
+        self.register_buffer(
+            "scale", torch.tensor(grid.scale, dtype=torch.float32), persistent=False
+        )
+        self.register_buffer(
+            "zero_point", torch.tensor(grid.zero_point, dtype=grid.dtype), persistent=False
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The grid's numbers."""
+        return asdict(self.grid)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the grid of a saved model."""
+        device = self.scale.device
+        self._set_grid(Grid(**state))
+        self.to(device)
+
+    @property
+    def exports_onnx_form(self) -> bool:
+        """Whether this call is traced for an ONNX file in which this grid has a form of its own."""
+        return self.grid.has_onnx_form and torch.compiler.is_exporting()
+
+    def _clip(self, q: Tensor) -> Tensor:
+        return torch.clamp(q, self.grid.quant_min, self.grid.quant_max)
+
+    def _to_onnx_integer(self, x: Tensor) -> Tensor:
+        """QuantizeLinear, with a clip in front where the type's saturation is not the grid's."""
+        grid = self.grid
+        if grid.is_narrow:
+            low = (grid.quant_min - grid.zero_point) * grid.scale
+            high = (grid.quant_max - grid.zero_point) * grid.scale
+            x = torch.clamp(x, low, high)
+        return _quantize_linear(x, self.scale, self.zero_point)
+
+    def extra_repr(self) -> str:
+        """The grid in short."""
+        grid = self.grid
+        return f"scale={grid.scale:g}, zero_point={grid.zero_point}, range={grid.quant_min}..{grid.quant_max}"
+
+
+class Quantize(_GridModule):
+    """Real values to integers: ``clamp(round(x / s) + z, q_min, q_max)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float in, integers out; any shape."""
+        if self.exports_onnx_form:
+            return self._to_onnx_integer(x)
+        q = round_to_integer(x.float() / self.grid.scale, self.grid.rounding)
+        return self._clip(q + self.grid.zero_point if self.grid.zero_point else q)
+
+
+class Rescale(_GridModule):
+    """Integers to multiples of another step: ``(q - z) * (s / s_target)``; a target of 1 is the real value.
+
+    Args:
+        grid: Of the input.
+        target_scale: Step in whose units the result is; 1.0: the real value.
+    """
+
+    def __init__(self, grid: Grid, target_scale: float = 1.0) -> None:
+        super().__init__(grid)
+        self.target_scale = target_scale
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The grid's numbers and the target."""
+        return {"grid": super().get_extra_state(), "target_scale": self.target_scale}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take those of a saved model."""
+        super().set_extra_state(state["grid"])
+        self.target_scale = state["target_scale"]
+
+    def forward(self, q: Tensor) -> Tensor:
+        """Integers in, float32 out; any shape."""
+        if self.exports_onnx_form:
+            return _dequantize_linear(q, self.scale, self.zero_point)
+        grid = self.grid
+        u = q - grid.zero_point if grid.zero_point else q
+        return u if grid.scale == self.target_scale else u * _float32(grid.scale, self.target_scale)
+
+
+def _float32(numerator: float, denominator: float) -> float:
+    """The quotient as float32 computes it."""
+    return float(torch.tensor(numerator) / torch.tensor(denominator))
+
+
+class Requantize(_GridModule):
+    """What an operation computed, in units of this grid's step, back to integers: ``clamp(round(u) + z)``.
+
+    Args:
+        grid: Of the result.
+        moved: The operation only moved integers of this very grid: nothing to round or clamp.
+    """
+
+    def __init__(self, grid: Grid, moved: bool = False) -> None:
+        super().__init__(grid)
+        self.moved = moved
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Multiples of the step in (real values under export), integers out; any shape."""
+        if self.exports_onnx_form:
+            return (
+                _quantize_linear(u, self.scale, self.zero_point)
+                if self.moved
+                else self._to_onnx_integer(u)
+            )
+        q = u if self.moved else round_to_integer(u, self.grid.rounding)
+        q = q + self.grid.zero_point if self.grid.zero_point else q
+        return q if self.moved else self._clip(q)
+
+
+class IntegerLayer(nn.Module):
+    """Convolution or linear in integers: ``acc = sum (x_q - z_x) * w_q + b_q``, then ``round(acc * M) + z_y``.
+
+    ``M = s_x * s_w / s_y`` per output channel, computed and applied in float32, as ONNX Runtime's integer
+    kernels do. The sum runs in float32 where ``sum |w_q| * max |x_q - z_x| + |b_q| < 2^24`` for every output
+    channel, which makes it exact; else in float64.
+
+    Args:
+        layer: Says which operation; its own parameters are not used.
+        weight: Integers, shape of the layer's weight.
+        bias: Integers, shape ``(C_out,)``, or None.
+        weight_scale: Steps of the output channels, float32, shape ``(C_out,)``.
+        input_grid: Of the input.
+        output_grid: Of the output; None: the accumulator is returned in real units, ``acc * s_x * s_w``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self, layer: QuantLayer, weight: Tensor, bias: Tensor | None, weight_scale: Tensor,
+        input_grid: Grid, output_grid: Grid | None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.operation = layer
+        self.input = Rescale(input_grid, input_grid.scale)
+        self.output = None if output_grid is None else Requantize(output_grid)
+        narrow = layer.weight_spec.bit_width <= 8
+        self.register_buffer("weight", weight.to(torch.int8 if narrow else torch.int32))
+        self.register_buffer("bias", None if bias is None else bias.to(torch.int32))
+        uniform = bool((weight_scale == weight_scale[0]).all())
+        self.register_buffer(
+            "weight_scale", weight_scale[0].clone() if uniform else weight_scale.clone()
+        )
+        self.bound = self._accumulator_bound()
+
+    def _accumulator_bound(self) -> float:
+        """Largest magnitude that any partial sum can have."""
+        rows = (
+            self.operation.rows(self.weight.double()).abs().sum(dim=1)
+            * self.input.grid.max_magnitude
+        )
+        return float((rows if self.bias is None else rows + self.bias.double().abs()).max())
+
+    @property
+    def _axis(self) -> int:
+        return 1 if self.operation.is_transposed and self.operation.num_groups == 1 else 0
+
+    @property
+    def exports_onnx_form(self) -> bool:
+        """Whether input, weight and output all have an ONNX form."""
+        output = self.output is None or self.output.grid.has_onnx_form
+        return self.weight.dtype == torch.int8 and output and self.input.exports_onnx_form
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integers in; integers out, or real values if there is no output grid."""
+        if self.exports_onnx_form:
+            return self._onnx_form(x)
+        acc = self.accumulate(self.input(x))
+        if self.output is None:
+            return acc * self._per_channel(self.input.scale * self.weight_scale, acc)
+        multiplier = self.input.scale * self.weight_scale / self.output.scale
+        return self.output(acc * self._per_channel(multiplier, acc))
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """``sum x * w_q + b_q``, exactly; `x` has its zero point taken off. Returned in float32."""
+        dtype = torch.float32 if self.bound < EXACT_IN_FLOAT32 else torch.float64
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return self.operation.operate(x.to(dtype), self.weight.to(dtype), bias).float()
+
+    def _per_channel(self, vector: Tensor, acc: Tensor) -> Tensor:
+        """A vector over channels, shaped to multiply the accumulator: channels are last only for linear."""
+        if vector.dim() == 0 or self.weight.dim() == 2:
+            return vector
+        return vector.reshape(-1, *[1] * (self.weight.dim() - 2))
+
+    def _onnx_form(self, x: Tensor) -> Tensor:
+        axis = None if self.weight_scale.dim() == 0 else self._axis
+        weight = _dequantize_linear(
+            self.weight,
+            self.weight_scale,
+            torch.zeros_like(self.weight_scale, dtype=torch.int8),
+            axis,
+        )
+        bias = None
+        if self.bias is not None:
+            bias_scale = self.input.scale * self.weight_scale
+            bias = _dequantize_linear(
+                self.bias,
+                bias_scale,
+                torch.zeros_like(bias_scale, dtype=torch.int32),
+                None if axis is None else 0,
+            )
+        y = self.operation.operate(self.input(x), weight, bias)
+        return y if self.output is None else self.output(y)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Recompute the bound after a saved model's weights came in."""
+        self.bound = float(state["bound"])
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The accumulator's bound."""
+        return {"bound": self.bound}

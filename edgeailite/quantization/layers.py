@@ -1,0 +1,250 @@
+"""Layers that quantize their own weight and bias: what annotated convolutions and linears become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeailite.quantization.fake_quantize import FakeQuantize
+from edgeailite.quantization.fold import batch_norm_gain, channel_view, fold_bias, weight_rows
+from edgeailite.quantization.observer import weight_max_abs
+from edgeailite.quantization.ops import fake_quantize_bias, fake_quantize_weight
+from edgeailite.quantization.qparams import weight_scale
+from edgeailite.quantization.spec import BiasSpec, QuantSpec
+
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+class FoldedLayer(NamedTuple):
+    """A layer's weight and bias with its batch norm folded in, and the weight's grid.
+
+    Attributes:
+        weight: Float weight, shape of the layer's.
+        bias: Float bias, shape ``(C_out,)``, or None.
+        scale: Weight step of each output channel, shape ``(C_out,)``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: Tensor
+
+
+class QuantLayer(nn.Module):
+    """Mixin over torch's convolutions and linear; parameters, paths and hooks stay those of the float layer.
+
+    In training, with the batch norm still learning, the weight is fake-quantized with step ``s / f`` per
+    channel, which is the grid of the folded weight ``W * f``, and the batch norm runs as ever: weight-sized
+    work only. As soon as the batch norm is in evaluation mode it is folded: one convolution with bias.
+
+    Attributes:
+        weight_spec: Grid of the (folded) weight.
+        bias_spec: Grid of the (folded) bias.
+        fake_quant_enabled: False computes the float layer.
+    """
+
+    weight_spec: QuantSpec
+    bias_spec: BiasSpec
+    fake_quant_enabled: bool
+
+    @classmethod
+    def adopt(cls, layer: nn.Module, weight_spec: QuantSpec, bias_spec: BiasSpec) -> nn.Module:
+        """Turn `layer` itself into its quantizing twin; one that is shared may already be."""
+        layer.__class__ = QUANT_LAYERS.get(type(layer), type(layer))
+        layer.weight_spec, layer.bias_spec, layer.fake_quant_enabled = weight_spec, bias_spec, True  # type: ignore
+        return layer
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the weight is ``(in, out / groups, ...)``."""
+        return bool(getattr(self, "transposed", False))
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of the convolution; 1 for linear."""
+        return int(getattr(self, "groups", 1))
+
+    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The bare operation with other values for weight and bias."""
+        if isinstance(self, nn.Linear):
+            return F.linear(x, weight, bias)
+        if self.is_transposed:
+            return _TRANSPOSED[weight.dim() - 2](
+                x,
+                weight,
+                bias,
+                self.stride,
+                self.padding,
+                self.output_padding,
+                self.groups,
+                self.dilation,
+            )
+        return self._conv_forward(x, weight, bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        batch_norm: nn.Module | None = None,
+        input_quantizer: FakeQuantize | None = None,
+    ) -> Tensor:
+        """Compute the unit layer + batch norm.
+
+        Args:
+            x: Input of the layer.
+            batch_norm: The batch norm behind the layer, if there is one.
+            input_quantizer: Whose scale, times the weight's, is the bias's; None leaves the bias in float.
+        """
+        return self.compute(x, self.weight, self.bias, batch_norm, input_quantizer)
+
+    def compute(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None,
+        batch_norm: nn.Module | None, input_quantizer: FakeQuantize | None,
+    ) -> Tensor:  # fmt: skip
+        """:meth:`forward` for a given weight and bias."""
+        if not self.fake_quant_enabled:
+            y = self.operate(x, weight, bias)
+            return y if batch_norm is None else batch_norm(y)
+        if batch_norm is not None and batch_norm.training:
+            return batch_norm(
+                self.operate(
+                    x, self._training_weight(weight, bias, batch_norm, input_quantizer), bias
+                )
+            )
+        return self.operate(
+            x, *self.quantized_parameters(weight, bias, batch_norm, input_quantizer)
+        )
+
+    def channels(self, vector: Tensor, weight: Tensor) -> Tensor:
+        """A vector over output channels shaped to multiply `weight`."""
+        return channel_view(vector, weight, self.is_transposed, self.num_groups)
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """`weight` as one row per output channel."""
+        return weight_rows(weight, self.is_transposed, self.num_groups)
+
+    def folded(
+        self, weight: Tensor, bias: Tensor | None,
+        batch_norm: nn.Module | None, input_quantizer: FakeQuantize | None,
+    ) -> FoldedLayer:  # fmt: skip
+        """Weight and bias with `batch_norm` folded in, and the weight's steps; differentiable."""
+        if batch_norm is not None:
+            gain, offset = batch_norm_gain(batch_norm)
+            weight, bias = weight * self.channels(gain, weight), fold_bias(bias, gain, offset)
+        with torch.no_grad():
+            max_abs = weight_max_abs(self.rows(weight), self.weight_spec)
+            return FoldedLayer(
+                weight,
+                bias,
+                weight_scale(max_abs, self.weight_spec, self._min_scale(bias, input_quantizer)),
+            )
+
+    def quantized_parameters(
+        self, weight: Tensor, bias: Tensor | None,
+        batch_norm: nn.Module | None, input_quantizer: FakeQuantize | None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Folded weight and bias, both on their grids (in real units); differentiable."""
+        weight, bias, scale = self.folded(weight, bias, batch_norm, input_quantizer)
+        spec = self.weight_spec
+        weight = fake_quantize_weight(
+            weight, self.channels(scale, weight), spec.quant_min, spec.quant_max, spec.rounding
+        )
+        if bias is None or input_quantizer is None:
+            return weight, bias
+        bias_scale = input_quantizer.qparams().scale * scale
+        return weight, fake_quantize_bias(
+            bias, bias_scale, self.bias_limit, self.bias_spec.rounding
+        )
+
+    @property
+    def bias_limit(self) -> int:
+        """One more than the largest integer the bias may be."""
+        return 1 << (self.bias_spec.bit_width - 1)
+
+    def _training_weight(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        batch_norm: nn.Module,
+        input_quantizer: FakeQuantize | None,
+    ) -> Tensor:
+        """The weight on the grid it will have when folded, divided by the gain."""
+        spec = self.weight_spec
+        with torch.no_grad():
+            gain, offset = batch_norm_gain(batch_norm)
+            if spec.range_rule == "min_max":
+                max_abs = weight_max_abs(self.rows(weight), spec) * gain.abs()
+            else:
+                max_abs = weight_max_abs(self.rows(weight) * gain[:, None], spec)
+            scale = weight_scale(
+                max_abs, spec, self._min_scale(fold_bias(bias, gain, offset), input_quantizer)
+            )
+            step = torch.where(
+                gain == 0, scale, scale / gain
+            )  # a dead channel: any grid, its output is times 0
+        return fake_quantize_weight(
+            weight, self.channels(step, weight), spec.quant_min, spec.quant_max, spec.rounding
+        )
+
+    def _min_scale(
+        self, bias: Tensor | None, input_quantizer: FakeQuantize | None
+    ) -> Tensor | None:
+        """The finest weight steps with which the bias still fits its integers; None where it is clamped instead."""
+        if bias is None or input_quantizer is None or self.bias_spec.rule == "saturate":
+            return None
+        return bias.detach().abs() / (input_quantizer.qparams().scale * (self.bias_limit - 1))
+
+
+class QuantFunctionalLayer(QuantLayer):
+    """A functional convolution or linear, ``F.conv2d(x, w, b, ...)``, whose weight and bias come with the call.
+
+    Args:
+        function: One of ``F.conv*`` or ``F.linear``.
+        options: Its further arguments: stride, padding, ...
+        weight_spec: Grid of the weight.
+        bias_spec: Grid of the bias.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        options: dict[str, Any],
+        weight_spec: QuantSpec,
+        bias_spec: BiasSpec,
+    ) -> None:
+        super().__init__()
+        self.function, self.options = function, options
+        self.groups = int(options.get("groups", 1))
+        self.transposed = "transpose" in function.__name__
+        self.weight_spec, self.bias_spec, self.fake_quant_enabled = weight_spec, bias_spec, True
+
+    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Call the function with its further arguments."""
+        return self.function(x, weight, bias, **self.options)
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None,
+        batch_norm: nn.Module | None = None, input_quantizer: FakeQuantize | None = None,
+    ) -> Tensor:  # fmt: skip
+        """As :meth:`QuantLayer.forward`."""
+        return self.compute(x, weight, bias, batch_norm, input_quantizer)
+
+
+def _twin(base: type[nn.Module]) -> type[nn.Module]:
+    twin = type(
+        f"Quant{base.__name__}",
+        (QuantLayer, base),
+        {"__module__": __name__, "__doc__": f"Quantizing {base.__name__}."},
+    )
+    globals()[twin.__name__] = twin
+    return twin
+
+
+QUANT_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    base: _twin(base)
+    for base in (
+        nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
+    )
+}  # fmt: skip

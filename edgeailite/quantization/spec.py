@@ -1,0 +1,159 @@
+"""What a value is quantized to: frozen descriptions, validated when they are made. No tensors, no modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+Rounding = Literal["half_even", "half_up", "half_away"]
+Granularity = Literal["per_tensor", "per_channel"]
+RangeRule = Literal["min_max", "percentile", "mse"]
+BiasRule = Literal["none", "saturate", "reduce_weight_scale"]
+
+MIN_BIT_WIDTH, MAX_BIT_WIDTH = 2, 16
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, choices))}.")
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How one tensor is put on an integer grid.
+
+    Args:
+        bit_width: Bits of an integer, 2 to 16.
+        signed: True: symmetric around zero, or starting below it. False: starts at zero. None: decided by
+            the statistics (signed as soon as a negative value was seen).
+        granularity: One scale for the tensor, or one for each output channel (weights only).
+        symmetric: True: ``zero_point`` stands at the middle (signed) or at the start (unsigned) of the grid.
+            False: affine, any zero point.
+        power_of_two: The scale is exactly ``2^k``.
+        rounding: What happens half-way between two grid points: ``half_even`` (ONNX), ``half_up``
+            (``floor(x + 0.5)``: a shift with rounding) or ``half_away`` (from zero).
+        range_rule: ``min_max``, ``percentile`` (``range_shrink_percentile`` cut from each side) or ``mse``
+            (the range with the least squared error).
+        range_shrink_percentile: Percent of values, per side, that ``percentile`` leaves outside; 0 to 50.
+        fixed_range: ``(low, high)``: no statistics at all.
+        range_max: Upper limit of ``max(|low|, |high|)``.
+        max_scale_ratio: Per channel: no scale is finer than the coarsest one divided by this.
+
+    Raises:
+        ValueError: A field is outside of what it allows; the message names the field.
+    """
+
+    bit_width: int = 8
+    signed: bool | None = None
+    granularity: Granularity = "per_tensor"
+    symmetric: bool = True
+    power_of_two: bool = True
+    rounding: Rounding = "half_even"
+    range_rule: RangeRule = "min_max"
+    range_shrink_percentile: float = 0.01
+    fixed_range: tuple[float, float] | None = None
+    range_max: float | None = None
+    max_scale_ratio: float = 256.0
+
+    def __post_init__(self) -> None:
+        if (
+            isinstance(self.bit_width, bool)
+            or not isinstance(self.bit_width, int)
+            or not MIN_BIT_WIDTH <= self.bit_width <= MAX_BIT_WIDTH
+        ):
+            raise ValueError(
+                f"bit_width is {self.bit_width!r}; allowed: a whole number from {MIN_BIT_WIDTH} to {MAX_BIT_WIDTH}."
+            )
+        _check_choice("granularity", self.granularity, get_args(Granularity))
+        _check_choice("rounding", self.rounding, get_args(Rounding))
+        _check_choice("range_rule", self.range_rule, get_args(RangeRule))
+        if not 0 <= self.range_shrink_percentile < 50:
+            raise ValueError(
+                f"range_shrink_percentile is {self.range_shrink_percentile!r}; it is a percentage per side: "
+                "0 up to (not including) 50."
+            )
+        if self.fixed_range is not None and not self.fixed_range[0] < self.fixed_range[1]:
+            raise ValueError(
+                f"fixed_range is {self.fixed_range!r}; it needs (low, high) with low < high."
+            )
+        if self.range_max is not None and not self.range_max > 0:
+            raise ValueError(f"range_max is {self.range_max!r}; it must be positive.")
+        if not self.max_scale_ratio >= 1:
+            raise ValueError(f"max_scale_ratio is {self.max_scale_ratio!r}; it must be at least 1.")
+
+    @property
+    def quant_min(self) -> int:
+        """Smallest integer. A grid whose sign the statistics decide is carried as a signed one."""
+        starts_at_zero = self.signed is False or (self.signed is None and not self.symmetric)
+        return 0 if starts_at_zero else -(1 << (self.bit_width - 1))
+
+    @property
+    def quant_max(self) -> int:
+        """Largest integer."""
+        return self.quant_min + (1 << self.bit_width) - 1
+
+
+@dataclass(frozen=True)
+class BiasSpec:
+    """The bias: an integer in the accumulator's scale ``s_in * s_w``.
+
+    Args:
+        bit_width: Bits the addend may take, 8 to 32.
+        rule: What happens to a bias that does not fit: ``none`` (32 bits; the weight scale is floored so
+            that it always fits), ``saturate`` (clamped) or ``reduce_weight_scale`` (the weight's scale is
+            made coarser until it fits).
+        rounding: As in :class:`QuantSpec`.
+
+    Raises:
+        ValueError: A field is outside of what it allows.
+    """
+
+    bit_width: int = 32
+    rule: BiasRule = "none"
+    rounding: Rounding = "half_even"
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.bit_width <= 32:
+            raise ValueError(f"bias bit_width is {self.bit_width!r}; allowed: 8 to 32.")
+        _check_choice("bias rule", self.rule, get_args(BiasRule))
+        _check_choice("rounding", self.rounding, get_args(Rounding))
+
+
+@dataclass(frozen=True)
+class QConfig:
+    """What a layer's weight, output and bias are quantized to; None leaves a tensor in float."""
+
+    weight: QuantSpec | None = field(default_factory=QuantSpec)
+    activation: QuantSpec | None = field(default_factory=QuantSpec)
+    bias: BiasSpec = field(default_factory=BiasSpec)
+    per_channel_depthwise_only: bool = False
+
+    def with_activation(self, **changes: object) -> QConfig:
+        """A copy whose activation spec has other values."""
+        if self.activation is None:
+            return self
+        return replace(self, activation=replace(self.activation, **changes))  # type: ignore[arg-type]
+
+
+PRESETS: dict[str, QConfig] = {
+    "PACT2": QConfig(
+        weight=QuantSpec(signed=True, rounding="half_away"),
+        activation=QuantSpec(range_rule="percentile"),
+        bias=BiasSpec(bit_width=16, rule="saturate"),
+    ),
+    "WC8_AT8": QConfig(
+        weight=QuantSpec(signed=True, granularity="per_channel", power_of_two=False),
+        activation=QuantSpec(symmetric=False, power_of_two=False, range_rule="percentile"),
+    ),
+}
+
+
+def get_preset(name: str) -> QConfig:
+    """Look a named preset up.
+
+    Raises:
+        ValueError: No preset has this name; the message lists those there are.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}; allowed: {', '.join(PRESETS)}.")
+    return PRESETS[name]

@@ -1,0 +1,130 @@
+"""A prepared model's layers with everything that belongs to them, read from the graph."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgeailite.quantization.fake_quantize import FakeQuantize
+from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.layers import FoldedLayer, QuantFunctionalLayer, QuantLayer
+
+
+@dataclass(frozen=True)
+class LayerUnit:
+    """One call of a quantizing layer.
+
+    Attributes:
+        node: The call.
+        path: The layer's place in the module tree.
+        layer: The layer.
+        weight: Its float weight (from the call, for functional layers).
+        bias: Its float bias, or None.
+        batch_norm: What is folded into it, or None.
+        input_quantizer: Whose grid its input lies on, or None for a float input.
+    """
+
+    node: fx.Node
+    path: str
+    layer: QuantLayer
+    weight: Tensor
+    bias: Tensor | None
+    batch_norm: nn.Module | None
+    input_quantizer: FakeQuantize | None
+
+    @property
+    def input_node(self) -> fx.Node:
+        """The node whose value is the layer's input."""
+        return self.node.args[0] if self.node.args else self.node.kwargs["input"]  # type: ignore[return-value]
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the output that holds the channels."""
+        function = getattr(self.layer, "function", None)
+        is_linear = (
+            isinstance(self.layer, nn.Linear) or getattr(function, "__name__", "") == "linear"
+        )
+        return -1 if is_linear else 1
+
+    def folded(self) -> FoldedLayer:
+        """Folded weight and bias, and the weight's grid."""
+        return self.layer.folded(self.weight, self.bias, self.batch_norm, self.input_quantizer)
+
+    def quantized_parameters(self) -> tuple[Tensor, Tensor | None]:
+        """Folded weight and bias on their grids."""
+        return self.layer.quantized_parameters(
+            self.weight, self.bias, self.batch_norm, self.input_quantizer
+        )
+
+
+def attribute(model: nn.Module, path: str) -> Any:
+    """What lies at a dotted path: module, parameter or buffer."""
+    return operator.attrgetter(path)(model)
+
+
+def layer_unit(model: GraphModel, node: fx.Node) -> LayerUnit | None:
+    """The unit of a node that calls a quantizing layer; None for any other node."""
+    layer = model.module_of(node)
+    if not isinstance(layer, QuantLayer):
+        return None
+
+    def resolve(value: Any) -> Any:
+        return attribute(model, str(value.target)) if isinstance(value, fx.Node) else value
+
+    if isinstance(layer, QuantFunctionalLayer):
+        weight, bias = (*map(resolve, node.args[1:3]), None)[:2]
+    else:
+        weight, bias = layer.weight, layer.bias
+    references = {k: resolve(node.kwargs.get(k)) for k in ("batch_norm", "input_quantizer")}
+    return LayerUnit(node, str(node.target), layer, weight, bias, **references)
+
+
+def layer_units(model: GraphModel) -> list[LayerUnit]:
+    """All units, in the order of the graph; a shared layer has one for each call."""
+    found = (layer_unit(model, node) for node in model.graph.nodes)
+    return [unit for unit in found if unit is not None]
+
+
+@contextmanager
+def float_arithmetic(model: nn.Module) -> Iterator[None]:
+    """Inside, every quantizer and quantizing layer of `model` computes as the float model, and observes nothing."""
+    modules = [m for m in model.modules() if isinstance(m, FakeQuantize | QuantLayer)]
+    before = [(m, m.fake_quant_enabled, getattr(m, "observer_enabled", None)) for m in modules]
+    try:
+        for module in modules:
+            module.fake_quant_enabled = False
+            if isinstance(module, FakeQuantize):
+                module.observer_enabled = False
+        yield
+    finally:
+        for module, fake_quant, observer in before:
+            module.fake_quant_enabled = fake_quant
+            if isinstance(module, FakeQuantize):
+                module.observer_enabled = bool(observer)
+
+
+@contextmanager
+def recorded_outputs(units: list[LayerUnit], record: Any) -> Iterator[None]:
+    """Inside, ``record(unit, output)`` is called after every call of a unit's layer (once per layer object)."""
+    handles, seen = [], set()
+    for unit in units:
+        if id(unit.layer) in seen:
+            continue
+        seen.add(id(unit.layer))
+
+        def hook(_module: nn.Module, _args: Any, output: Tensor, unit: LayerUnit = unit) -> None:
+            record(unit, output.detach())
+
+        handles.append(unit.layer.register_forward_hook(hook))
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()

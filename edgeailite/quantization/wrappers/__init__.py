@@ -1,0 +1,16 @@
+"""The modules users touch: schedules, arguments, defaults. They only call the engine's stages."""
+
+from edgeailite.quantization.wrappers.base import ConvertedModule, QuantModule
+from edgeailite.quantization.wrappers.pact2 import (
+    QuantCalibrateModule,
+    QuantTestModule,
+    QuantTrainModule,
+)
+
+__all__ = [
+    "ConvertedModule",
+    "QuantCalibrateModule",
+    "QuantModule",
+    "QuantTestModule",
+    "QuantTrainModule",
+]

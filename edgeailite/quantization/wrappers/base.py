@@ -1,0 +1,322 @@
+"""What every wrapper shares: preparation, the freezing schedule, conversion, export."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from edgeailite.quantization.annotate import Policy, annotate
+from edgeailite.quantization.bias_correction import calibration_step
+from edgeailite.quantization.convert import convert
+from edgeailite.quantization.export.clip import clip_model, export_clip
+from edgeailite.quantization.export.qdq import export_qdq
+from edgeailite.quantization.fake_quantize import (
+    freeze_quant_range,
+    quantizers,
+    unfreeze_quant_range,
+)
+from edgeailite.quantization.graph import GraphModel, capture
+from edgeailite.quantization.insert import insert
+from edgeailite.quantization.operators import BATCH_NORM_MODULES
+from edgeailite.quantization.weight_clipping import constrain_weights
+
+ExportFormat = Literal["qdq", "clip"]
+
+
+def prepare(
+    model: nn.Module,
+    policy: Policy,
+    example_inputs: Sequence[Any] | None = None,
+    leaf_modules: Iterable[str | type[nn.Module]] = (),
+) -> GraphModel:
+    """Capture, annotate, insert.
+
+    Args:
+        model: Float model; its modules become part of the result.
+        policy: What is quantized to what.
+        example_inputs: Run once through the float model, so that a wrong shape is found here.
+        leaf_modules: Paths or types that are called as they are and stay in float.
+
+    Raises:
+        ValueError: The example inputs do not pass through the model, or a weight is NaN or infinite.
+        TraceError: The model cannot be captured.
+    """
+    check_finite_weights(model)
+    if example_inputs is not None:
+        _check_example(model, example_inputs)
+    graph = capture(model, leaf_modules, None if example_inputs is None else len(example_inputs))
+    annotate(graph, policy)
+    insert(graph)
+    graph.export_view = clip_model
+    return graph
+
+
+def check_finite_weights(model: nn.Module) -> None:
+    """Raise a ValueError that names the first parameter or buffer with a NaN or infinite value."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"'{name}' holds NaN or infinite values. Load a healthy checkpoint, or lower the learning rate."
+            )
+
+
+def _check_example(model: nn.Module, example_inputs: Sequence[Any]) -> None:
+    training = {m: m.training for m in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()(*example_inputs)
+    except Exception as error:
+        shapes = ", ".join(
+            str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+            for x in example_inputs
+        )
+        raise ValueError(
+            f"dummy_input of shape {shapes} does not pass through {type(model).__name__} ({error}). "
+            "Give an input of the shape that the model is used with, batch included."
+        ) from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+class QuantModule(nn.Module):
+    """A prepared model with a schedule; the model is in ``.module``.
+
+    Args:
+        model: Prepared by :func:`prepare`.
+        batch_norm_epoch: Epoch (from 0) at whose start batch norm statistics freeze; None: never.
+        range_epoch: Likewise for activation ranges.
+        clip_weights: Clip outlying weights once, before the first training iteration.
+        bias_rate: Bias correction per training batch; 0: none.
+        verbose: Print more than the schedule's lines.
+    """
+
+    def __init__(
+        self,
+        model: GraphModel,
+        *,
+        batch_norm_epoch: int | None = None,
+        range_epoch: int | None = None,
+        clip_weights: bool = False,
+        bias_rate: float = 0.0,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__()
+        self.module = model
+        self.batch_norm_epoch, self.range_epoch = batch_norm_epoch, range_epoch
+        self.clip_weights, self.bias_rate, self.verbose = clip_weights, bias_rate, verbose
+        self.epoch = -1
+        self.batch_norm_frozen = self.ranges_frozen = self.weights_clipped = False
+        self._ranges_checked = False
+        self.training = model.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the original model."""
+        if self.training:
+            self._before_training_batch()
+            if self.bias_rate > 0:
+                calibration_step(self.module, args, kwargs, self.bias_rate)
+        elif not self._ranges_checked:
+            self._warn_of_missing_ranges()
+        return self.module(*args, **kwargs)
+
+    def _before_training_batch(self) -> None:
+        if not self.clip_weights or self.weights_clipped:
+            return
+        self.weights_clipped = True
+        clipped = constrain_weights(self.module)
+        if clipped:
+            print(
+                f"edgeailite: clipped outlying weights of {len(clipped)} layers: {', '.join(clipped)}"
+            )
+
+    def _warn_of_missing_ranges(self) -> None:
+        self._ranges_checked = True
+        missing = [name for name, q in quantizers(self.module).items() if not q.has_range]
+        if missing:
+            warnings.warn(
+                f"{len(missing)} activation ranges have never seen data (the first: '{missing[0]}'): "
+                "outputs are clipped at placeholders. Train or calibrate first, or load a quantized checkpoint.",
+                stacklevel=3,
+            )
+
+    def train(self, mode: bool = True) -> QuantModule:
+        """Training mode starts the next epoch of the schedule; evaluation mode freezes nothing for good.
+
+        Raises:
+            ValueError: A weight or a range has become NaN or infinite; the message names it.
+        """
+        super().train(mode)
+        check_finite_weights(self.module)
+        self._ranges_checked = False
+        if mode:
+            self.epoch += 1
+            self._follow_schedule()
+            self._apply_frozen_batch_norm()
+        return self
+
+    def _follow_schedule(self) -> None:
+        if (
+            not self.batch_norm_frozen
+            and self.batch_norm_epoch is not None
+            and self.epoch >= self.batch_norm_epoch
+        ):
+            self.freeze(freeze_bn=True, freeze_observers=False)
+            print(f"edgeailite: epoch {self.epoch}: batch norm statistics are frozen from here on")  # noqa: T201
+        if (
+            not self.ranges_frozen
+            and self.range_epoch is not None
+            and self.epoch >= self.range_epoch
+        ):
+            self.freeze(freeze_bn=False, freeze_observers=True)
+            print(f"edgeailite: epoch {self.epoch}: activation ranges are frozen from here on")  # noqa: T201
+
+    def _apply_frozen_batch_norm(self) -> None:
+        if self.batch_norm_frozen:
+            for module in self.module.modules():
+                if isinstance(module, BATCH_NORM_MODULES):
+                    module.eval()
+
+    def freeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> QuantModule:
+        """Stop batch norm statistics and/or activation ranges, from now on."""
+        if freeze_bn:
+            self.batch_norm_frozen = True
+            self._apply_frozen_batch_norm()
+        if freeze_observers:
+            self.ranges_frozen = True
+            freeze_quant_range(self.module)
+        return self
+
+    def unfreeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> QuantModule:
+        """Undo :meth:`freeze`; the schedule no longer freezes what it had frozen already."""
+        if freeze_bn:
+            self.batch_norm_frozen, self.batch_norm_epoch = (
+                False,
+                self._later(self.batch_norm_epoch),
+            )
+            if self.training:
+                for module in self.module.modules():
+                    if isinstance(module, BATCH_NORM_MODULES):
+                        module.train()
+        if freeze_observers:
+            self.ranges_frozen, self.range_epoch = False, self._later(self.range_epoch)
+            unfreeze_quant_range(self.module)
+        return self
+
+    def _later(self, epoch: int | None) -> int | None:
+        return None if epoch is None or epoch <= self.epoch else epoch
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Where the schedule stands."""
+        return {name: getattr(self, name) for name in self._SCHEDULE}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue a schedule."""
+        for name in self._SCHEDULE:
+            setattr(self, name, state[name])
+
+    _SCHEDULE = (
+        "epoch",
+        "batch_norm_epoch",
+        "range_epoch",
+        "batch_norm_frozen",
+        "ranges_frozen",
+        "weights_clipped",
+    )
+
+    def convert(self) -> ConvertedModule:
+        """The integer graph of the model as it is now; this module does not change.
+
+        Raises:
+            ValueError: A weight or a range is NaN or infinite.
+        """
+        check_finite_weights(self.module)
+        return ConvertedModule(convert(self.module))
+
+    def export(
+        self,
+        example_input: Tensor | tuple[Tensor, ...],
+        path: str | os.PathLike[str],
+        *,
+        format: ExportFormat = "qdq",
+        opset_version: int = 18,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        dynamic_batch: bool = True,
+    ) -> Path:
+        """Write ONNX: the integer graph (``qdq``), or the float graph with clips for TIDL (``clip``).
+
+        Args:
+            example_input: What to trace with.
+            path: File to write.
+            format: ``qdq`` or ``clip``.
+            opset_version: 18 or newer.
+            input_names: Names of the inputs.
+            output_names: Names of the outputs.
+            dynamic_batch: Leave the batch size open.
+
+        Raises:
+            ValueError: An unknown format, or an opset that cannot be written.
+        """
+        if format not in ("qdq", "clip"):
+            raise ValueError(f"format is {format!r}; allowed: 'qdq', 'clip'.")
+        options: dict[str, Any] = {
+            "opset_version": opset_version, "input_names": input_names,
+            "output_names": output_names, "dynamic_batch": dynamic_batch,
+        }  # fmt: skip
+        if format == "qdq":
+            return self.convert().export(example_input, path, **options)
+        return export_clip(self.module, _as_tuple(example_input), path, **options)
+
+
+class ConvertedModule(nn.Module):
+    """An integer graph in ``.module``: evaluates, saves, loads, exports; cannot be trained."""
+
+    def __init__(self, model: GraphModel) -> None:
+        super().__init__()
+        self.module = model
+        self.training = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Real values in, real values out, integers in between."""
+        with torch.no_grad():
+            return self.module(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> ConvertedModule:
+        """Only evaluation mode exists.
+
+        Raises:
+            RuntimeError: Training mode was asked for.
+        """
+        if mode:
+            raise RuntimeError(
+                "A converted model holds integers and cannot be trained; train the wrapper it came from."
+            )
+        super().train(False)
+        return self
+
+    def export(
+        self,
+        example_input: Tensor | tuple[Tensor, ...],
+        path: str | os.PathLike[str],
+        *,
+        opset_version: int = 18,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        dynamic_batch: bool = True,
+    ) -> Path:
+        """Write the integer graph as ONNX; arguments as in :meth:`QuantModule.export`."""
+        return export_qdq(
+            self.module, _as_tuple(example_input), path, opset_version=opset_version,
+            input_names=input_names, output_names=output_names, dynamic_batch=dynamic_batch,
+        )  # fmt: skip
+
+
+def _as_tuple(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
