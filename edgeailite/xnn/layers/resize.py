@@ -32,6 +32,9 @@ def resize_with(
     Pixels are areas, not points (``align_corners=False``): resizing by a power of two then has
     dyadic bilinear weights, which integer hardware computes exactly.
 
+    Exports as one ONNX ``Resize`` with constant scales or sizes. Where the batch axis is symbolic,
+    use `scale_factor`: a fixed `size` then needs the batch axis looked up in the graph.
+
     Args:
         x: Feature map, ``(N, C, H, W)``.
         size: Output ``(height, width)`` in pixels; one number means both.
@@ -45,8 +48,6 @@ def resize_with(
         ValueError: Not exactly one of `size` and `scale_factor` is given, or `mode` is unknown.
     """
     _check(size, scale_factor, mode)
-    # A scale written into the graph instead of being derived again from sizes: with the default
-    # (recompute_scale_factor=False) the exporter writes constant scales.
     return F.interpolate(
         x,
         size=size if size is None or isinstance(size, int) else tuple(size),

@@ -3,7 +3,6 @@
 from edgeailite.xnn.utils.checkpoint import read_state_dict
 from edgeailite.xnn.utils.complexity import Complexity, model_complexity
 from edgeailite.xnn.utils.download import download_once
-from edgeailite.xnn.utils.load_weights import LoadReport, load_weights
 from edgeailite.xnn.utils.modules import (
     freeze_bn,
     is_bn,
@@ -13,6 +12,7 @@ from edgeailite.xnn.utils.modules import (
     unfreeze_bn,
 )
 from edgeailite.xnn.utils.numbers import make_divisible
+from edgeailite.xnn.utils.weights import LoadReport, load_weights
 
 __all__ = [
     "Complexity",

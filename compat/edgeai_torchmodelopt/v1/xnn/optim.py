@@ -1,0 +1,4 @@
+"""``edgeailite.xnn.optim`` under the path ``edgeai_torchmodelopt.v1.xnn.optim``."""
+
+from edgeailite.xnn.optim import *
+from edgeailite.xnn.optim import __all__ as __all__

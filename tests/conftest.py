@@ -1,0 +1,18 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--update-goldens", action="store_true", help="rewrite the stored lists in tests/goldens"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 -- seeds code that uses the global generator
+    torch.manual_seed(0)
