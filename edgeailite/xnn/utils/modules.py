@@ -31,13 +31,12 @@ def is_bn(module: nn.Module) -> TypeGuard[_BatchNorm]:
 def freeze_bn(model: nn.Module) -> None:
     """Let every batch norm use its running statistics and leave them as they are.
 
-    ``model.train()`` undoes it, so in a training loop call it after ``model.train()``, each epoch.
+    Activation quantizers go on as they are. ``model.train()`` undoes it, so in a training loop call it after ``model.train()``, each epoch.
 
     Args:
         model: Changed in place.
     """
-    for module in filter(is_bn, model.modules()):
-        module.eval()
+    _set_bn_mode(model, False)
 
 
 def unfreeze_bn(model: nn.Module) -> None:
@@ -46,5 +45,10 @@ def unfreeze_bn(model: nn.Module) -> None:
     Args:
         model: Changed in place.
     """
+    _set_bn_mode(model, model.training)
+
+
+def _set_bn_mode(model: nn.Module, training: bool) -> None:
     for module in filter(is_bn, model.modules()):
-        module.train(model.training)
+        # Not train() or eval(): they reach a quantizer that wrapping put below the batch norm.
+        module.training = training

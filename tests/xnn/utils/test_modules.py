@@ -44,6 +44,13 @@ def test_frozen_batch_norm_keeps_its_statistics_while_the_rest_trains():
     assert not torch.equal(model[1].running_mean, before)
 
 
+def test_freezing_does_not_reach_what_sits_below_a_batch_norm():
+    model = nn.Sequential(nn.BatchNorm2d(4)).train()
+    model[0].activation_q = nn.Identity()
+    freeze_bn(model)
+    assert (model[0].training, model[0].activation_q.training) == (False, True)
+
+
 def test_unfreezing_leaves_an_evaluating_model_in_evaluation():
     model = nn.Sequential(nn.BatchNorm2d(4)).eval()
     unfreeze_bn(model)
