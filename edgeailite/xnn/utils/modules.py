@@ -31,7 +31,8 @@ def is_bn(module: nn.Module) -> TypeGuard[_BatchNorm]:
 def freeze_bn(model: nn.Module) -> None:
     """Let every batch norm use its running statistics and leave them as they are.
 
-    Activation quantizers go on as they are. ``model.train()`` undoes it, so in a training loop call it after ``model.train()``, each epoch.
+    Activation quantizers go on as they are. ``model.train()`` undoes it, so in a training loop call
+    it after ``model.train()``, each epoch.
 
     Args:
         model: Changed in place.
