@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -84,7 +83,7 @@ def make_digits(output: Path = DEFAULT_OUTPUT) -> Path:
         if output.exists():
             logger.info("%s was incomplete and is replaced", output)
             shutil.move(output, Path(temporary) / "old")
-        os.replace(made, output)
+        made.replace(output)
     logger.info("wrote %d images to %s (%d held out)", NUM_IMAGES, output, NUM_VAL)
     return output
 

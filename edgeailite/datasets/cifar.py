@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
 
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from edgeailite.datasets.registry import Split, register_dataset
+from edgeailite.datasets.registry import Split, Transform, register_dataset
 
 __all__ = ["cifar10_classification", "cifar100_classification"]
 
 
 def _create(
-    family: type[CIFAR10], root: Path, split: Split, transform: Callable[[Any], Any] | None
+    family: type[CIFAR10], root: Path, split: Split, transform: Transform | None
 ) -> CIFAR10:
     train = split == "train"
     try:
@@ -29,7 +27,11 @@ def _create(
 
 @register_dataset("cifar10_classification")
 def cifar10_classification(
-    root: Path, split: Split, transform: Callable[[Any], Any] | None, *, skip_unreadable_images: bool
+    root: Path,
+    split: Split,
+    transform: Transform | None,
+    *,
+    skip_unreadable_images: bool,
 ) -> CIFAR10:
     """CIFAR-10: 50,000 + 10,000 images of 32x32; arrays in memory, none of them unreadable.
 
@@ -42,7 +44,11 @@ def cifar10_classification(
 
 @register_dataset("cifar100_classification")
 def cifar100_classification(
-    root: Path, split: Split, transform: Callable[[Any], Any] | None, *, skip_unreadable_images: bool
+    root: Path,
+    split: Split,
+    transform: Transform | None,
+    *,
+    skip_unreadable_images: bool,
 ) -> CIFAR10:
     """CIFAR-100: 50,000 + 10,000 images of 32x32; arrays in memory, none of them unreadable.
 

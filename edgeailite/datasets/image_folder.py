@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from edgeailite.datasets.registry import Split, register_dataset
+from edgeailite.datasets.registry import Split, Transform, register_dataset
 
 __all__ = ["ImageFolderClassification", "UnreadableImageError", "split_folder"]
 
@@ -108,7 +107,7 @@ class ImageFolderClassification:
         self,
         root: Path,
         split: Split,
-        transform: Callable[[Any], Any] | None = None,
+        transform: Transform | None = None,
         *,
         skip_unreadable_images: bool = False,
     ) -> None:
@@ -157,7 +156,11 @@ def _load_rgb(path: Path) -> Image.Image:
 
 @register_dataset("image_folder_classification")
 def image_folder_classification(
-    root: Path, split: Split, transform: Callable[[Any], Any] | None, *, skip_unreadable_images: bool
+    root: Path,
+    split: Split,
+    transform: Transform | None,
+    *,
+    skip_unreadable_images: bool,
 ) -> ImageFolderClassification:
     """Any number of classes, given by the folders."""
     return ImageFolderClassification(
@@ -167,7 +170,11 @@ def image_folder_classification(
 
 @register_dataset("imagenet_classification")
 def imagenet_classification(
-    root: Path, split: Split, transform: Callable[[Any], Any] | None, *, skip_unreadable_images: bool
+    root: Path,
+    split: Split,
+    transform: Transform | None,
+    *,
+    skip_unreadable_images: bool,
 ) -> ImageFolderClassification:
     """ImageNet-1k in image-folder layout.
 

@@ -7,9 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-__all__ = ["ClassificationDataset", "Split", "create_dataset", "list_datasets", "register_dataset"]
+__all__ = [
+    "ClassificationDataset",
+    "Split",
+    "Transform",
+    "create_dataset",
+    "list_datasets",
+    "register_dataset",
+]
+    "ClassificationDataset",
+    "Split",
+    "Transform",
+    "create_dataset",
+    "list_datasets",
+    "register_dataset",
+]
 
 Split = Literal["train", "val"]
+Transform = Callable[[Any], Any]
 
 
 class ClassificationDataset(Protocol):
@@ -29,7 +44,7 @@ _BUILDERS: dict[str, Builder] = {}
 
 
 def register_dataset(name: str) -> Callable[[Builder], Builder]:
-    """Enter a builder under `name`: a function ``(root, split, transform, skip_unreadable_images)``.
+    """Enter a builder under `name`, called as `create_dataset` is.
 
     Raises:
         ValueError: The name is taken.
@@ -56,7 +71,7 @@ def create_dataset(
     name: str,
     root: str | Path,
     split: Split,
-    transform: Callable[[Any], Any] | None = None,
+    transform: Transform | None = None,
     *,
     skip_unreadable_images: bool = False,
 ) -> ClassificationDataset:

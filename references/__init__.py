@@ -1,0 +1,1 @@
+"""Reference training scripts, to run and to fork."""

@@ -1,0 +1,87 @@
+"""From a trained model to files: ONNX, the quantization report, and the bit-for-bit comparison."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from edgeailite.quantization.report import build_report
+from edgeailite.quantization.verify import verify
+from references.edgeailite.engine.run_folder import write_atomically, write_json, write_text
+
+logger = logging.getLogger("edgeailite.deploy")
+
+OPSET_VERSION = 18
+
+
+def export_onnx(model: nn.Module, example_input: Tensor, path: Path, *, quantized: bool) -> None:
+    """Write an ONNX file with a dynamic batch size, input ``input``, output ``output``.
+
+    Args:
+        model: A float model, or a quantization wrapper; in evaluation mode.
+        example_input: Images (N, C, H, W), on the model's device.
+        path: File to write.
+        quantized: `model` is a wrapper: write integers with QuantizeLinear/DequantizeLinear.
+    """
+    model.eval()
+    write = _export_quantized if quantized else _export_float
+    write_atomically(path, lambda temporary: write(model, example_input, temporary))
+    logger.info("wrote %s (%d bytes)", path, path.stat().st_size)
+
+
+def _export_quantized(wrapper: Any, example_input: Tensor, path: Path) -> None:
+    wrapper.export(
+        example_input,
+        path,
+        format="qdq",
+        opset_version=OPSET_VERSION,
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_batch=True,
+    )
+
+
+def _export_float(model: nn.Module, example_input: Tensor, path: Path) -> None:
+    torch.onnx.export(
+        model,
+        (example_input,),
+        str(path),
+        dynamo=True,
+        opset_version=OPSET_VERSION,
+        external_data=False,
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
+    )
+
+
+def onnx_forward(path: Path) -> Callable[[Tensor], Tensor]:
+    """Make a function of the ONNX file: images (N, C, H, W) to outputs, on the CPU."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.cpu().numpy()})[0])
+
+
+def write_report(wrapper: nn.Module, folder: Path) -> None:
+    """Write what was quantized and what was not to ``report.txt`` and ``report.json``."""
+    report = build_report(wrapper)
+    write_text(folder / "report.txt", f"{report}\n")
+    write_json(folder / "report.json", report.to_dict())
+
+
+def verify_onnx(wrapper: nn.Module, batches: Any, path: Path) -> dict[str, Any]:
+    """Compare simulation, integer graph and ONNX Runtime on `batches`; log the comparison.
+
+    Returns:
+        ``num_values`` compared, and ``mismatches`` per pair.
+    """
+    comparison = verify(wrapper, batches, path)
+    logger.info("%s", comparison)
+    return {"num_values": comparison.num_values, "mismatches": dict(comparison.mismatches)}

@@ -1,0 +1,210 @@
+"""The options of the classification script: one frozen dataclass defines them all."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+
+Phase = Literal["training", "calibration", "validation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationOptions:
+    """Train, calibrate or validate an image classifier, in float or quantized.
+
+    Underscores and dashes are the same; switches take the word True or False.
+    """
+
+    phase: Phase = "training"
+    """training: with labels and gradients; calibration: without; validation: accuracy alone."""
+    quantize: bool | None = None
+    """Simulate quantization. Default: True in calibration, False elsewhere."""
+
+    dataset_name: str = "image_folder_classification"
+    """Name in edgeailite.datasets."""
+    data_path: Path = Path("./data/datasets/image_folder_classification")
+    """Folder of the data set: train/CLASS/* and val/CLASS/* (or validation/CLASS/*)."""
+    img_resize: tuple[int, ...] = (256,)
+    """Resize before the centre crop: one number is the short side, two are height and width."""
+    img_crop: tuple[int, ...] = (224,)
+    """Size of the model's input: one number, or height and width."""
+    rand_crop: bool = True
+    """Train on random crops (False: on centre crops)."""
+    rand_scale: tuple[float, float] = (0.2, 1.0)
+    """Smallest and largest area of a random crop, as fractions of the image."""
+    rand_flip: bool = True
+    """Mirror half of the training images, left to right (False for digits, text, signs)."""
+    image_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    """Subtracted from pixels 0..255, in the channel order that the model sees."""
+    image_scale: tuple[float, ...] = (0.017125, 0.017507, 0.017429)
+    """Multiplied afterwards."""
+    input_channel_reverse: bool = False
+    """Feed BGR instead of RGB."""
+    auto_augment: Annotated[str | None, tyro.conf.arg(aliases=["--auto-augument"])] = None
+    """Augmentation policy: imagenet, cifar10, svhn, randaugment, trivialaugment or augmix."""
+    random_erasing: float = 0.0
+    """Probability of blanking a random rectangle of a training image."""
+    epoch_size: float = 0.0
+    """Training images per epoch, drawn anew: up to 1 a fraction, above a count, 0 all."""
+    epoch_size_val: float = 0.0
+    """Validation images, counted the same way; always the same ones, spread over the classes."""
+    skip_unreadable_images: bool = False
+    """Leave out images that can't be decoded, and count them (False: stop at the first)."""
+    workers: int = 4
+    """Data loading processes per training process."""
+
+    model_name: str = "mobilenetv2_tv_x1"
+    """Name in edgeailite.models, torchvision/NAME or timm/NAME."""
+    pretrained: str | None = None
+    """Checkpoint to start from: a path or an http(s) URL."""
+    strides: tuple[int, ...] | None = None
+    """Strides of the model's stages, for small images; default: the model's own."""
+
+    epochs: int = 150
+    """Passes over the training images (of epoch_size)."""
+    batch_size: int = 512
+    """Images per step, all GPUs together."""
+    optimizer: Literal["sgd", "sgd_nesterov", "adam", "rmsprop"] = "sgd"
+    """sgd, sgd_nesterov and rmsprop use momentum 0.9."""
+    lr: float = 0.1
+    """Learning rate after warm-up."""
+    weight_decay: float = 4e-5
+    """L2 penalty on all parameters."""
+    scheduler: Literal["cosine", "step", "poly", "exponential"] = "cosine"
+    """How the learning rate falls after warm-up."""
+    milestones: tuple[int, ...] | None = None
+    """Epochs at which the step scheduler multiplies by gamma. Default: thirds of the training."""
+    gamma: float | None = None
+    """Factor of the step scheduler (default 0.1), or per epoch of the exponential one (0.97)."""
+    warmup_epochs: int | None = None
+    """Epochs in which the learning rate rises. Default: 5, at most a tenth of the training."""
+    label_smoothing: float = 0.0
+    """Share of the target probability that is spread over all classes."""
+    freeze_bn: bool = False
+    """Keep the statistics of batch normalization as they are from the first epoch on."""
+    evaluate_start: bool = True
+    """Validate once before the first epoch."""
+
+    bitwidth_weights: int = 8
+    """Bits of a weight."""
+    bitwidth_activations: int = 8
+    """Bits of an activation."""
+    per_channel_q: Literal["False", "True", "all"] = "False"
+    """Weight scales per channel: False nowhere, True in depthwise convolutions, all everywhere."""
+    bias_calibration: bool | None = None
+    """Correct biases towards the float model's means. Default: True in calibration only."""
+    constrain_bias: Literal["NONE", "SATURATE", "REDUCE_WEIGHT_SCALE"] | None = None
+    """What happens to a bias too large for its accumulator. Default: the wrapper's."""
+
+    save_path: Path | None = None
+    """Run folder. Default: data/checkpoints/DATASET/MODEL/TIME_PHASE."""
+    resume: Path | None = None
+    """Checkpoint or run folder to continue from; the same options give the same final weights."""
+    save_onnx: bool = True
+    """Export model.onnx at the end (quantized: integers with QuantizeLinear/DequantizeLinear)."""
+    verify: bool = False
+    """Compare the quantized model, its integer graph and ONNX Runtime on all validation images."""
+
+    gpus: tuple[int, ...] | None = None
+    """GPU numbers, one process each. No number: CPU. Default: GPU 0 if there is one."""
+    enable_fp16: bool = False
+    """Mixed precision: float16 on a GPU, bfloat16 on a CPU."""
+    compile: bool = False
+    """Compile the training and validation steps with torch.compile."""
+    seed: int = 1
+    """Seed of initial weights, image order and augmentation."""
+
+    def __post_init__(self) -> None:
+        """Fill in what depends on the phase and refuse what can't work."""
+        if self.quantize is None:
+            object.__setattr__(self, "quantize", self.phase == "calibration")
+        if self.warmup_epochs is None:
+            object.__setattr__(self, "warmup_epochs", min(5, self.epochs // 10))
+        if self.milestones is None and self.scheduler == "step":
+            thirds = (max(1, self.epochs // 3), max(1, 2 * self.epochs // 3))
+            object.__setattr__(self, "milestones", thirds)
+        for check in (_check_numbers, _check_sizes, _check_phase):
+            check(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Options as plain values: paths are strings, tuples lists."""
+        return {
+            key: str(value)
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    def to_yaml(self) -> str:
+        """The resolved options, one per line."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
+
+
+def _check_numbers(options: ClassificationOptions) -> None:
+    at_least = {"epochs": 1, "batch_size": 1, "workers": 0, "warmup_epochs": 0, "lr": 0.0}
+    at_least |= {"weight_decay": 0.0, "epoch_size": 0.0, "epoch_size_val": 0.0}
+    for name, lowest in at_least.items():
+        value = getattr(options, name)
+        if value < lowest:
+            raise ValueError(f"--{name} must be at least {lowest}, got {value}.")
+    for name in ("random_erasing", "label_smoothing"):
+        value = getattr(options, name)
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"--{name} is a share between 0 and 1, got {value}.")
+
+
+def _check_sizes(options: ClassificationOptions) -> None:
+    for name in ("img_resize", "img_crop"):
+        value = getattr(options, name)
+        if len(value) not in (1, 2) or min(value) < 1:
+            raise ValueError(
+                f"--{name} takes one or two positive numbers (height width), got {list(value)}."
+            )
+    if len(options.image_mean) != len(options.image_scale):
+        raise ValueError(
+            f"--image_mean has {len(options.image_mean)} values and --image_scale "
+            f"{len(options.image_scale)}; both take one per channel."
+        )
+    low, high = options.rand_scale
+    if not 0.0 < low <= high <= 1.0:
+        raise ValueError(
+            f"--rand_scale takes two fractions, 0 < smallest <= largest <= 1, got {low} {high}."
+        )
+
+
+def _check_phase(options: ClassificationOptions) -> None:
+    if options.phase == "calibration" and not options.quantize:
+        raise ValueError(
+            "--phase calibration quantizes a float model; --quantize False leaves nothing to "
+            "calibrate. Leave it out, or use --phase validation for the float accuracy."
+        )
+    if options.phase != "training" and options.pretrained is None and options.resume is None:
+        raise ValueError(
+            f"--phase {options.phase} needs a trained model: pass --pretrained PATH_OR_URL."
+        )
+    if options.phase == "validation" and options.resume is not None:
+        raise ValueError(
+            "--resume continues a training or calibration; "
+            "to validate its checkpoint pass --pretrained."
+        )
+    if options.verify and not options.quantize:
+        raise ValueError("--verify compares quantized models: add --quantize True.")
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> ClassificationOptions:
+    """Parse a command line; on a mistake print what is wrong and exit with status 2.
+
+    Args:
+        arguments: Without the program's name; default: those of this process.
+    """
+    words = {"true": "True", "false": "False"}
+    given = [words.get(word, word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    return tyro.cli(ClassificationOptions, args=given, config=(tyro.conf.FlagConversionOff,))

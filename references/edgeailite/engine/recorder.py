@@ -1,0 +1,84 @@
+"""What a run found out: ``result.json`` and TensorBoard events."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from references.edgeailite.engine.options import ClassificationOptions
+from references.edgeailite.engine.run_folder import RESULT, write_json
+from references.edgeailite.engine.train_classification import TrainingState
+
+logger = logging.getLogger("edgeailite.recorder")
+
+
+class Recorder:
+    """Collects results; writes them in the main process only.
+
+    Args:
+        folder: Run folder.
+        options: Of the run.
+        is_main: Whether to write.
+    """
+
+    def __init__(self, folder: Path, options: ClassificationOptions, is_main: bool) -> None:
+        self.folder = folder
+        self.is_main = is_main
+        self.result: dict[str, Any] = {
+            "phase": options.phase,
+            "quantize": options.quantize,
+            "model_name": options.model_name,
+            "dataset_name": options.dataset_name,
+            "torch": torch.__version__,
+        }
+        self._events: SummaryWriter | None = None
+
+    def set(self, **results: Any) -> None:
+        """Add results; those with an accuracy are logged."""
+        self.result |= results
+        for name, value in results.items():
+            if isinstance(value, dict) and "top1" in value:
+                logger.info(
+                    "%s: top1 %.2f  top5 %.2f  loss %.4f",
+                    name,
+                    value["top1"],
+                    value["top5"],
+                    value["loss"],
+                )
+
+    def epoch(self, state: TrainingState) -> None:
+        """Write the last epoch's numbers as events; those after a resumed epoch are replaced."""
+        if not self.is_main:
+            return
+        row = state.history[-1]
+        if self._events is None:
+            self._events = SummaryWriter(
+                str(self.folder / "tensorboard"), purge_step=int(row["epoch"])
+            )
+        for name, value in row.items():
+            if name != "epoch":
+                self._events.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+        self._events.flush()
+
+    def finish(self) -> None:
+        """Write ``result.json``; its presence says that the run is complete."""
+        if self.is_main:
+            write_json(self.folder / RESULT, self.result)
+            logger.info("results: %s", self.folder / RESULT)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._events is not None:
+            self._events.close()
