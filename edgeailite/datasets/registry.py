@@ -15,13 +15,6 @@ __all__ = [
     "list_datasets",
     "register_dataset",
 ]
-    "ClassificationDataset",
-    "Split",
-    "Transform",
-    "create_dataset",
-    "list_datasets",
-    "register_dataset",
-]
 
 Split = Literal["train", "val"]
 Transform = Callable[[Any], Any]
