@@ -244,9 +244,10 @@ def _added_path(model: GraphModel, node: fx.Node) -> str:
     """``<first>.activation_in`` for an input, ``<module>.activation_q`` behind a module, else ``<owner>.<op>_q``."""
     if node.meta["kind"] is Kind.INPUT:
         first = next(iter(node.users))
-        return f"{first.target}.activation_in" if first.op == "call_module" else "activation_in"
+        can_hold = first.op == "call_module" and first.meta["kind"] not in ACTIVATIONS
+        return _held_by(model, first, "activation_in") if can_hold else "activation_in"
     if node.op == "call_module":
-        return f"{node.target}.activation_q"
+        return _held_by(model, node, "activation_q")
     owner = node.meta.get("owner", "")
     module = model.get_submodule(owner)
     is_operation = (
@@ -256,3 +257,9 @@ def _added_path(model: GraphModel, node: fx.Node) -> str:
     )
     name = "activation_q" if is_operation else f"{node.name.rstrip('_0123456789')}_q"
     return f"{owner}.{name}" if owner else name
+
+
+def _held_by(model: GraphModel, node: fx.Node, name: str) -> str:
+    """``<module>.<name>``; beside a module that runs its own children, which a new one would join."""
+    runs_children = next(model.get_submodule(str(node.target)).children(), None) is not None
+    return f"{node.target}{'_' if runs_children else '.'}{name}"
