@@ -1,0 +1,126 @@
+import dataclasses
+import shlex
+
+import pytest
+import yaml
+
+from references.edgeailite.engine.options import ClassificationOptions, parse_options
+
+SEED_COMMANDS = [
+    "--dataset_name image_folder_classification --model_name mobilenetv2_tv_x1 "
+    "--data_path ./data/datasets/image_folder_classification "
+    "--pretrained https://download.pytorch.org/models/mobilenet_v2-b0353104.pth --batch_size 64 "
+    "--quantize True --epochs 50 --epoch_size 0.1 --lr 1e-5 --evaluate_start False",
+    "--phase calibration --dataset_name image_folder_classification "
+    "--model_name mobilenetv2_tv_x1 --data_path ./data/datasets/image_folder_classification "
+    "--pretrained https://download.pytorch.org/models/mobilenet_v2-b0353104.pth --batch_size 64 "
+    "--quantize True --epochs 1 --epoch_size 0.1",
+    "--phase calibration --dataset_name image_folder_classification "
+    "--model_name mobilenetv2_tv_x1 --data_path ./data/datasets/image_folder_classification "
+    "--pretrained https://download.pytorch.org/models/resnet50-19c8e357.pth --batch_size 64 "
+    "--quantize True --epochs 1 --epoch_size 0.1",
+]
+
+
+@pytest.mark.parametrize("command", SEED_COMMANDS)
+def test_documented_commands_parse(command):
+    words = shlex.split(command)
+    options = parse_options(words)
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    for name, value in given.items():
+        parsed = getattr(options, name.removeprefix("--"))
+        if isinstance(parsed, float):
+            assert parsed == float(value)
+        else:
+            assert str(parsed) == value.removeprefix("./")
+
+
+@pytest.mark.parametrize("words", ["--img_resize 384 768", "--img-resize 384 768"])
+def test_underscores_and_dashes(words):
+    assert parse_options(words.split()).img_resize == (384, 768)
+
+
+@pytest.mark.parametrize("name", ["auto_augment", "auto-augment", "auto_augument", "auto-augument"])
+def test_auto_augment_spellings(name):
+    assert parse_options([f"--{name}", "svhn"]).auto_augment == "svhn"
+
+
+@pytest.mark.parametrize(("word", "value"), [("True", True), ("false", False), ("true", True)])
+def test_switches_take_words(word, value):
+    assert parse_options(["--rand_flip", word]).rand_flip is value
+
+
+def test_lists():
+    options = parse_options(
+        ["--gpus", "0", "1", "--strides", "1", "1", "1", "2", "2", "--milestones", "3", "5"]
+    )
+    assert (options.gpus, options.strides) == ((0, 1), (1, 1, 1, 2, 2))
+    assert parse_options(["--gpus"]).gpus == ()
+    assert parse_options([]).gpus is None
+
+
+def test_documented_defaults():
+    options = ClassificationOptions()
+    assert (options.optimizer, options.lr, options.weight_decay) == ("sgd", 0.1, 4e-5)
+    assert (options.batch_size, options.epochs, options.warmup_epochs) == (512, 150, 5)
+    assert (options.scheduler, options.img_resize, options.img_crop) == ("cosine", (256,), (224,))
+
+
+@pytest.mark.parametrize(("phase", "expected"), [("training", False), ("calibration", True)])
+def test_quantize_by_phase(phase, expected):
+    assert ClassificationOptions(phase=phase, pretrained="x").quantize is expected
+
+
+def test_step_scheduler_default_milestones():
+    assert ClassificationOptions(scheduler="step", epochs=30).milestones == (10, 20)
+    assert ClassificationOptions(epochs=30).milestones is None
+
+
+def test_options_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ClassificationOptions().lr = 1.0
+
+
+def test_to_yaml_round_trip():
+    options = ClassificationOptions(gpus=(0, 1), pretrained="a.pth", quantize=True)
+    content = yaml.safe_load(options.to_yaml())
+    assert content == options.to_dict()
+    assert content["gpus"] == [0, 1]
+    assert set(content) == {field.name for field in dataclasses.fields(options)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, r"--epochs must be at least 1, got 0"),
+        ({"batch_size": -1}, r"--batch_size must be at least 1, got -1"),
+        ({"epoch_size": -0.5}, r"--epoch_size must be at least 0\.0, got -0\.5"),
+        ({"random_erasing": 1.5}, r"--random_erasing is a share between 0 and 1, got 1\.5"),
+        ({"label_smoothing": -0.1}, r"--label_smoothing is a share"),
+        ({"img_crop": (1, 2, 3)}, r"--img_crop takes one or two positive numbers.*\[1, 2, 3\]"),
+        ({"img_resize": (0,)}, r"--img_resize takes one or two positive numbers"),
+        ({"rand_scale": (0.9, 0.1)}, r"--rand_scale takes two fractions.*got 0\.9 0\.1"),
+        ({"image_mean": (0.0,)}, r"--image_mean has 1 values and --image_scale 3"),
+        ({"phase": "calibration"}, r"--phase calibration needs a trained model.*--pretrained"),
+        ({"phase": "validation"}, r"--phase validation needs a trained model"),
+        ({"phase": "calibration", "quantize": False}, r"leaves nothing to calibrate"),
+        ({"phase": "validation", "resume": "x"}, r"--resume continues a training or calibration"),
+        ({"verify": True}, r"--verify compares quantized models: add --quantize True"),
+    ],
+)
+def test_options_that_cannot_work(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ClassificationOptions(**changes)
+
+
+def test_parse_options_prints_the_mistake(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_options(["--epochs", "0"])
+    assert stop.value.code == 2
+    assert "--epochs must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_parse_options_unknown_name_gives_the_nearest(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(["--batchsize", "8"])
+    assert "--batch-size" in capsys.readouterr().err
