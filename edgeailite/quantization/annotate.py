@@ -6,9 +6,11 @@ convolution or linear + batch norm + ReLU, ReLU6 or Hardtanh is one unit with on
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field, replace
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.fold import is_foldable
@@ -128,23 +130,39 @@ def _annotate_layer(model: GraphModel, node: fx.Node, policy: Policy) -> None:
     module = model.module_of(node)
     if isinstance(module, QuantLayer) or (module is not None and type(module) not in QUANT_LAYERS):
         return
+    weight = _weight_of(model, node)
     qconfig = policy.of(_path_of(node))
-    if qconfig is None or qconfig.weight is None:
+    if weight is None or qconfig is None or qconfig.weight is None:
         return
     node.meta["layer"] = LayerAnnotation(
-        _layer_qconfig(node, module, qconfig), foldable_batch_norm(model, node)
+        _layer_qconfig(node, module, weight.shape, qconfig), foldable_batch_norm(model, node)
     )
 
 
-def _layer_qconfig(node: fx.Node, module: nn.Module | None, qconfig: QConfig) -> QConfig:
+def _weight_of(model: GraphModel, node: fx.Node) -> Tensor | None:
+    """A layer's weight; None for a functional layer whose weight is computed in the graph."""
+    if node.op == "call_module":
+        return model.get_submodule(str(node.target)).weight  # type: ignore[return-value]
+    weight = argument(node, 1, "weight")
+    if isinstance(weight, fx.Node) and weight.op == "get_attr":
+        return operator.attrgetter(str(weight.target))(model)
+    return None
+
+
+def _layer_qconfig(
+    node: fx.Node, module: nn.Module | None, shape: torch.Size, qconfig: QConfig
+) -> QConfig:
     """Per-channel weights only where asked for and where a grid per channel can be written down."""
     assert qconfig.weight is not None
-    groups = int(
-        getattr(module, "groups", 1) if module is not None else argument(node, 6, "groups", 1)
-    )  # type: ignore
-    depthwise = groups > 1 and groups == getattr(module, "in_channels", groups)
-    transposed = bool(getattr(module, "transposed", False))
-    unsupported = transposed and groups > 1 and not depthwise
+    if module is None:
+        groups = int(argument(node, 6, "groups", 1))  # type: ignore[call-overload]
+        transposed = "transpose" in node.target.__name__  # type: ignore[union-attr]
+    else:
+        groups = getattr(module, "groups", 1)
+        transposed = getattr(module, "transposed", False)
+    depthwise = groups > 1 and (shape[0] // groups if transposed else shape[1]) == 1
+    # ONNX has one axis for the scales; here output channels lie along two.
+    unsupported = transposed and groups > 1 and not (depthwise and shape[1] == 1)
     if unsupported or (qconfig.per_channel_depthwise_only and not depthwise):
         return replace(qconfig, weight=replace(qconfig.weight, granularity="per_tensor"))
     return qconfig

@@ -33,8 +33,8 @@ def grid_of(quantizer: FakeQuantize) -> Grid:
     if signed and zero == low and spec.symmetric:  # unsigned by statistics, carried as signed
         low, high, zero, signed = 0, high - low, 0, False
     if quantizer.bounds is not None:
-        cut = [round(float(b) / float(scale)) + zero for b in (b for b in quantizer.bounds)]
-        low, high = max(low, cut[0]), min(high, cut[1])
+        shift = zero - int(zero_point)  # the limits are those of the carried integers
+        low, high = (int(v) + shift for v in quantizer.limits(quantizer.qparams()))
     return Grid(float(scale), zero, low, high, spec.bit_width, signed, spec.rounding)
 
 
@@ -93,6 +93,7 @@ class _Converter:
         kind = node.meta["kind"]
         if kind is Kind.QUANTIZER:
             self._place_quantizer(node)
+            self._name_quantizer(node)
         elif kind is Kind.LAYER and isinstance(self.model.module_of(node), QuantLayer):
             self._place_layer(node, node, None)
         elif kind in MOVES_VALUES and self.grids.get(node.all_input_nodes[0]) is not None:
@@ -176,38 +177,42 @@ class _Converter:
             else:
                 self._place_operation(node, operand, grid)
         elif self.grids[operand] is not None:
-            u = self._rescaled(operand, grid.scale)
-            self._set(node, self._call(str(node.target), Requantize(grid), u), grid)
+            plain = self._is_plain([operand], grid)
+            u = self._rescaled(operand, grid.scale, plain)
+            self._set(node, self._call(str(node.target), Requantize(grid, plain=plain), u), grid)
         else:
             self._set(
                 node, self._call(str(node.target), Quantize(grid), self.values[operand]), grid
             )
 
-    def _rescaled(self, node: fx.Node, target_scale: float) -> fx.Node:
+    def _rescaled(self, node: fx.Node, target_scale: float, plain: bool = False) -> fx.Node:
         grid = self.grids[node]
         assert grid is not None
-        return self._call(f"{node.name}_rescale", Rescale(grid, target_scale), self.values[node])
+        rescale = Rescale(grid, target_scale, plain)
+        return self._call(f"{node.name}_rescale", rescale, self.values[node])
+
+    def _is_plain(self, operands: list[fx.Node], output: Grid) -> bool:
+        """Whether an operation between these grids has no ONNX form."""
+        grids = [output, *(g for a in operands if (g := self.grids[a]) is not None)]
+        return not all(g.has_onnx_form for g in grids)
+
+    def _name_quantizer(self, quantizer: fx.Node) -> None:
+        """Note on the module whose integers are the quantizer's values which one that is; :mod:`verify` compares them."""
+        module = self.root.get_submodule(str(self.values[quantizer].target))
+        module.quantizer_path = str(quantizer.target)
 
     def _place_operation(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
         """An operation between grids: operands in units of the output's step, the operation, rounding."""
-        operands = list(dict.fromkeys(a for a in node.all_input_nodes))
-        if node.meta["kind"] is Kind.MUL:
-            scaled = {
-                a: self._rescaled(a, 1.0 if i else grid.scale) for i, a in enumerate(operands)
-            }
-            if len(operands) == 1:  # x * x: one operand, both factors
-                scaled = {operands[0]: self._rescaled(operands[0], 1.0)}
-                result = self._copy(node, scaled.__getitem__)
-                self._set(
-                    quantizer, self._call(str(quantizer.target), Quantize(grid), result), grid
-                )
-                return
-        else:
-            scaled = {
-                a: self._rescaled(a, grid.scale) for a in operands if self.grids[a] is not None
-            }
+        operands = [a for a in dict.fromkeys(node.all_input_nodes) if self.grids[a] is not None]
+        plain, rounding = self._is_plain(operands, grid), None
+        targets = dict.fromkeys(operands, grid.scale)
+        if node.meta["kind"] is Kind.MUL:  # one factor stays in real units; of x * x both do
+            targets[operands[-1]] = 1.0
+            rounding = Quantize(grid) if len(operands) == 1 else None
+        scaled = {a: self._rescaled(a, targets[a], plain) for a in operands}
         result = self._copy(node, lambda a: scaled.get(a) or self.values[a])
-        self._set(quantizer, self._call(str(quantizer.target), Requantize(grid), result), grid)
+        rounding = rounding or Requantize(grid, plain=plain)
+        self._set(quantizer, self._call(str(quantizer.target), rounding, result), grid)
 
     def _place_move(self, node: fx.Node) -> None:
         """An operation that moves values: the same integers, elsewhere."""

@@ -25,6 +25,9 @@ class FakeQuantize(RangeObserver):
         bounds: ``(low, high)`` of an activation function that this quantizer absorbed (``(0, 6)`` of ReLU6):
             the grid is cut at the nearest integers. None: the grid alone clips.
 
+    Attributes:
+        inplace: Overwrite the input, as ``ReLU(inplace=True)`` does.
+
     State:
         clips_act, num_batches_tracked: See :class:`RangeObserver`.
         observer_enabled, fake_quant_enabled: The two flags, uint8. Missing ones (historical checkpoints)
@@ -37,11 +40,19 @@ class FakeQuantize(RangeObserver):
     def __init__(self, spec: QuantSpec, bounds: tuple[float, float] | None = None) -> None:
         super().__init__(spec)
         self.bounds = bounds
+        self.inplace = False
         self.fake_quant_enabled = True
 
     def qparams(self) -> QParams:
-        """The grid in use, from ``clips_act`` as it is now (before absorbed bounds cut it)."""
-        return activation_qparams(self.clips_act, self.spec)
+        """The grid in use, from ``clips_act`` as it is now; :meth:`limits` may cut it further."""
+        clips = self.clips_act if self.bounds is None else self.clips_act.clamp(*self.bounds)
+        return activation_qparams(clips, self.spec)
+
+    def limits(self, grid: QParams) -> tuple[Tensor, Tensor]:
+        """Smallest and largest integer after the absorbed bounds, ``round(bound / s) + z``; shape ``()`` each."""
+        assert self.bounds is not None
+        low, high = (torch.round(b / grid.scale) + grid.zero_point for b in self.bounds)
+        return low.clamp_min(grid.quant_min), high.clamp_max(grid.quant_max)
 
     def forward(self, x: Tensor) -> Tensor:
         """Simulate the grid; in training mode, with the observer on, update the range first."""
@@ -49,16 +60,12 @@ class FakeQuantize(RangeObserver):
             self.observe(x)
         if not self.fake_quant_enabled:
             return self.float_activation(x)
+        grid = self.qparams()
+        low: int | Tensor = grid.quant_min
+        high: int | Tensor = grid.quant_max
         if self.bounds is not None:
-            x = x.clamp(*self.grid_bounds())
-        return fake_quantize(x, *self.qparams(), self.spec.rounding)
-
-    def grid_bounds(self) -> tuple[Tensor, Tensor]:
-        """The absorbed bounds on the grid, in real units: ``round(bound / s) * s``, each shape ``()``."""
-        assert self.bounds is not None
-        scale = self.qparams().scale
-        low, high = self.bounds
-        return torch.round(low / scale) * scale, torch.round(high / scale) * scale
+            low, high = self.limits(grid)
+        return fake_quantize(x, grid.scale, grid.zero_point, low, high, self.spec.rounding, self.inplace)
 
     def float_activation(self, x: Tensor) -> Tensor:
         """What this quantizer stands for in the float model: the absorbed activation function, or nothing."""
@@ -98,7 +105,7 @@ class PACT2(FakeQuantize):
     """Activation with a power-of-two range that statistics find, simulated on its integer grid.
 
     Args:
-        inplace: Kept for code that replaces ``ReLU(inplace=True)``; the output is always a new tensor.
+        inplace: Overwrite the input, as ``ReLU(inplace=True)`` does.
         signed: True: ``[-2^m, 2^m]``. False: ``[0, 2^m]``, a quantized ReLU. None: by the statistics.
         range_shrink_activations: Percent of values, per side, left outside of the range; 0: plain min and max.
         clip_range: ``(low, high)``: a fixed range, no statistics.
@@ -151,7 +158,6 @@ class PACT2(FakeQuantize):
             return FakeQuantize(spec, bounds)
         quantizer = cls()
         FakeQuantize.__init__(quantizer, spec, bounds)
-        quantizer.inplace = False
         return quantizer
 
 

@@ -39,8 +39,16 @@ def _insert_quantizer(model: GraphModel, node: fx.Node, annotation: OutputAnnota
     call.meta.update(kind=Kind.QUANTIZER, owner=node.meta.get("owner", ""))
     node.replace_all_uses_with(call)
     call.args = (node.args[0] if annotation.replaces_node else node,)
+    quantizer.inplace = _may_overwrite(call)
     if annotation.replaces_node:
         model.graph.erase_node(node)
+
+
+def _may_overwrite(quantizer: fx.Node) -> bool:
+    """Whether nothing but the quantizer reads its input, not even its producer's backward pass."""
+    (operand,) = quantizer.all_input_nodes
+    fresh = (Kind.LAYER, Kind.BATCH_NORM, Kind.ADD, Kind.SUB, Kind.MUL, Kind.CAT, Kind.RESIZE)
+    return len(operand.users) == 1 and operand.meta["kind"] in fresh
 
 
 def quantizer_of(model: GraphModel, node: Any) -> fx.Node | None:

@@ -2,8 +2,8 @@
 
 Between operators a value is a tensor of integers, carried in float32 (every integer of up to 16 bits is exact
 there). Under ``torch.export`` each operator presents its ONNX form instead: DequantizeLinear, the operation,
-QuantizeLinear, with real int8 tensors in between; targets that round half-up, and grids of more than 8 bits,
-export the float-carried form that also runs here.
+QuantizeLinear, with real int8 tensors in between. What has no such form (half-up rounding, more than 8 bits)
+exports the float-carried arithmetic that also runs here; how a value is stored follows from its grid alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from edgeailite.quantization.ops import round_to_integer
 from edgeailite.quantization.spec import Rounding
 
 EXACT_IN_FLOAT32 = float(1 << 24)
+_X_DIGIT = 256
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def _dequantize_linear(
 class _GridModule(nn.Module):
     """Holds one grid; it travels in the state dict."""
 
+    quantizer_path = ""  # of the simulation's quantizer that has the same values
+
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         self._set_grid(grid)
@@ -120,6 +123,10 @@ class _GridModule(nn.Module):
 
     def _clip(self, q: Tensor) -> Tensor:
         return torch.clamp(q, self.grid.quant_min, self.grid.quant_max)
+
+    def _stored(self, q: Tensor) -> Tensor:
+        """Integers carried in float as the rest of the graph expects them: int8 in an ONNX file, if it can."""
+        return q.to(self.grid.dtype) if self.exports_onnx_form else q
 
     def _to_onnx_integer(self, x: Tensor) -> Tensor:
         """QuantizeLinear, with a clip in front where the type's saturation is not the grid's."""
@@ -153,11 +160,12 @@ class Rescale(_GridModule):
     Args:
         grid: Of the input.
         target_scale: Step in whose units the result is; 1.0: the real value.
+        plain: Exported too as multiples of the target: what reads them has no ONNX form.
     """
 
-    def __init__(self, grid: Grid, target_scale: float = 1.0) -> None:
+    def __init__(self, grid: Grid, target_scale: float = 1.0, plain: bool = False) -> None:
         super().__init__(grid)
-        self.target_scale = target_scale
+        self.target_scale, self.plain = target_scale, plain
 
     def get_extra_state(self) -> dict[str, Any]:
         """The grid's numbers and the target."""
@@ -170,9 +178,13 @@ class Rescale(_GridModule):
 
     def forward(self, q: Tensor) -> Tensor:
         """Integers in, float32 out; any shape."""
-        if self.exports_onnx_form:
+        if self.exports_onnx_form and not self.plain:
             return _dequantize_linear(q, self.scale, self.zero_point)
-        grid = self.grid
+        return self.multiples(q)
+
+    def multiples(self, q: Tensor) -> Tensor:
+        """The arithmetic without an ONNX form: multiples of the target step, float32."""
+        grid, q = self.grid, q.float()
         u = q - grid.zero_point if grid.zero_point else q
         return u if grid.scale == self.target_scale else u * _float32(grid.scale, self.target_scale)
 
@@ -188,23 +200,26 @@ class Requantize(_GridModule):
     Args:
         grid: Of the result.
         moved: The operation only moved integers of this very grid: nothing to round or clamp.
+        plain: Exported too from multiples of the step: what made them has no ONNX form.
     """
 
-    def __init__(self, grid: Grid, moved: bool = False) -> None:
+    def __init__(self, grid: Grid, moved: bool = False, plain: bool = False) -> None:
         super().__init__(grid)
-        self.moved = moved
+        self.moved, self.plain = moved, plain
 
     def forward(self, u: Tensor) -> Tensor:
-        """Multiples of the step in (real values under export), integers out; any shape."""
-        if self.exports_onnx_form:
-            return (
-                _quantize_linear(u, self.scale, self.zero_point)
-                if self.moved
-                else self._to_onnx_integer(u)
-            )
+        """Multiples of the step in (real values in the ONNX form), integers out; any shape."""
+        if not self.exports_onnx_form or self.plain:
+            return self.integers(u)
+        if self.moved:
+            return _quantize_linear(u, self.scale, self.zero_point)
+        return self._to_onnx_integer(u)
+
+    def integers(self, u: Tensor) -> Tensor:
+        """The arithmetic without an ONNX form: from multiples of the step."""
         q = u if self.moved else round_to_integer(u, self.grid.rounding)
         q = q + self.grid.zero_point if self.grid.zero_point else q
-        return q if self.moved else self._clip(q)
+        return self._stored(q if self.moved else self._clip(q))
 
 
 class IntegerLayer(nn.Module):
@@ -225,6 +240,8 @@ class IntegerLayer(nn.Module):
 
     weight: Tensor
     bias: Tensor | None
+    weight_digits: Tensor | None
+    quantizer_path = ""
 
     def __init__(
         self, layer: QuantLayer, weight: Tensor, bias: Tensor | None, weight_scale: Tensor,
@@ -241,15 +258,15 @@ class IntegerLayer(nn.Module):
         self.register_buffer(
             "weight_scale", weight_scale[0].clone() if uniform else weight_scale.clone()
         )
-        self.bound = self._accumulator_bound()
+        self._measure()
 
-    def _accumulator_bound(self) -> float:
-        """Largest magnitude that any partial sum can have."""
-        rows = (
-            self.operation.rows(self.weight.double()).abs().sum(dim=1)
-            * self.input.grid.max_magnitude
-        )
-        return float((rows if self.bias is None else rows + self.bias.double().abs()).max())
+    def _measure(self) -> None:
+        """Find how the sum is exact: the largest magnitude of any partial sum, and digits if it is too large."""
+        magnitude = self.input.grid.max_magnitude
+        sums = self.operation.rows(self.weight.double()).abs().sum(dim=1) * magnitude
+        self.bound = float((sums if self.bias is None else sums + self.bias.double().abs()).max())
+        digits = None if self.bound < EXACT_IN_FLOAT32 else self._weight_digits()
+        self.register_buffer("weight_digits", digits, persistent=False)
 
     @property
     def _axis(self) -> int:
@@ -265,17 +282,54 @@ class IntegerLayer(nn.Module):
         """Integers in; integers out, or real values if there is no output grid."""
         if self.exports_onnx_form:
             return self._onnx_form(x)
-        acc = self.accumulate(self.input(x))
+        acc = self.accumulate(self.input.multiples(x))
         if self.output is None:
             return acc * self._per_channel(self.input.scale * self.weight_scale, acc)
         multiplier = self.input.scale * self.weight_scale / self.output.scale
-        return self.output(acc * self._per_channel(multiplier, acc))
+        return self.output.integers(acc * self._per_channel(multiplier, acc))
 
     def accumulate(self, x: Tensor) -> Tensor:
         """``sum x * w_q + b_q``, exactly; `x` has its zero point taken off. Returned in float32."""
         dtype = torch.float32 if self.bound < EXACT_IN_FLOAT32 else torch.float64
+        if dtype == torch.float64 and torch.compiler.is_exporting():
+            return self._accumulate_digits(x)
         bias = None if self.bias is None else self.bias.to(dtype)
         return self.operation.operate(x.to(dtype), self.weight.to(dtype), bias).float()
+
+    def _accumulate_digits(self, x: Tensor) -> Tensor:
+        """:meth:`accumulate` for ONNX Runtime, which has no float64 convolution: by digits, each sum exact."""
+        bits, weight_digits = self._weight_digits()
+        assert self.weight_digits is not None
+        x_digits = [x]
+        if self.input.grid.max_magnitude > _X_DIGIT:
+            high = torch.floor(x / _X_DIGIT)
+            x_digits = [x - high * _X_DIGIT, high]
+        base = 1 << (16 // self.weight_digits.shape[0])
+        total = None if self.bias is None else self._per_channel(self.bias.double(), x)
+        for i, x_digit in enumerate(x_digits):
+            for j, weight in enumerate(self.weight_digits):
+                part = self.operation.operate(x_digit, weight, None).double()
+                part = part * float(_X_DIGIT**i * base**j)
+                total = part if total is None else total + part
+        assert total is not None
+        return total.float()
+
+    def _weight_digits(self) -> Tensor:
+        """Digits with ``w = sum_j base^j * digit_j``, so small that each one's sums stay below 2^24.
+
+        Returns:
+            2, 4 or 8 digits, float32, shape ``(digits, *weight.shape)``; ``base = 2^(16 / digits)``.
+        """
+        for count in (2, 4, 8):
+            base, rest, digits = float(1 << (16 // count)), self.weight.double(), []
+            for _ in range(count - 1):
+                digits.append((rest + base / 2).remainder(base) - base / 2)
+                rest = (rest - digits[-1]) / base
+            digits.append(rest)
+            sums = max(float(self.operation.rows(d).abs().sum(dim=1).max()) for d in digits)
+            if sums * _X_DIGIT < EXACT_IN_FLOAT32:
+                break
+        return torch.stack(digits).float()
 
     def _per_channel(self, vector: Tensor, acc: Tensor) -> Tensor:
         """A vector over channels, shaped to multiply the accumulator: channels are last only for linear."""
@@ -303,10 +357,6 @@ class IntegerLayer(nn.Module):
         y = self.operation.operate(self.input(x), weight, bias)
         return y if self.output is None else self.output(y)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Recompute the bound after a saved model's weights came in."""
-        self.bound = float(state["bound"])
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The accumulator's bound."""
-        return {"bound": self.bound}
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._measure()

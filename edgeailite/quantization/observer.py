@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from edgeailite.quantization.ops import in_memory_order
 from edgeailite.quantization.qparams import activation_qparams, symmetric_scale
 from edgeailite.quantization.spec import QuantSpec
 
@@ -17,14 +18,6 @@ _MSE_CANDIDATES_FREE = tuple(1.0 - 0.05 * i for i in range(16))
 
 def _world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _in_memory_order(x: Tensor) -> Tensor:
-    """All values as one dimension without a copy where the memory has no gaps (NCHW and NHWC alike)."""
-    dense = x.is_contiguous() or (
-        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    )
-    return x.as_strided((x.numel(),), (1,)) if dense else x.reshape(-1)
 
 
 def sample(x: Tensor, size: int = SAMPLE_SIZE) -> Tensor:
@@ -39,7 +32,7 @@ def sample(x: Tensor, size: int = SAMPLE_SIZE) -> Tensor:
     Returns:
         float32, shape ``(n,)``.
     """
-    flat = _in_memory_order(x.detach())
+    flat = in_memory_order(x.detach())
     world = _world_size()
     step = (
         max(flat.numel() * world // size, 1) | 1
@@ -154,7 +147,7 @@ class RangeObserver(nn.Module):
             return mse_range(sample(x), self.spec)
         if rule == "percentile" and percent > 0:
             return percentile_range(sample(x), percent)
-        return percentile_range(_in_memory_order(x.detach()).float(), 0.0)
+        return percentile_range(in_memory_order(x.detach()).float(), 0.0)
 
     def check_finite(self) -> None:
         """Raise the error that :meth:`observe` cannot raise on an accelerator without waiting for it."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgeailite.quantization.fake_quantize import FakeQuantize, quantizers
 from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.operators import Kind
 from edgeailite.quantization.spec import QuantSpec
 from edgeailite.quantization.units import LayerUnit, float_arithmetic, layer_units, recorded_outputs
@@ -153,6 +154,8 @@ def _float_operations(model: GraphModel) -> dict[str, str]:
         name = str(node.target) if node.op == "call_module" else node.name
         if kind is Kind.FLOAT and node.op != "placeholder":
             found[name] = f"{_operation_name(model, node)} has no integer form"
+        elif kind is Kind.LAYER and not isinstance(model.module_of(node), QuantLayer):
+            found[name] = "no weight of its own is quantized here"
         elif kind is Kind.FORBID:
             found[name] = "NoQAct asks for float"
     return found

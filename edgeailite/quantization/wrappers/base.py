@@ -181,7 +181,7 @@ class QuantModule(nn.Module):
         if self.batch_norm_frozen:
             for module in self.module.modules():
                 if isinstance(module, BATCH_NORM_MODULES):
-                    module.eval()
+                    module.training = False  # not eval(): a quantizer behind it is its child
 
     def freeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> QuantModule:
         """Stop batch norm statistics and/or activation ranges, from now on."""
@@ -203,7 +203,7 @@ class QuantModule(nn.Module):
             if self.training:
                 for module in self.module.modules():
                     if isinstance(module, BATCH_NORM_MODULES):
-                        module.train()
+                        module.training = True
         if freeze_observers:
             self.ranges_frozen, self.range_epoch = False, self._later(self.range_epoch)
             unfreeze_quant_range(self.module)
