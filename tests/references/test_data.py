@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -65,7 +67,7 @@ def test_spread_sampler_covers_the_data_set_once(num_images, world_size, size):
     ]
     union = sorted(index for share in shares for index in share)
     assert len(set(union)) == len(union) == count_images(size, num_images)
-    gaps = [b - a for a, b in zip(union, union[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(union)]
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 

@@ -11,9 +11,10 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from edgeailite.quantization.export.onnx_file import write_onnx
 from edgeailite.quantization.report import build_report
 from edgeailite.quantization.verify import verify
-from references.edgeailite.engine.run_folder import write_atomically, write_json, write_text
+from references.edgeailite.engine.run_folder import write_json, write_text
 
 logger = logging.getLogger("edgeailite.deploy")
 
@@ -26,40 +27,17 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: Path, *, quantize
     Args:
         model: A float model, or a quantization wrapper; in evaluation mode.
         example_input: Images (N, C, H, W), on the model's device.
-        path: File to write.
+        path: File to write; it appears whole or not at all.
         quantized: `model` is a wrapper: write integers with QuantizeLinear/DequantizeLinear.
     """
-    model.eval()
-    write = _export_quantized if quantized else _export_float
-    write_atomically(path, lambda temporary: write(model, example_input, temporary))
+    common = {"opset_version": OPSET_VERSION, "dynamic_batch": True}
+    common |= {"input_names": ["input"], "output_names": ["output"]}
+    if quantized:
+        model.export(example_input, path, format="qdq", **common)
+    else:
+        metadata = {"model_format": "float"}
+        write_onnx(model, (example_input,), path, metadata=metadata, **common)
     logger.info("wrote %s (%d bytes)", path, path.stat().st_size)
-
-
-def _export_quantized(wrapper: Any, example_input: Tensor, path: Path) -> None:
-    wrapper.export(
-        example_input,
-        path,
-        format="qdq",
-        opset_version=OPSET_VERSION,
-        input_names=["input"],
-        output_names=["output"],
-        dynamic_batch=True,
-    )
-
-
-def _export_float(model: nn.Module, example_input: Tensor, path: Path) -> None:
-    torch.onnx.export(
-        model,
-        (example_input,),
-        str(path),
-        dynamo=True,
-        opset_version=OPSET_VERSION,
-        external_data=False,
-        input_names=["input"],
-        output_names=["output"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
 
 
 def onnx_forward(path: Path) -> Callable[[Tensor], Tensor]:

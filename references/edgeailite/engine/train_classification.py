@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from edgeailite import xnn
+from edgeailite.quantization.fake_quantize import quantizers
+from edgeailite.quantization.units import float_arithmetic
 from references.edgeailite.engine.data import ClassificationData, derive_seed, set_epoch
 from references.edgeailite.engine.distributed import Process
 from references.edgeailite.engine.metrics import ClassificationMetrics
@@ -140,6 +142,18 @@ def validate_steps(steps: Steps, data: ClassificationData) -> dict[str, float]:
     """Validate the model as it is trained, in evaluation mode."""
     steps.module.eval()
     return validate(steps.eval_forward, data.val, len(data.classes), steps.device, steps.autocast)
+
+
+def validate_start(
+    options: ClassificationOptions, steps: Steps, data: ClassificationData
+) -> dict[str, float]:
+    """Validate before the first epoch; a wrapper without ranges yet computes in float."""
+    if not options.quantize or all(q.has_range for q in quantizers(steps.module).values()):
+        return validate_steps(steps, data)
+    logger.info("no activation ranges yet: the start is validated in float")
+    model = steps.module.eval().module
+    with float_arithmetic(model):
+        return validate(model, data.val, len(data.classes), steps.device, steps.autocast)
 
 
 def run_epochs(

@@ -39,6 +39,7 @@ from references.edgeailite.engine.train_classification import (
     run_epochs,
     seed_everything,
     validate,
+    validate_start,
     validate_steps,
 )
 
@@ -130,7 +131,7 @@ def fit(
     if options.resume is not None:
         resume(options, steps, state)
     if options.evaluate_start and state.epoch == 0:
-        recorder.set(start=validate_steps(steps, data))
+        recorder.set(start=validate_start(options, steps, data))
 
     def after_epoch(state: TrainingState, is_best: bool) -> None:
         recorder.epoch(state)

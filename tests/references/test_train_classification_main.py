@@ -1,0 +1,344 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from references.edgeailite.engine import train_classification
+from references.edgeailite.engine.run_folder import load_checkpoint
+from references.edgeailite.scripts import train_classification_main
+
+SCRIPT = Path(train_classification_main.__file__)
+
+
+def _result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def _equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def _assert_same_run(one, other):
+    a, b = load_checkpoint(one), load_checkpoint(other)
+    for name in ("model", "module", "optimizer", "scheduler", "epoch", "best_top1", "history"):
+        assert _equal(a[name], b[name]), name
+    assert _result(one)["val"] == _result(other)["val"]
+
+
+@pytest.fixture(scope="module")
+def trained(image_folder, tmp_path_factory):
+    """A float run of the tiny model, made once."""
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def float_run(trained, run_script):
+    """Checkpoint of the float run."""
+    folder = trained / "float"
+    if not folder.exists():
+        run_script(folder, "--epochs", "8")
+    return folder / "checkpoint.pth"
+
+
+def test_training_learns_and_writes_a_run_folder(run_script):
+    folder = run_script("run", "--epochs", "8", "--save_onnx", "True", "--evaluate_start", "True")
+    result = _result(folder)
+    assert result["start"]["top1"] < 60 < result["val"]["top1"]
+    assert result["best_top1"] == max(row["val_top1"] for row in result["history"])
+    assert len(result["history"]) == result["epochs"] == 8
+    assert result["onnx_bytes"] == (folder / "model.onnx").stat().st_size
+    assert yaml.safe_load((folder / "options.yaml").read_text())["epochs"] == 8
+    assert "epoch 8/8" in (folder / "run.log").read_text()
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert torch.load(folder / "model_best.pth", weights_only=True)["top1"] == result["best_top1"]
+
+
+def test_float_onnx_equals_the_model(run_script):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder = run_script("run", "--save_onnx", "True")
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    assert [i.name for i in session.get_inputs()] == ["input"]
+    x = torch.randn(3, 3, 16, 16)
+    from edgeailite.models import create_model
+
+    model = create_model("tiny", num_classes=3).eval()
+    model.load_state_dict(load_checkpoint(folder)["model"])
+    with torch.no_grad():
+        expected = model(x)
+    actual = torch.from_numpy(session.run(["output"], {"input": x.numpy()})[0])
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--optimizer", "adam", "--lr", "0.01"),
+        ("--optimizer", "rmsprop", "--lr", "0.001"),
+        ("--optimizer", "sgd_nesterov"),
+        ("--scheduler", "step", "--milestones", "1", "3"),
+        ("--scheduler", "poly", "--warmup_epochs", "1"),
+        ("--scheduler", "exponential", "--gamma", "0.5"),
+        ("--label_smoothing", "0.1", "--weight_decay", "0.1"),
+        ("--strides", "1"),
+        ("--enable_fp16", "True"),
+        ("--epoch_size", "0.5", "--epoch_size_val", "6"),
+        ("--random_erasing", "1.0", "--auto_augument", "trivialaugment"),
+        ("--rand_crop", "False", "--img_resize", "20"),
+        ("--input_channel_reverse", "True"),
+        ("--image_mean", "0", "0", "0", "--image_scale", "0.01", "0.01", "0.01"),
+        ("--freeze_bn", "True"),
+        ("--seed", "2"),
+    ],
+)
+def test_every_option_changes_the_weights(run_script, float_reference, more):
+    changed = load_checkpoint(run_script("changed", *more))["model"]
+    assert not _equal(changed, load_checkpoint(float_reference)["model"])
+    assert all(bool(value.isfinite().all()) for value in changed.values())
+
+
+@pytest.fixture
+def float_reference(trained, run_script):
+    folder = trained / "reference"
+    return folder if folder.exists() else run_script(folder)
+
+
+def test_same_options_give_the_same_weights_with_any_number_of_workers(run_script, float_reference):
+    _assert_same_run(run_script("again", "--workers", "1"), float_reference)
+
+
+def test_freeze_bn_keeps_the_statistics(run_script):
+    model = load_checkpoint(run_script("frozen", "--freeze_bn", "True"))["model"]
+    assert torch.equal(model["features.1.running_mean"], torch.zeros(8))
+    assert not torch.equal(model["features.1.weight"], torch.ones(8))
+
+
+def _interrupt_in_epoch(monkeypatch, epoch):
+    """Cut off the run in the middle of an epoch, as a kill would."""
+    original = train_classification._check_finite
+
+    def interrupt(loss, current):
+        if current == epoch:
+            raise KeyboardInterrupt
+        original(loss, current)
+
+    monkeypatch.setattr(train_classification, "_check_finite", interrupt)
+
+
+@pytest.mark.parametrize("quantize", [False, True], ids=["float", "quantize"])
+def test_resumed_run_equals_an_uninterrupted_one(run_script, float_run, monkeypatch, quantize):
+    more = ["--epochs", "6", "--evaluate_start", "True", "--random_erasing", "0.5"]
+    if quantize:
+        more += ["--quantize", "True", "--pretrained", str(float_run), "--lr", "0.01"]
+    whole = run_script("whole", *more)
+    with monkeypatch.context() as patch:
+        _interrupt_in_epoch(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            run_script("cut", *more)
+    cut = whole.parent / "cut"
+    assert load_checkpoint(cut)["epoch"] == 3
+    assert not (cut / "result.json").exists()
+    run_script("cut", *more, "--resume", str(cut))
+    _assert_same_run(whole, cut)
+    assert (cut / "model_best.pth").exists()
+
+
+@pytest.mark.slow
+def test_killed_process_resumes_to_the_same_numbers(arguments, tmp_path):
+    arguments = [*arguments, "--model_name", "mobilenetv1_x0p25", "--epochs", "3"]
+
+    def command(name, *more):
+        return [sys.executable, str(SCRIPT), *arguments, "--save_path", str(tmp_path / name), *more]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    killed = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL)
+    while not (tmp_path / "killed" / "checkpoint.pth").exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    resume = command("killed", "--resume", str(tmp_path / "killed"))
+    subprocess.run(resume, check=True, capture_output=True)
+    _assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_calibration_then_validation(run_script, float_run):
+    calibrated = run_script(
+        "calibrated", "--phase", "calibration", "--pretrained", str(float_run), "--epochs", "1"
+    )
+    assert (calibrated / "report.json").exists()
+    assert "features.0" in (calibrated / "report.txt").read_text()
+    validated = run_script(
+        *("validated", "--phase", "validation", "--quantize", "True", "--verify", "True"),
+        *("--pretrained", str(calibrated / "checkpoint.pth")),
+    )
+    result = _result(validated)
+    assert result["val"] == _result(calibrated)["val"]
+    assert result["verify"]["num_values"] == 15 * 3
+    assert len(result["verify"]["mismatches"]) == 3
+    assert set(result["verify"]["mismatches"].values()) == {0}
+    assert result["onnx"]["top1"] == result["val"]["top1"]
+    assert not (validated / "checkpoint.pth").exists()
+
+
+def test_calibration_does_not_touch_labels_or_batch_norm(run_script, float_run):
+    folder = run_script("c", "--phase", "calibration", "--pretrained", str(float_run))
+    before, after = load_checkpoint(float_run)["model"], load_checkpoint(folder)["model"]
+    for name in ("running_mean", "running_var"):
+        assert torch.equal(before[f"features.1.{name}"], after[f"features.1.{name}"])
+    assert not load_checkpoint(folder)["optimizer"]["state"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--bitwidth_weights", "3"),
+        ("--bitwidth_activations", "4"),
+        ("--per_channel_q", "all"),
+        ("--constrain_bias", "REDUCE_WEIGHT_SCALE", "--bitwidth_weights", "12"),
+        ("--bias_calibration", "False", "--bitwidth_weights", "3"),
+    ],
+)
+def test_quantization_options_have_an_effect(run_script, float_run, more):
+    common = ("--phase", "calibration", "--pretrained", str(float_run), "--epochs", "1")
+    plain = run_script("plain", *common, *(more[2:] if more[0] == "--bias_calibration" else ()))
+    changed = run_script("changed", *common, *more)
+    assert _result(plain)["val"]["loss"] != _result(changed)["val"]["loss"]
+
+
+def test_float_validation_of_a_checkpoint(run_script, float_run):
+    validated = run_script("v", "--phase", "validation", "--pretrained", str(float_run))
+    assert _result(validated)["val"] == _result(float_run.parent)["val"]
+
+
+def test_quantized_training_starts_from_the_float_weights(run_script, float_run):
+    folder = run_script(
+        *("qat", "--quantize", "True", "--pretrained", str(float_run), "--lr", "1e-4"),
+        *("--evaluate_start", "True"),
+    )
+    result = _result(folder)
+    assert result["start"]["loss"] == pytest.approx(_result(float_run.parent)["val"]["loss"])
+    assert result["val"]["top1"] >= _result(float_run.parent)["val"]["top1"] - 10
+    assert (folder / "report.txt").exists()
+
+
+def test_skipped_images_are_counted(arguments, image_folder, tmp_path):
+    copy = tmp_path / "images"
+    subprocess.run(["cp", "-r", str(image_folder), str(copy)], check=True)
+    for split in ("train", "val"):
+        (copy / split / "red" / "1.png").write_bytes(b"no image")
+    common = [*arguments, "--data_path", str(copy), "--epochs", "1", "--batch_size", "12"]
+    with pytest.raises(SystemExit, match=r"error: Can't read image '.*red/1\.png'"):
+        train_classification_main.main([*common, "--save_path", str(tmp_path / "stopped")])
+    folder = tmp_path / "skipped"
+    train_classification_main.main(
+        [*common, "--save_path", str(folder), "--skip_unreadable_images", "True"]
+    )
+    log = (folder / "run.log").read_text()
+    assert "1 unreadable images skipped of 36" in log
+    assert "1 unreadable images skipped of 15" in log
+    assert str(copy / "val" / "red" / "1.png") in log
+
+
+def test_errors_come_as_one_line(run_script, float_run, tmp_path, image_folder):
+    cases = {
+        r"error: Data folder .*nowhere' does not exist": ("--data_path", str(tmp_path / "nowhere")),
+        r"error: There is no model 'tinny'": ("--model_name", "tinny"),
+        r"error: Unknown data set 'image_folder'": ("--dataset_name", "image_folder"),
+        r"error: There is no checkpoint file": ("--pretrained", str(tmp_path / "none.pth")),
+        r"error: No checkpoint '.*checkpoint.pth' to resume": ("--resume", str(tmp_path)),
+        r"error: Unknown augmentation 'best'": ("--auto_augment", "best"),
+        r"error: warmup_epochs is 9": ("--warmup_epochs", "9"),
+        r"error: .*already holds a run": ("--save_path", str(float_run.parent)),
+        r"error: .*is another run \(--strides None -> \[1\]\)": (
+            *("--resume", str(float_run), "--epochs", "8", "--strides", "1"),
+        ),
+    }
+    for message, more in cases.items():
+        with pytest.raises(SystemExit, match=message):
+            run_script("run", *more)
+
+
+def test_gpu_that_is_not_there(run_script):
+    missing = str(torch.cuda.device_count() + 3)
+    with pytest.raises(SystemExit, match=rf"error: --gpus {missing}: there is no GPU {missing}"):
+        run_script("run", "--gpus", missing)
+
+
+def test_strides_of_a_model_without(run_script):
+    with pytest.raises(SystemExit, match=r"error: --strides: model 'torchvision/alexnet' has none"):
+        run_script("run", "--model_name", "torchvision/alexnet", "--strides", "1", "2")
+
+
+def test_pretrained_of_another_model(run_script, tmp_path):
+    """The mistake in a documented command: ResNet-50 weights for MobileNetV2."""
+    from edgeailite.models import create_model
+
+    path = tmp_path / "resnet.pth"
+    torch.save(create_model("resnet18_x1", num_classes=3).state_dict(), path)
+    more = ("--model_name", "mobilenetv2_tv_x1", "--phase", "calibration")
+    with pytest.raises(SystemExit, match=r"does not give weights for --model_name mobilenetv2_tv"):
+        run_script("run", *more, "--pretrained", str(path))
+
+
+def test_pretrained_that_hardly_fits(run_script, float_run, tmp_path):
+    weights = load_checkpoint(float_run)["model"]
+    path = tmp_path / "part.pth"
+    torch.save({"classifier.bias": weights["classifier.bias"]}, path)
+    with pytest.raises(SystemExit, match=r"looks like the checkpoint of another model: only 1"):
+        run_script("run", "--pretrained", str(path))
+
+
+def test_pretrained_of_other_classes(run_script, float_run, tmp_path):
+    weights = load_checkpoint(float_run)["model"]
+    weights["classifier.weight"] = torch.zeros(5, 16)
+    weights["classifier.bias"] = torch.zeros(5)
+    path = tmp_path / "five.pth"
+    torch.save(weights, path)
+    with pytest.raises(SystemExit, match=r"leaves 2 tensors of 'tiny' at random.*data set's cl"):
+        run_script("v", "--phase", "validation", "--pretrained", str(path))
+    folder = run_script("t", "--pretrained", str(path), "--epochs", "1")
+    assert "2 of another shape" in (folder / "run.log").read_text()
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", "truncated"])
+def test_pretrained_unreadable(run_script, float_run, tmp_path, content):
+    path = tmp_path / "broken.pth"
+    path.write_bytes(float_run.read_bytes()[:2000] if content == "truncated" else content)
+    with pytest.raises(SystemExit, match=r"error: --pretrained .*broken\.pth does not give"):
+        run_script("run", "--pretrained", str(path))
+
+
+def test_diverged_training_stops(run_script):
+    with pytest.raises(SystemExit, match=r"error: The loss became .* training diverged.*--lr"):
+        run_script("run", "--lr", "1e38", "--epochs", "3")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(arguments, tmp_path):
+    """Both start from the same weights and see the same images; BN statistics stay frozen."""
+    more = ["--model_name", "mobilenetv1_x0p25", "--freeze_bn", "True", "--epochs", "1"]
+    more += ["--batch_size", "12", "--rand_crop", "False", "--rand_flip", "False"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    single = [sys.executable, str(SCRIPT), *arguments, *more, "--save_path", str(one)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    double = [*launcher, "--nproc_per_node", "2", *single[1:-1], str(two)]
+    for command in (single, double):
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+    a, b = load_checkpoint(one), load_checkpoint(two)
+    for name, value in a["model"].items():
+        torch.testing.assert_close(b["model"][name], value, rtol=1e-3, atol=1e-4, msg=name)
+    assert a["history"][0]["val_loss"] == pytest.approx(b["history"][0]["val_loss"], rel=1e-3)
