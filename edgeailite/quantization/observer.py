@@ -10,7 +10,7 @@ from edgeailite.quantization.ops import in_memory_order
 from edgeailite.quantization.qparams import activation_qparams, symmetric_scale
 from edgeailite.quantization.spec import QuantSpec
 
-SAMPLE_SIZE = 1 << 16
+SAMPLE_SIZE = 1 << 15
 MIN_AVERAGING_WEIGHT = 0.001
 _MSE_CANDIDATES = (1.0, 0.5, 0.25, 0.125)
 _MSE_CANDIDATES_FREE = tuple(1.0 - 0.05 * i for i in range(16))
@@ -62,18 +62,20 @@ def _largest(values: Tensor, percent: float) -> Tensor:
     return top[-1]
 
 
-def percentile_range(values: Tensor, percent: float) -> Tensor:
+def percentile_range(values: Tensor, percent: float, from_zero: bool = False) -> Tensor:
     """``[low, high]`` that leave `percent` percent of the values outside on each side; 0: plain min and max.
 
     Args:
         values: Shape ``(n,)``, float32.
         percent: Per side.
+        from_zero: The grid starts at zero: `low` is the plain minimum, which costs less.
 
     Returns:
         Shape ``(2,)``; NaN where a value was NaN or infinite.
     """
     poison = values.sum() * 0.0  # not 0 only if something is not finite; costs no synchronisation
-    return torch.stack([-_largest(-values, percent), _largest(values, percent)]) + poison
+    low = -_largest(-values, 0.0 if from_zero else percent)
+    return torch.stack([low, _largest(values, percent)]) + poison
 
 
 def mse_range(values: Tensor, spec: QuantSpec) -> Tensor:
@@ -146,7 +148,7 @@ class RangeObserver(nn.Module):
         if rule == "mse":
             return mse_range(sample(x), self.spec)
         if rule == "percentile" and percent > 0:
-            return percentile_range(sample(x), percent)
+            return percentile_range(sample(x), percent, from_zero=self.spec.signed is False)
         return percentile_range(in_memory_order(x.detach()).float(), 0.0)
 
     def check_finite(self) -> None:
