@@ -284,9 +284,9 @@ class IntegerLayer(nn.Module):
             return self._onnx_form(x)
         acc = self.accumulate(self.input.multiples(x))
         if self.output is None:
-            return acc * self._per_channel(self.input.scale * self.weight_scale, acc)
+            return acc * self._per_channel(self.input.scale * self.weight_scale)
         multiplier = self.input.scale * self.weight_scale / self.output.scale
-        return self.output.integers(acc * self._per_channel(multiplier, acc))
+        return self.output.integers(acc * self._per_channel(multiplier))
 
     def accumulate(self, x: Tensor) -> Tensor:
         """``sum x * w_q + b_q``, exactly; `x` has its zero point taken off. Returned in float32."""
@@ -298,14 +298,13 @@ class IntegerLayer(nn.Module):
 
     def _accumulate_digits(self, x: Tensor) -> Tensor:
         """:meth:`accumulate` for ONNX Runtime, which has no float64 convolution: by digits, each sum exact."""
-        bits, weight_digits = self._weight_digits()
         assert self.weight_digits is not None
         x_digits = [x]
         if self.input.grid.max_magnitude > _X_DIGIT:
             high = torch.floor(x / _X_DIGIT)
             x_digits = [x - high * _X_DIGIT, high]
         base = 1 << (16 // self.weight_digits.shape[0])
-        total = None if self.bias is None else self._per_channel(self.bias.double(), x)
+        total = None if self.bias is None else self._per_channel(self.bias.double())
         for i, x_digit in enumerate(x_digits):
             for j, weight in enumerate(self.weight_digits):
                 part = self.operation.operate(x_digit, weight, None).double()
@@ -331,7 +330,7 @@ class IntegerLayer(nn.Module):
                 break
         return torch.stack(digits).float()
 
-    def _per_channel(self, vector: Tensor, acc: Tensor) -> Tensor:
+    def _per_channel(self, vector: Tensor) -> Tensor:
         """A vector over channels, shaped to multiply the accumulator: channels are last only for linear."""
         if vector.dim() == 0 or self.weight.dim() == 2:
             return vector
