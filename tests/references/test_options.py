@@ -1,8 +1,8 @@
 import dataclasses
+import json
 import shlex
 
 import pytest
-import yaml
 
 from references.edgeailite.engine.options import ClassificationOptions, parse_options
 
@@ -81,9 +81,9 @@ def test_options_are_frozen():
         ClassificationOptions().lr = 1.0
 
 
-def test_to_yaml_round_trip():
+def test_to_json_round_trip():
     options = ClassificationOptions(gpus=(0, 1), pretrained="a.pth", quantize=True)
-    content = yaml.safe_load(options.to_yaml())
+    content = json.loads(options.to_json())
     assert content == options.to_dict()
     assert content["gpus"] == [0, 1]
     assert set(content) == {field.name for field in dataclasses.fields(options)}

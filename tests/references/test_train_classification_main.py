@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from references.edgeailite.engine import train_classification
 from references.edgeailite.engine.run_folder import load_checkpoint
@@ -60,7 +59,7 @@ def test_training_learns_and_writes_a_run_folder(run_script):
     assert result["best_top1"] == max(row["val_top1"] for row in result["history"])
     assert len(result["history"]) == result["epochs"] == 8
     assert result["onnx_bytes"] == (folder / "model.onnx").stat().st_size
-    assert yaml.safe_load((folder / "options.yaml").read_text())["epochs"] == 8
+    assert json.loads((folder / "options.json").read_text())["epochs"] == 8
     assert "epoch 8/8" in (folder / "run.log").read_text()
     assert list((folder / "tensorboard").glob("events.*"))
     assert torch.load(folder / "model_best.pth", weights_only=True)["top1"] == result["best_top1"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-import yaml
 
 Phase = Literal["training", "calibration", "validation"]
 
@@ -143,9 +143,10 @@ class ClassificationOptions:
             for key, value in dataclasses.asdict(self).items()
         }
 
-    def to_yaml(self) -> str:
+    def to_json(self) -> str:
         """The resolved options, one per line."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
+        lines = (f'  "{name}": {json.dumps(value)}' for name, value in self.to_dict().items())
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _check_numbers(options: ClassificationOptions) -> None:

@@ -18,7 +18,7 @@ import torch
 
 CHECKPOINT = "checkpoint.pth"
 BEST = "model_best.pth"
-OPTIONS = "options.yaml"
+OPTIONS = "options.json"
 RESULT = "result.json"
 LOG = "run.log"
 

@@ -101,9 +101,9 @@ def open_run_folder(options: ClassificationOptions, process: Process) -> Path:
         )
     if process.is_main:
         run_folder.prepare_run_folder(folder, resume=options.resume is not None)
-        run_folder.write_text(folder / run_folder.OPTIONS, options.to_yaml())
+        run_folder.write_text(folder / run_folder.OPTIONS, options.to_json())
     run_folder.start_log(folder, is_main=process.is_main)
-    logger.info("run folder: %s\n%s", folder, options.to_yaml().rstrip())
+    logger.info("run folder: %s\n%s", folder, options.to_json().rstrip())
     return folder
 
 

@@ -1,0 +1,53 @@
+# One step of a run_*.sh script: skipped when done, resumed when cut off. To be sourced after
+# tools/setup_env.sh; the caller sets SCRIPT, RUNS, COMMON=(options of all steps) and EXTRA=(the
+# user's options).
+
+# run_step NAME WHAT [OPTIONS...]: one run of SCRIPT in the folder RUNS/NAME.
+run_step() {
+    local name="$1" what="$2" folder="$RUNS/$1" started=$SECONDS resume=()
+    shift 2
+    if [ -f "$folder/result.json" ]; then
+        echo "== $what: done already (delete $folder to do it again)"
+        return 0
+    fi
+    echo "== $what"
+    if [ -f "$folder/checkpoint.pth" ]; then
+        echo "== it was cut off: resuming from $folder"
+        resume=(--resume "$folder")
+    fi
+    "$PYTHON" "$SCRIPT" "${COMMON[@]}" "$@" --save_path "$folder" \
+        ${resume[@]+"${resume[@]}"} ${EXTRA[@]+"${EXTRA[@]}"}
+    echo "== $what: $((SECONDS - started)) s"
+}
+
+# read_arguments DEFAULT_RUNS "$@": sets TASK, RUNS and EXTRA.
+read_arguments() {
+    TASK=classification
+    RUNS="$1"
+    EXTRA=()
+    shift
+    if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+        TASK="$1"
+        shift
+    fi
+    if [ "$TASK" != classification ]; then
+        echo "error: unknown task '$TASK'; there is: classification" >&2
+        return 2
+    fi
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            -h | --help)
+                sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+                exit 0
+                ;;
+            --runs)
+                RUNS="${2:?--runs needs a folder}"
+                shift 2
+                ;;
+            *)
+                EXTRA+=("$1")
+                shift
+                ;;
+        esac
+    done
+}
