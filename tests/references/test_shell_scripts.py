@@ -1,0 +1,113 @@
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ["run_quantization_example.sh", "run_calibration.sh"]
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+def _bash(script, *arguments, **environment):
+    return subprocess.run(
+        ["bash", "-c", f"set -euo pipefail\n{script}", "caller", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(script):
+    done = subprocess.run([ROOT / script, "--help"], capture_output=True, text=True, check=True)
+    assert f"./{script} [classification] [--runs FOLDER] [OPTIONS]" in done.stdout
+    assert "set -e" not in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_task(script):
+    done = subprocess.run([ROOT / script, "detection"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "unknown task 'detection'; there is: classification" in done.stderr
+
+
+def test_read_arguments():
+    script = '. tools/run_step.sh; read_arguments runs "$@"; echo "$TASK|$RUNS|${EXTRA[*]-}"'
+    assert _bash(script).stdout == "classification|runs|\n"
+    done = _bash(script, "classification", "--gpus", "0", "--runs", "a b", "--seed", "2")
+    assert done.stdout == "classification|a b|--gpus 0 --seed 2\n"
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        ((), "script.py --common 1 --own 2 --save_path RUNS/step --extra 3"),
+        (("checkpoint.pth",), "--save_path RUNS/step --resume RUNS/step --extra 3"),
+        (("checkpoint.pth", "result.json"), "done already"),
+    ],
+)
+def test_run_step_skips_and_resumes(tmp_path, present, expected):
+    (tmp_path / "step").mkdir()
+    for name in present:
+        (tmp_path / "step" / name).touch()
+    done = _bash(
+        '. tools/run_step.sh; PYTHON=echo SCRIPT=script.py RUNS="$1"\n'
+        "COMMON=(--common 1) EXTRA=(--extra 3)\n"
+        'run_step step "the step" --own 2',
+        str(tmp_path),
+    )
+    assert done.returncode == 0
+    assert expected.replace("RUNS", str(tmp_path)) in done.stdout
+    assert ("script.py" in done.stdout) == ("result.json" not in present)
+
+
+def test_setup_env_without_python(tmp_path):
+    (tmp_path / "tools").mkdir()
+    for name in ("tools/setup_env.sh", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    done = _bash(f". {tmp_path}/tools/setup_env.sh", EDGEAILITE_PYTHON="no-such-python")
+    assert done.returncode != 0
+    assert "there is no 'no-such-python'" in done.stderr
+    old = tmp_path / "old-python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1 && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    done = _bash(f". {tmp_path}/tools/setup_env.sh", EDGEAILITE_PYTHON=str(old))
+    assert "Python 3.8.1; the pinned packages need Python 3.11 or newer" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_setup_env_does_nothing_when_ready(tmp_path):
+    (tmp_path / "tools").mkdir()
+    for name in ("tools/setup_env.sh", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    stamp = subprocess.run(
+        "cat requirements.txt pyproject.toml | cksum",
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (tmp_path / ".venv" / "requirements.stamp").write_text(stamp.stdout)
+    done = _bash(f'. {tmp_path}/tools/setup_env.sh; echo "$PYTHON"')
+    assert done.stdout == f"{python}\n"
+
+
+def test_requirements_pin_every_dependency_of_the_package():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {line.split(">")[0] for line in project["dependencies"]}
+    pinned = {
+        line.split("==")[0]
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if "==" in line
+    }
+    assert names <= pinned
