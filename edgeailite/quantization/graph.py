@@ -251,9 +251,13 @@ def _drop_fixed_inputs(graph: fx.Graph, num_inputs: int | None) -> None:
     for placeholder in [n for n in graph.nodes if n.op == "placeholder"][num_inputs:]:
         if str(placeholder.target).startswith("*"):
             continue
-        for user in list(placeholder.users):
-            graph.erase_node(user)
-        graph.erase_node(placeholder)
+        _erase_with_users(graph, placeholder)
+
+
+def _erase_with_users(graph: fx.Graph, node: fx.Node) -> None:
+    for user in list(node.users):
+        _erase_with_users(graph, user)
+    graph.erase_node(node)
 
 
 def _trace_message(model: nn.Module, tracer: _Tracer, error: Exception) -> str:
