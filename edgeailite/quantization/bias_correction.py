@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,33 +43,62 @@ def correctable_bias(unit: LayerUnit) -> Tensor | None:
     return unit.bias
 
 
-@torch.no_grad()
-def calibration_step(model: GraphModel, args: tuple, kwargs: dict[str, Any], rate: float) -> Any:
-    """One batch of calibration: ``bias += rate * (mean(float) - mean(quantized))`` for every layer.
+class BiasCorrection:
+    """Calibration by bias: ``c += rate * (mean(float) - mean(quantized))`` per layer and channel, ``bias + c`` in use.
+
+    The float pass runs without the corrections made so far: it is the reference, and must not follow them.
 
     Args:
         model: Prepared model. Batch norms and dropout in evaluation mode; quantizers that are in training mode
             update their ranges in the quantized pass.
-        args: The model's inputs.
-        kwargs: The model's inputs by name.
-        rate: Part of the difference that is corrected; 0 only updates ranges.
-
-    Returns:
-        The quantized pass's output.
+        rate: Part of the difference that one batch corrects.
 
     Reference: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.2 (empirical bias correction).
     """
-    if rate == 0.0:
-        return model(*args, **kwargs)
-    units = layer_units(model)
-    float_means, quantized_means = _ChannelMeans(), _ChannelMeans()
-    with float_arithmetic(model), recorded_outputs(units, float_means):
-        model(*args, **kwargs)
-    with recorded_outputs(units, quantized_means):
-        output = model(*args, **kwargs)
-    target, actual = float_means.result(), quantized_means.result()
-    for path, unit in {unit.path: unit for unit in units}.items():
-        bias = correctable_bias(unit)
-        if bias is not None:
-            bias.add_(target[path] - actual[path], alpha=rate)
-    return output
+
+    def __init__(self, model: GraphModel, rate: float) -> None:
+        self.model, self.rate, self.num_loads = model, rate, model.num_loads
+        self.units = layer_units(model)
+        self.biases = {
+            unit.path: bias for unit in self.units if (bias := correctable_bias(unit)) is not None
+        }
+        self.corrections = {path: torch.zeros_like(bias) for path, bias in self.biases.items()}
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether other weights were loaded since: the corrections made so far are not part of those."""
+        return self.num_loads != self.model.num_loads
+
+    @torch.no_grad()
+    def step(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One batch: a float pass, a quantized pass, the correction.
+
+        Args:
+            args: The model's inputs.
+            kwargs: The model's inputs by name.
+
+        Returns:
+            The quantized pass's output.
+        """
+        target, actual = _ChannelMeans(), _ChannelMeans()
+        with self._uncorrected(), float_arithmetic(self.model), recorded_outputs(self.units, target):
+            self.model(*args, **kwargs)
+        with recorded_outputs(self.units, actual):
+            output = self.model(*args, **kwargs)
+        wanted, found = target.result(), actual.result()
+        for path, bias in self.biases.items():
+            change = (wanted[path] - found[path]) * self.rate
+            self.corrections[path] += change
+            bias += change
+        return output
+
+    @contextmanager
+    def _uncorrected(self) -> Iterator[None]:
+        corrected = {path: bias.clone() for path, bias in self.biases.items()}
+        try:
+            for path, bias in self.biases.items():
+                bias -= self.corrections[path]
+            yield
+        finally:
+            for path, bias in self.biases.items():
+                bias.copy_(corrected[path])

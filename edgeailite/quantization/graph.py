@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from edgeailite.quantization.fake_quantize import FakeQuantize, NoQAct, QAct
+from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.operators import node_kind
 
 _ENGINE = Path(__file__).parent
@@ -54,6 +55,7 @@ class GraphModel(nn.Module):
                 name, buffer, persistent=name not in root._non_persistent_buffers_set
             )
         self.graph = graph
+        self.num_loads = 0  # state dicts loaded so far: what was derived from the weights before is stale
         self.export_view: Callable[[GraphModel], nn.Module] | None = None
         self.recompile()
         self._remember_tensors()
@@ -115,6 +117,7 @@ class GraphModel(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As :meth:`torch.nn.Module.load_state_dict`."""
         result = super().load_state_dict(*args, **kwargs)
+        self.num_loads += 1
         self._remember_tensors()
         return result
 
@@ -215,9 +218,11 @@ def capture(
 
     Raises:
         TraceError: Names the module's path, the source line, and the way out.
+        ValueError: The model's modules are part of a wrapper already.
     """
     if isinstance(model, GraphModel):
         return model
+    _refuse_quantized(model)
     tracer = _Tracer(tuple(leaf_modules))
     try:
         graph = tracer.trace(model, concrete_args=_defaults(model, num_inputs))
@@ -229,6 +234,15 @@ def capture(
     captured.tidy()
     captured.classify()
     return captured
+
+
+def _refuse_quantized(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, QuantLayer):
+            raise ValueError(
+                f"'{path}' is quantized already: {type(model).__name__} is part of a wrapper. "
+                "Give that wrapper's .module, or a copy of the model from before it was wrapped."
+            )
 
 
 def _defaults(model: nn.Module, num_inputs: int | None) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy, annotate
-from edgeailite.quantization.bias_correction import calibration_step
+from edgeailite.quantization.bias_correction import BiasCorrection
 from edgeailite.quantization.convert import convert
 from edgeailite.quantization.export.clip import clip_model, export_clip
 from edgeailite.quantization.export.qdq import export_qdq
@@ -114,6 +114,7 @@ class QuantModule(nn.Module):
         self.epoch = -1
         self.batch_norm_frozen = self.ranges_frozen = self.weights_clipped = False
         self._ranges_checked = False
+        self._bias_correction: BiasCorrection | None = None
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -121,7 +122,7 @@ class QuantModule(nn.Module):
         if self.training:
             self._before_training_batch()
             if self.bias_rate > 0:
-                calibration_step(self.module, args, kwargs, self.bias_rate)
+                self._correct_biases(args, kwargs)
         elif not self._ranges_checked:
             self._warn_of_missing_ranges()
         return self.module(*args, **kwargs)
@@ -135,6 +136,16 @@ class QuantModule(nn.Module):
             print(
                 f"edgeailite: clipped outlying weights of {len(clipped)} layers: {', '.join(clipped)}"
             )
+
+    def _correct_biases(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One batch of bias correction; returns the quantized output."""
+        if self._bias_correction is None or self._bias_correction.is_stale:
+            self._bias_correction = BiasCorrection(self.module, self.bias_rate)
+        return self._bias_correction.step(args, kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what the next batch makes anew."""
+        return {**self.__dict__, "_bias_correction": None}
 
     def _warn_of_missing_ranges(self) -> None:
         self._ranges_checked = True

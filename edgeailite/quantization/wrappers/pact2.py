@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy
-from edgeailite.quantization.bias_correction import calibration_step
 from edgeailite.quantization.fake_quantize import quantizers
 from edgeailite.quantization.report import describe
 from edgeailite.quantization.spec import BiasSpec, QConfig, Rounding, get_preset
@@ -35,7 +34,9 @@ def _qconfig(
         raise ValueError(
             f"per_channel_q is {per_channel_q!r}; allowed: False, True (depthwise only), 'all'."
         )
-    rule = "SATURATE" if constrain_bias is None else constrain_bias
+    # Per channel, a fine weight step would leave a clamped bias next to nothing.
+    default = "REDUCE_WEIGHT_SCALE" if per_channel_q else "SATURATE"
+    rule = default if constrain_bias is None else constrain_bias
     if rule not in CONSTRAIN_BIAS:
         raise ValueError(
             f"constrain_bias is {constrain_bias!r}; allowed: None, {', '.join(map(repr, CONSTRAIN_BIAS))}."
@@ -141,8 +142,9 @@ class QuantTrainModule(_PACT2Module):
         range_shrink_activations: Percent of activations left outside, per side. None: 0.01.
         power2_weight_range: Weight scales are powers of two. None: True.
         power2_activation_range: Activation scales are powers of two. None: True.
-        constrain_bias: ``'SATURATE'`` (None; the bias is clamped to 16 bits of the accumulator),
-            ``'REDUCE_WEIGHT_SCALE'`` (the weight's step grows until the bias fits 16 bits) or ``'NONE'`` (32 bits).
+        constrain_bias: ``'SATURATE'`` (the bias is clamped to 16 bits of the accumulator),
+            ``'REDUCE_WEIGHT_SCALE'`` (the weight's step grows until the bias fits 16 bits) or
+            ``'NONE'`` (32 bits). None: saturate, but reduce where weights are per channel.
         quantize_in: Quantize the network's input.
         quantize_out: Quantize the network's last quantizable values.
         verbose_mode: Print what is quantized to what.
@@ -216,7 +218,9 @@ class QuantCalibrateModule(_PACT2Module):
             if not self.training:
                 return super().forward(*args, **kwargs)
             self._before_training_batch()
-            return calibration_step(self.module, args, kwargs, self.bias_rate)
+            if self.bias_rate > 0:
+                return self._correct_biases(args, kwargs)
+            return self.module(*args, **kwargs)
 
 
 class QuantTestModule(_PACT2Module):
