@@ -258,14 +258,17 @@ class IntegerLayer(nn.Module):
         self.register_buffer(
             "weight_scale", weight_scale[0].clone() if uniform else weight_scale.clone()
         )
-        self._measure()
+        self._set_bound(self._accumulator_bound())
 
-    def _measure(self) -> None:
-        """Find how the sum is exact: the largest magnitude of any partial sum, and digits if it is too large."""
+    def _accumulator_bound(self) -> float:
+        """Largest magnitude that any partial sum can have."""
         magnitude = self.input.grid.max_magnitude
         sums = self.operation.rows(self.weight.double()).abs().sum(dim=1) * magnitude
-        self.bound = float((sums if self.bias is None else sums + self.bias.double().abs()).max())
-        digits = None if self.bound < EXACT_IN_FLOAT32 else self._weight_digits()
+        return float((sums if self.bias is None else sums + self.bias.double().abs()).max())
+
+    def _set_bound(self, bound: float) -> None:
+        self.bound = bound
+        digits = None if bound < EXACT_IN_FLOAT32 else self._weight_digits()
         self.register_buffer("weight_digits", digits, persistent=False)
 
     @property
@@ -356,6 +359,10 @@ class IntegerLayer(nn.Module):
         y = self.operation.operate(self.input(x), weight, bias)
         return y if self.output is None else self.output(y)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._measure()
+    def get_extra_state(self) -> dict[str, Any]:
+        """The accumulator's bound."""
+        return {"bound": self.bound}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the bound of a saved model; its weights are in already, its grids not yet."""
+        self._set_bound(float(state["bound"]))

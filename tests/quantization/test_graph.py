@@ -188,3 +188,12 @@ def test_a_broken_rewrite_is_found():
     with pytest.raises(RuntimeError, match="nowhere"):
         model.tidy()
     assert isinstance(model.graph, fx.Graph)
+
+
+def test_a_model_that_is_part_of_a_wrapper_is_refused_and_its_graph_is_not():
+    model, x = Residual(), torch.randn(1, 3, 8, 8)
+    wrapped = QuantTrainModule(model, x, total_epochs=4)
+    with pytest.raises(ValueError, match=r"'conv1' is quantized already: Residual .* \.module"):
+        QuantTrainModule(model, x, total_epochs=4)
+    again = QuantTrainModule(wrapped.module, x, total_epochs=4)
+    assert list(again.module.state_dict()) == list(wrapped.module.state_dict())
