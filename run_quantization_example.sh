@@ -13,6 +13,8 @@ cd "$(dirname "$0")"
 . tools/run_step.sh
 read_arguments data/checkpoints/quantization_example "$@"
 . tools/setup_env.sh
+# Layers as small as these compute faster on one thread than on several that wait for each other.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 SCRIPT=references/edgeailite/scripts/train_classification_main.py
 DATA=data/datasets/digits

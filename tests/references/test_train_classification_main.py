@@ -124,26 +124,35 @@ def test_freeze_bn_keeps_the_statistics(run_script):
     assert not torch.equal(model["features.1.weight"], torch.ones(8))
 
 
-def _interrupt_in_epoch(monkeypatch, epoch):
-    """Cut off the run in the middle of an epoch, as a kill would."""
-    original = train_classification._check_finite
+def _interrupt_at(monkeypatch, batch):
+    """Cut off the run at a batch (training and validation counted), as a kill would."""
+    original = train_classification.ClassificationMetrics.update
+    batches = []
 
-    def interrupt(loss, current):
-        if current == epoch:
+    def interrupt(*arguments):
+        batches.append(arguments)
+        if len(batches) == batch:
             raise KeyboardInterrupt
-        original(loss, current)
+        original(*arguments)
 
-    monkeypatch.setattr(train_classification, "_check_finite", interrupt)
+    monkeypatch.setattr(train_classification.ClassificationMetrics, "update", interrupt)
 
 
-@pytest.mark.parametrize("quantize", [False, True], ids=["float", "quantize"])
-def test_resumed_run_equals_an_uninterrupted_one(run_script, float_run, monkeypatch, quantize):
-    more = ["--epochs", "6", "--evaluate_start", "True", "--random_erasing", "0.5"]
-    if quantize:
-        more += ["--quantize", "True", "--pretrained", str(float_run), "--lr", "0.01"]
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--random_erasing", "0.5"),
+        ("--quantize", "True", "--lr", "0.01"),
+        ("--phase", "calibration", "--bitwidth_weights", "4"),
+    ],
+    ids=["float", "quantized training", "calibration"],
+)
+def test_resumed_run_equals_an_uninterrupted_one(run_script, float_run, monkeypatch, more):
+    more = ["--epochs", "6", "--evaluate_start", "True", "--pretrained", str(float_run), *more]
     whole = run_script("whole", *more)
     with monkeypatch.context() as patch:
-        _interrupt_in_epoch(patch, 4)
+        # 2 batches of the first validation, then 4 + 2 per epoch: in the middle of the fourth.
+        _interrupt_at(patch, 2 + 3 * 6 + 2)
         with pytest.raises(KeyboardInterrupt):
             run_script("cut", *more)
     cut = whole.parent / "cut"
