@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 __all__ = [
     "ClassificationDataset",
@@ -32,8 +32,8 @@ class ClassificationDataset(Protocol):
         """Transformed image and class index; None for an unreadable image that is skipped."""
 
 
-Builder = Callable[..., ClassificationDataset]
-_BUILDERS: dict[str, Builder] = {}
+Builder = TypeVar("Builder", bound=Callable[..., ClassificationDataset])
+_BUILDERS: dict[str, Callable[..., ClassificationDataset]] = {}
 
 
 def register_dataset(name: str) -> Callable[[Builder], Builder]:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -350,3 +351,39 @@ def test_two_processes_train_as_one(arguments, tmp_path):
     for name, value in a["model"].items():
         torch.testing.assert_close(b["model"][name], value, rtol=1e-3, atol=1e-4, msg=name)
     assert a["history"][0]["val_loss"] == pytest.approx(b["history"][0]["val_loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_run_computes_what_an_eager_one_does(run_script, float_run):
+    """Training differs by the draws of dropout, validation by rounding alone."""
+    validation = ("--phase", "validation", "--pretrained", str(float_run), "--compile", "True")
+    expected = _result(float_run.parent)["val"]["loss"]
+    assert _result(run_script("v", *validation))["val"]["loss"] == pytest.approx(expected, rel=1e-3)
+    eager = _result(run_script("eager", "--epochs", "1"))["history"][0]
+    compiled = _result(run_script("compiled", "--epochs", "1", "--compile", "True"))["history"][0]
+    assert compiled["train_loss"] == pytest.approx(eager["train_loss"], rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["training", "calibration"])
+def test_two_processes_quantize(arguments, float_run, tmp_path, phase):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    more = ["--phase", phase, "--quantize", "True", "--pretrained", str(float_run)]
+    script = tmp_path / "main.py"
+    conftest = Path(__file__).parent / "conftest.py"
+    script.write_text(
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(SCRIPT.parents[3])!r})\n"
+        "from edgeailite.models import registry\n"
+        f"registry._BUILDERS['tiny'] = runpy.run_path({str(conftest)!r})['TinyNet']\n"
+        "from references.edgeailite.scripts.train_classification_main import main\n"
+        "main()\n"
+    )
+    command = [*launcher, "--nproc_per_node", "2", str(script), *arguments, *more]
+    command += ["--epochs", "2", "--lr", "0.001", "--save_path", str(tmp_path / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    before = _result(float_run.parent)["val"]["top1"]
+    assert _result(tmp_path / "run")["val"]["top1"] >= before - 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from edgeailite.quantization.export.onnx_file import write_onnx
 from edgeailite.quantization.report import build_report
 from edgeailite.quantization.verify import verify
-from references.edgeailite.engine.run_folder import write_json, write_text
+from references.edgeailite.engine.run_folder import write_atomically, write_json, write_text
 
 logger = logging.getLogger("edgeailite.deploy")
 
@@ -26,18 +26,37 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: Path, *, quantize
 
     Args:
         model: A float model, or a quantization wrapper; in evaluation mode.
-        example_input: Images (N, C, H, W), on the model's device.
+        example_input: One image (1, C, H, W), on the model's device.
         path: File to write; it appears whole or not at all.
         quantized: `model` is a wrapper: write integers with QuantizeLinear/DequantizeLinear.
     """
-    common = {"opset_version": OPSET_VERSION, "dynamic_batch": True}
-    common |= {"input_names": ["input"], "output_names": ["output"]}
+    names = {"input_names": ["input"], "output_names": ["output"], "opset_version": OPSET_VERSION}
     if quantized:
-        model.export(example_input, path, format="qdq", **common)
+        model.export(example_input, path, format="qdq", dynamic_batch=True, **names)
     else:
-        metadata = {"model_format": "float"}
-        write_onnx(model, (example_input,), path, metadata=metadata, **common)
+        write_atomically(
+            path, lambda temporary: _export_float(model, example_input, temporary, names)
+        )
     logger.info("wrote %s (%d bytes)", path, path.stat().st_size)
+
+
+def _export_float(
+    model: nn.Module, example_input: Tensor, path: Path, names: dict[str, Any]
+) -> None:
+    # Two images: torch.export takes a dimension of 1 for a constant.
+    images = example_input.repeat(2, 1, 1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter, about its own internals
+        torch.onnx.export(
+            model,
+            (images,),
+            str(path),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            dynamic_shapes=({0: "batch"},),
+            **names,
+        )
 
 
 def onnx_forward(path: Path) -> Callable[[Tensor], Tensor]:
