@@ -1,0 +1,210 @@
+"""README.md and docs/*.md: snippets run, links resolve, commands and tables agree with the code."""
+
+import copy
+import dataclasses
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgeailite import xnn
+from edgeailite.quantization.wrappers.pact2 import _PACT2Module
+from references.edgeailite.engine.options import ClassificationOptions, parse_options
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAIN_SCRIPT = "train_classification_main.py"
+
+
+def _name(page):
+    return str(page.relative_to(ROOT))
+
+
+def _blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def _without_blocks(page):
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def _table_rows(text):
+    """Cells of the tables whose first column names code, without the header."""
+    rows = re.findall(r"^\| (`.*) \|$", text, re.MULTILINE)
+    return [[cell.strip() for cell in row.split(" | ")] for row in rows]
+
+
+def _small_network():
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU6()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+    )
+
+
+def _user_names(folder):
+    """What the snippets call yours: a model, data, a loss, a quantized checkpoint."""
+    model = _small_network()
+    batches = [(torch.randn(8, 3, 16, 16), torch.randint(0, 4, (8,))) for _ in range(3)]
+    trained = xnn.quantize.QuantCalibrateModule(copy.deepcopy(model), dummy_input=batches[0][0][:1])
+    trained.train()
+    trained(batches[0][0])
+    torch.save(trained.module.state_dict(), folder / "quantized.pth")
+    return {
+        "model": model,
+        "float_model": copy.deepcopy(model),
+        "dummy_input": batches[0][0][:1],
+        "images": batches[0][0],
+        "train_loader": batches,
+        "val_loader": batches,
+        "criterion": nn.CrossEntropyLoss(),
+        "epochs": 2,
+    }
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if _blocks(p, "python")], ids=_name)
+def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = _user_names(tmp_path)
+    for block in _blocks(page, "python"):
+        line = page.read_text()[: page.read_text().index(block)].count("\n")
+        exec(compile("\n" * line + block, str(page), "exec"), names)
+
+
+def test_readme_snippet_exports_and_verifies(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = _user_names(tmp_path)
+    train, verify = _blocks(ROOT / "README.md", "python")
+    exec(train, names)
+    assert (tmp_path / "model.onnx").is_file()
+    capsys.readouterr()
+    exec(verify, names)
+    printed = capsys.readouterr().out
+    assert "96 output values of 24 inputs" in printed
+    assert re.findall(r": (\d+) differ", printed) == ["0", "0", "0"]
+
+
+def _anchors(page):
+    titles = re.findall(r"^#+ (.*)$", _without_blocks(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=_name)
+def test_relative_links_resolve(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", _without_blocks(page))
+    broken = []
+    for link in links:
+        if re.match(r"\w+://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        missing = not target.exists() or not target.is_relative_to(ROOT)
+        if missing or (anchor and anchor not in _anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_every_page_is_in_the_index():
+    linked = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text()))
+    assert linked == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+def _programs(text):
+    """Scripts of this repository that commands call, links left out."""
+    shell = re.findall(r"(?<![\w.(])\./([\w/.-]+\.sh)", text)
+    python = re.findall(r"(?:\bpython3?|\btorchrun\b.*?) (?:\./)?([\w/.-]+\.py)\b", text)
+    return set(shell + python)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if _programs(p.read_text())], ids=_name)
+def test_programs_in_commands_exist(page):
+    programs = _programs(page.read_text())
+    assert sorted(name for name in programs if not (ROOT / name).is_file()) == []
+
+
+def test_readme_names_the_two_commands():
+    block = _blocks(ROOT / "README.md", "bash")[0]
+    assert {"run_quantization_example.sh", "run_tests.sh"} <= _programs(block)
+
+
+def _main_script_commands(page):
+    """Arguments of each run of the classification script; shell variables are put in."""
+    commands = []
+    for block in _blocks(page, "bash"):
+        variables = dict(re.findall(r'^(\w+)="(.*)"$', block, re.MULTILINE))
+        for line in block.replace("\\\n", " ").splitlines():
+            full = re.sub(r"\$(\w+)", lambda m, v=variables: v[m[1]], line)
+            if MAIN_SCRIPT in full:
+                commands.append(shlex.split(full.split(MAIN_SCRIPT, 1)[1]))
+    return commands
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if _main_script_commands(p)], ids=_name)
+def test_options_in_commands_are_understood(page):
+    for arguments in _main_script_commands(page):
+        assert isinstance(parse_options(arguments), ClassificationOptions)
+
+
+def test_script_options_are_documented_with_their_defaults():
+    rows = _table_rows((ROOT / "docs" / "scripts.md").read_text())
+    documented = {row[0].strip("`-"): row[1] for row in rows if row[0].startswith("`--")}
+    documented = {name: default for name, default in documented.items() if " " not in name}
+
+    def shown(value):
+        if value is None:
+            return ""
+        return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    fields = dataclasses.fields(ClassificationOptions)
+    assert documented == {field.name: shown(field.default) for field in fields}
+
+
+@pytest.mark.parametrize("page", ["quant_train_module", "quant_calibrate_module"])
+def test_wrapper_arguments_are_documented_with_their_defaults(page):
+    documented = {}
+    for row in _table_rows((ROOT / "docs" / f"{page}.md").read_text()):
+        arguments = re.findall(r"`(\w+)`", row[0])
+        defaults = re.split(r", (?![^(]*\))", row[1])
+        if len(defaults) == len(arguments):
+            documented |= dict(zip(arguments, defaults, strict=True))
+    wrapper = {
+        "quant_train_module": xnn.quantize.QuantTrainModule,
+        "quant_calibrate_module": xnn.quantize.QuantCalibrateModule,
+    }[page]
+    parameters = dict(inspect.signature(_PACT2Module.__init__).parameters)
+    parameters |= inspect.signature(wrapper.__init__).parameters
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            assert documented.get(name, "absent").split(" (")[0].strip("`") == repr(
+                parameter.default
+            ), name
+
+
+def test_test_module_page_names_every_argument():
+    text = (ROOT / "docs" / "quant_test_module.md").read_text()
+    parameters = inspect.signature(_PACT2Module.__init__).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_layout_names_every_file_of_the_package():
+    text = (ROOT / "docs" / "layout.md").read_text()
+    package = ROOT / "edgeailite"
+    rooms = ("quantization", "xnn")
+    missing = []
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).parts
+        name = "/".join(parts[1:] if parts[0] in rooms else parts)
+        if path.name != "__init__.py" and f"`{name}`" not in text:
+            missing.append(name)
+    assert missing == []
+
+
+@pytest.mark.parametrize("table", ["main-job-table", "qat-step-table", "ptq-table"])
+def test_readme_has_a_place_for_each_measured_table(table):
+    text = (ROOT / "README.md").read_text()
+    assert 0 <= text.find(f"<!-- {table}:begin -->\n") < text.find(f"<!-- {table}:end -->\n")
