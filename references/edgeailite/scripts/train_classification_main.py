@@ -74,9 +74,9 @@ def run(options: ClassificationOptions, process: Process) -> dict[str, Any]:
     """
     if options.verify and process.world_size > 1:
         raise ValueError("--verify needs one process: validate the checkpoint with it afterwards.")
+    data = build_data(options, process)
     folder = open_run_folder(options, process)
     seed_everything(options.seed)
-    data = build_data(options, process)
     model = build_model(options, len(data.classes), process.device)
     steps = prepare_steps(model, options, process)
     with Recorder(folder, options, process.is_main) as recorder:
