@@ -11,14 +11,16 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from edgeailite.quantization.graph import GraphModel
 
 MIN_OPSET = 18  # the oldest that torch.onnx writes
 _LOG = logging.getLogger(__name__)
 
 
 def write_onnx(
-    model: nn.Module,
+    model: GraphModel,
     example_inputs: tuple[Tensor, ...],
     path: str | os.PathLike[str],
     *,
@@ -35,7 +37,7 @@ def write_onnx(
         example_inputs: What to trace with.
         path: File to write; it appears complete or not at all.
         opset_version: 18 or newer; the file holds exactly this one.
-        input_names: Names of the inputs.
+        input_names: Names of the inputs; None: those of the model's own ``forward``.
         output_names: Names of the outputs.
         dynamic_batch: Leave the first dimension open; if the model fixes it, a message says so.
         metadata: Key-value pairs stored in the file.
@@ -53,7 +55,8 @@ def write_onnx(
             f"{onnx.defs.onnx_opset_version()}."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    program = _trace(model, example_inputs, opset_version, input_names, output_names, dynamic_batch)
+    names = input_names or [str(n.target) for n in model.graph.find_nodes(op="placeholder")]
+    program = _trace(model, example_inputs, opset_version, names, output_names, dynamic_batch)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         temporary = Path(folder) / target.name
         program.save(str(temporary))
@@ -66,20 +69,21 @@ def write_onnx(
         onnx.helper.set_model_props(proto, {"model_source": "edgeailite", **metadata})
         onnx.checker.check_model(proto)
         onnx.save(proto, str(temporary))
-        os.replace(temporary, target)
+        os.replace(temporary, target)  # noqa: PTH105 -- the word that says atomic
     return target
 
 
 def _trace(
-    model: nn.Module,
+    model: GraphModel,
     example_inputs: tuple[Tensor, ...],
     opset_version: int,
-    input_names: Sequence[str] | None,
+    input_names: Sequence[str],
     output_names: Sequence[str] | None,
     dynamic_batch: bool,
 ) -> torch.onnx.ONNXProgram:
     def run(dynamic: bool) -> torch.onnx.ONNXProgram:
-        shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in example_inputs) if dynamic else None
+        # One level more than inputs: a GraphModel takes *args.
+        shapes = (tuple({0: "batch"} for _ in example_inputs),) if dynamic else None
         # Two or more examples: torch.export takes a dimension of 1 for a constant.
         inputs = tuple(
             x if not dynamic or x.shape[0] > 1 else x.repeat(2, *[1] * (x.dim() - 1))
@@ -89,7 +93,7 @@ def _trace(
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 model, inputs, dynamo=True, verbose=False, opset_version=opset_version, external_data=False,
-                input_names=list(input_names) if input_names else None,
+                input_names=list(input_names),
                 output_names=list(output_names) if output_names else None, dynamic_shapes=shapes,
             )  # fmt: skip
         assert program is not None
