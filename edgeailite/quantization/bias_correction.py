@@ -52,17 +52,22 @@ class BiasCorrection:
         model: Prepared model. Batch norms and dropout in evaluation mode; quantizers that are in training mode
             update their ranges in the quantized pass.
         rate: Part of the difference that one batch corrects.
+        corrections: Those that a resumed run had made, by path.
 
     Reference: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.2 (empirical bias correction).
     """
 
-    def __init__(self, model: GraphModel, rate: float) -> None:
+    def __init__(
+        self, model: GraphModel, rate: float, corrections: dict[str, Tensor] | None = None
+    ) -> None:
         self.model, self.rate, self.num_loads = model, rate, model.num_loads
         self.units = layer_units(model)
         self.biases = {
             unit.path: bias for unit in self.units if (bias := correctable_bias(unit)) is not None
         }
         self.corrections = {path: torch.zeros_like(bias) for path, bias in self.biases.items()}
+        for path, correction in (corrections or {}).items():
+            self.corrections[path].copy_(correction)
 
     @property
     def is_stale(self) -> bool:

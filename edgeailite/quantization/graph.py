@@ -88,25 +88,26 @@ class GraphModel(nn.Module):
 
     def _remember_tensors(self) -> None:
         """Keep references to the tensors: while ``torch.export`` traces, fake ones stand in their places."""
+        # By module, not by its dictionaries: torch.export leaves other ones behind.
         self._tensors = [
-            (store, name, tensor)
+            (module, kind, name, tensor)
             for module in self.modules()
-            for store in (module._parameters, module._buffers)
-            for name, tensor in store.items()
+            for kind in ("_parameters", "_buffers")
+            for name, tensor in getattr(module, kind).items()
         ]
 
     def _viewed_for_export(self) -> nn.Module:
         """Make the view from the real tensors, outside of the running trace: none of that work is exported."""
         assert self.export_view is not None
-        fakes = [(store, name, store[name]) for store, name, _ in self._tensors]
+        fakes = [(m, kind, name, getattr(m, kind)[name]) for m, kind, name, _ in self._tensors]
         with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
             try:
-                for store, name, tensor in self._tensors:
-                    store[name] = tensor
+                for module, kind, name, tensor in self._tensors:
+                    getattr(module, kind)[name] = tensor
                 return self.export_view(self)
             finally:
-                for store, name, fake in fakes:
-                    store[name] = fake
+                for module, kind, name, fake in fakes:
+                    getattr(module, kind)[name] = fake
 
     def train(self, mode: bool = True) -> GraphModel:
         """As :meth:`torch.nn.Module.train`."""

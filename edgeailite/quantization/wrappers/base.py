@@ -94,7 +94,6 @@ class QuantModule(nn.Module):
         range_epoch: Likewise for activation ranges.
         clip_weights: Clip outlying weights once, before the first training iteration.
         bias_rate: Bias correction per training batch; 0: none.
-        verbose: Print more than the schedule's lines.
     """
 
     def __init__(
@@ -105,16 +104,16 @@ class QuantModule(nn.Module):
         range_epoch: int | None = None,
         clip_weights: bool = False,
         bias_rate: float = 0.0,
-        verbose: bool = False,
     ) -> None:
         super().__init__()
         self.module = model
         self.batch_norm_epoch, self.range_epoch = batch_norm_epoch, range_epoch
-        self.clip_weights, self.bias_rate, self.verbose = clip_weights, bias_rate, verbose
+        self.clip_weights, self.bias_rate = clip_weights, bias_rate
         self.epoch = -1
         self.batch_norm_frozen = self.ranges_frozen = self.weights_clipped = False
         self._ranges_checked = False
         self._bias_correction: BiasCorrection | None = None
+        self._corrections: dict[str, Tensor] = {}
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -139,8 +138,11 @@ class QuantModule(nn.Module):
 
     def _correct_biases(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One batch of bias correction; returns the quantized output."""
-        if self._bias_correction is None or self._bias_correction.is_stale:
-            self._bias_correction = BiasCorrection(self.module, self.bias_rate)
+        if self._bias_correction is not None and self._bias_correction.is_stale:
+            self._bias_correction, self._corrections = None, {}
+        if self._bias_correction is None:
+            self._bias_correction = BiasCorrection(self.module, self.bias_rate, self._corrections)
+            self._corrections = self._bias_correction.corrections
         return self._bias_correction.step(args, kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -224,13 +226,15 @@ class QuantModule(nn.Module):
         return None if epoch is None or epoch <= self.epoch else epoch
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Where the schedule stands."""
-        return {name: getattr(self, name) for name in self._SCHEDULE}
+        """Where the schedule stands, and the bias corrections made so far."""
+        state = {name: getattr(self, name) for name in self._SCHEDULE}
+        return {**state, "corrections": dict(self._corrections)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue a schedule."""
         for name in self._SCHEDULE:
             setattr(self, name, state[name])
+        self._bias_correction, self._corrections = None, dict(state["corrections"])
 
     _SCHEDULE = (
         "epoch",

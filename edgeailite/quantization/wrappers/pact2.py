@@ -117,7 +117,6 @@ class _PACT2Module(QuantModule):
             range_epoch=total_epochs // 2 + 1 if total_epochs else None,
             clip_weights=not per_channel_q if constrain_weights is None else constrain_weights,
             bias_rate=lr_calib if bias_calibration else 0.0,
-            verbose=verbose_mode,
         )
         if verbose_mode:
             print(describe(self.module))  # noqa: T201
