@@ -53,8 +53,12 @@ class ResNet20(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
         self.layer1 = nn.Sequential(*(BasicBlock(16, 16, 1) for _ in range(3)))
-        self.layer2 = nn.Sequential(BasicBlock(16, 32, 2), BasicBlock(32, 32, 1), BasicBlock(32, 32, 1))
-        self.layer3 = nn.Sequential(BasicBlock(32, 64, 2), BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
+        self.layer2 = nn.Sequential(
+            BasicBlock(16, 32, 2), BasicBlock(32, 32, 1), BasicBlock(32, 32, 1)
+        )
+        self.layer3 = nn.Sequential(
+            BasicBlock(32, 64, 2), BasicBlock(64, 64, 1), BasicBlock(64, 64, 1)
+        )
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +97,12 @@ def resnet20_task(data: Path) -> Task:
     model = ResNet20()
     model.load_state_dict(torch.load(root / "resnet20.pth", weights_only=True))
     train = sorted((root / "train").glob("*/*.png"))
-    chosen = [train[i] for i in torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:500].tolist()]
+    chosen = [
+        train[i]
+        for i in torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[
+            :500
+        ].tolist()
+    ]
     val = sorted((root / "val").glob("*/*.png"))
     labels = torch.tensor([int(p.parent.name.split("_")[0]) for p in val])
     return Task("resnet20", model.eval(), _stack(chosen, prepare), _stack(val, prepare), labels)
@@ -112,20 +121,34 @@ def mobilenet_task(data: Path) -> Task:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 1e-3
-    xnn.utils.load_weights(model, torch.load(root / "mobilenet_v1_025.pth", weights_only=True), strict=True, verbose=False)
+    xnn.utils.load_weights(
+        model,
+        torch.load(root / "mobilenet_v1_025.pth", weights_only=True),
+        strict=True,
+        verbose=False,
+    )
     val = sorted((root / "evaluation").glob("*.jpg"))
     labels = torch.tensor([int(p.name.split("_")[0]) for p in val])
     calibration = sorted((root / "calibration").glob("*.jpg"))
-    return Task("mobilenet_v1_025", model.eval(), _stack(calibration, prepare), _stack(val, prepare), labels)
+    return Task(
+        "mobilenet_v1_025", model.eval(), _stack(calibration, prepare), _stack(val, prepare), labels
+    )
 
 
-TASKS = {"cifar10_small/resnet20.pth": resnet20_task, "imagenet_samples/mobilenet_v1_025.pth": mobilenet_task}
+TASKS = {
+    "cifar10_small/resnet20.pth": resnet20_task,
+    "imagenet_samples/mobilenet_v1_025.pth": mobilenet_task,
+}
 SCHEMES: dict[str, dict] = {
     "default (W8A8 power of two, per tensor)": {},
     "simple: min/max, no bias correction": {"histogram_range": False, "bias_calibration": False},
     "advanced-DW: per-channel depthwise": {"per_channel_q": True},
     "per-channel everywhere": {"per_channel_q": "all"},
-    "per-channel, free scales": {"per_channel_q": "all", "power2_weight_range": False, "power2_activation_range": False},
+    "per-channel, free scales": {
+        "per_channel_q": "all",
+        "power2_weight_range": False,
+        "power2_activation_range": False,
+    },
 }
 
 
@@ -139,7 +162,9 @@ def calibrate(task: Task, options: dict, passes: int) -> nn.Module:
     """A calibrated copy of the task's model."""
     import copy
 
-    wrapper = xnn.quantize.QuantCalibrateModule(copy.deepcopy(task.model), dummy_input=task.images[0][:1], **options)
+    wrapper = xnn.quantize.QuantCalibrateModule(
+        copy.deepcopy(task.model), dummy_input=task.images[0][:1], **options
+    )
     wrapper.train()
     for _ in range(passes):
         for batch in task.calibration:
@@ -149,9 +174,15 @@ def calibrate(task: Task, options: dict, passes: int) -> nn.Module:
 
 def main() -> None:
     """Print a table per network."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_small and imagenet_samples")
-    parser.add_argument("--passes", type=int, default=2, help="how often the calibration images are run")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with cifar10_small and imagenet_samples"
+    )
+    parser.add_argument(
+        "--passes", type=int, default=2, help="how often the calibration images are run"
+    )
     args = parser.parse_args()
     for needed, make in TASKS.items():
         if not (args.data / needed).is_file():
@@ -161,7 +192,9 @@ def main() -> None:
         reference = logits(task.model, task.images)
         top1 = float((reference.argmax(1) == task.labels).float().mean()) * 100
         print(f"\n{task.name}: float top-1 {top1:.2f} % on {len(task.labels)} images")
-        print(f"{'scheme':42} {'top-1':>7} {'change':>7} {'agree':>7} {'SQNR dB':>8} {'seconds':>8}")
+        print(
+            f"{'scheme':42} {'top-1':>7} {'change':>7} {'agree':>7} {'SQNR dB':>8} {'seconds':>8}"
+        )
         for name, options in SCHEMES.items():
             start = time.perf_counter()
             wrapper = calibrate(task, options, args.passes)

@@ -9,7 +9,6 @@ memory is measured afterwards, each variant in a process of its own (a process's
 from __future__ import annotations
 
 import argparse
-import copy
 import platform
 import re
 import statistics
@@ -48,7 +47,9 @@ def build(variant: str, name: str, example: Tensor) -> nn.Module:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return prepare_qat_fx(model.train(), get_default_qat_qconfig_mapping("x86"), example[:1])
+            return prepare_qat_fx(
+                model.train(), get_default_qat_qconfig_mapping("x86"), example[:1]
+            )
     wrapper = xnn.quantize.QuantTrainModule(model, dummy_input=example[:1], total_epochs=10)
     wrapper.train()
     if variant == "edgeailite frozen":
@@ -95,7 +96,9 @@ def measure_memory(name: str, variant: str, args: argparse.Namespace) -> float:
     """Peak resident MiB of a process that builds the model and does three steps (Linux)."""
     command = [sys.executable, __file__, "--memory_of", variant, "--models", name]
     command += ["--batch_size", str(args.batch_size), "--size", str(args.size)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
 
 
 def print_memory(variant: str, args: argparse.Namespace) -> None:
@@ -110,7 +113,9 @@ def print_memory(variant: str, args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["mobilenet_v2", "resnet50"])
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--size", type=int, default=224)
@@ -122,7 +127,9 @@ def main() -> None:
     if args.memory_of:
         print_memory(args.memory_of, args)
         return
-    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
+    print(
+        f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    )
     print(f"batch {args.batch_size} x 3 x {args.size} x {args.size}, medians of {args.steps} steps")
     print(f"{'model':14} {'variant':20} {'s/step':>8} {'ratio':>7} {'peak MiB':>9} {'ratio':>7}")
     for name in args.models:

@@ -86,7 +86,11 @@ class BiasCorrection:
             The quantized pass's output.
         """
         target, actual = _ChannelMeans(), _ChannelMeans()
-        with self._uncorrected(), float_arithmetic(self.model), recorded_outputs(self.units, target):
+        with (
+            self._uncorrected(),
+            float_arithmetic(self.model),
+            recorded_outputs(self.units, target),
+        ):
             self.model(*args, **kwargs)
         with recorded_outputs(self.units, actual):
             output = self.model(*args, **kwargs)

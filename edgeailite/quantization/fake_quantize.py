@@ -65,7 +65,9 @@ class FakeQuantize(RangeObserver):
         high: int | Tensor = grid.quant_max
         if self.bounds is not None:
             low, high = self.limits(grid)
-        return fake_quantize(x, grid.scale, grid.zero_point, low, high, self.spec.rounding, self.inplace)
+        return fake_quantize(
+            x, grid.scale, grid.zero_point, low, high, self.spec.rounding, self.inplace
+        )
 
     def float_activation(self, x: Tensor) -> Tensor:
         """What this quantizer stands for in the float model: the absorbed activation function, or nothing."""

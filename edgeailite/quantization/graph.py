@@ -55,7 +55,9 @@ class GraphModel(nn.Module):
                 name, buffer, persistent=name not in root._non_persistent_buffers_set
             )
         self.graph = graph
-        self.num_loads = 0  # state dicts loaded so far: what was derived from the weights before is stale
+        self.num_loads = (
+            0  # state dicts loaded so far: what was derived from the weights before is stale
+        )
         self.export_view: Callable[[GraphModel], nn.Module] | None = None
         self.recompile()
         self._remember_tensors()

@@ -59,7 +59,9 @@ BLOCK_SIZE = 1 << 16
 
 def in_memory_order(x: Tensor) -> Tensor:
     """All values as one dimension, without a copy where memory has no gaps (NCHW and NHWC alike)."""
-    dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    dense = x.is_contiguous() or (
+        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
     return x.as_strided((x.numel(),), (1,)) if dense else x.reshape(-1)
 
 
@@ -107,11 +109,19 @@ def _is_blockwise(x: Tensor, out: Tensor) -> bool:
     """CPU tensors whose elements lie in the same order without gaps; not while a compiler fuses the passes itself."""
     if x.device.type != "cpu" or torch.compiler.is_compiling() or x.stride() != out.stride():
         return False
-    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    return x.is_contiguous() or (
+        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 def _quantize_blocks(
-    x: Tensor, out: Tensor, mask: Tensor | None, scale: Tensor, low: int, high: int, rounding: Rounding
+    x: Tensor,
+    out: Tensor,
+    mask: Tensor | None,
+    scale: Tensor,
+    low: int,
+    high: int,
+    rounding: Rounding,
 ) -> None:
     buffer = torch.empty(min(x.numel(), BLOCK_SIZE * torch.get_num_threads()))
     for block in _blocks(x, out, *(() if mask is None else (mask,))):
@@ -153,9 +163,16 @@ def fake_quantize(
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x, inplace = x.float(), False
-    if x.device.type != "cpu" and rounding == "half_even" and isinstance(quant_min, int) and isinstance(quant_max, int):
+    if (
+        x.device.type != "cpu"
+        and rounding == "half_even"
+        and isinstance(quant_min, int)
+        and isinstance(quant_max, int)
+    ):
         return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, quant_min, quant_max)
-    inplace = inplace and not (x._is_view() or (x.is_leaf and x.requires_grad) or torch.compiler.is_compiling())
+    inplace = inplace and not (
+        x._is_view() or (x.is_leaf and x.requires_grad) or torch.compiler.is_compiling()
+    )
     return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max, rounding, inplace)
 
 

@@ -62,7 +62,9 @@ class Verification:
             largest = f", largest difference {self.max_difference[pair]:g}" if count else ""
             lines.append(f"  {pair}: {count} differ{largest}")
         if self.first_difference is not None:
-            lines.append(f"  first difference between simulation and integer graph: '{self.first_difference}'")
+            lines.append(
+                f"  first difference between simulation and integer graph: '{self.first_difference}'"
+            )
         return "\n".join([*lines, f"  {self.cpu_note}"])
 
 
@@ -76,7 +78,9 @@ def cpu_note() -> str:
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return "CPU flags are unknown here: without VNNI, 8-bit kernels of ONNX Runtime may saturate"
+        return (
+            "CPU flags are unknown here: without VNNI, 8-bit kernels of ONNX Runtime may saturate"
+        )
     if "vnni" in flags:
         return "CPU has VNNI: ONNX Runtime sums 8-bit products in 32 bits"
     return "CPU without VNNI: ONNX Runtime's u8*s8 kernels saturate pairs of products in 16 bits"
@@ -156,7 +160,9 @@ def _sessions(path: str | os.PathLike[str]) -> dict[str, Any]:
     for pair, level in levels.items():
         options = ort.SessionOptions()
         options.graph_optimization_level = level
-        sessions[pair] = ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        sessions[pair] = ort.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"]
+        )
     return sessions
 
 
@@ -169,7 +175,9 @@ def _flat(output: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def first_difference(simulation: nn.Module, converted: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
+def first_difference(
+    simulation: nn.Module, converted: nn.Module, inputs: tuple[Tensor, ...]
+) -> str | None:
     """Path of the first activation quantizer whose values differ between simulation and integer graph.
 
     Args:
@@ -192,7 +200,9 @@ def first_difference(simulation: nn.Module, converted: nn.Module, inputs: tuple[
         return hook
 
     handles = [
-        m.register_forward_hook(record(path)) for path, m in simulation.named_modules() if isinstance(m, FakeQuantize)
+        m.register_forward_hook(record(path))
+        for path, m in simulation.named_modules()
+        if isinstance(m, FakeQuantize)
     ]
     handles += [
         m.register_forward_hook(compare(m.quantizer_path))

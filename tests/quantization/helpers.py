@@ -76,9 +76,7 @@ def run_onnx(
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = OPTIMIZATIONS[optimization]
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feeds = {i.name: x.numpy() for i, x in zip(session.get_inputs(), inputs, strict=True)}
     return tuple(torch.from_numpy(np.asarray(y)) for y in session.run(None, feeds))
 

@@ -25,7 +25,9 @@ def paths(graph):
 
 
 def granularities(graph):
-    return [n.meta["layer"].qconfig.weight.granularity for n in graph.graph.nodes if "layer" in n.meta]
+    return [
+        n.meta["layer"].qconfig.weight.granularity for n in graph.graph.nodes if "layer" in n.meta
+    ]
 
 
 def test_documented_paths():
@@ -45,7 +47,10 @@ def test_convolution_batch_norm_relu_is_one_unit():
     graph = annotated(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
     layer = next(n for n in graph.graph.nodes if n.meta["kind"] is Kind.LAYER)
     assert layer.meta["layer"].batch_norm.meta["kind"] is Kind.BATCH_NORM
-    assert [n.meta["kind"] for n in graph.graph.nodes if "quant" in n.meta] == [Kind.INPUT, Kind.RELU]
+    assert [n.meta["kind"] for n in graph.graph.nodes if "quant" in n.meta] == [
+        Kind.INPUT,
+        Kind.RELU,
+    ]
 
 
 def test_a_shared_relu_replaces_the_module_at_its_first_call_only():
@@ -120,7 +125,9 @@ def test_policy_by_path():
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), nn.Conv2d(4, 2, 1))
     four = QConfig(weight=QuantSpec(bit_width=4, signed=True))
     graph = annotated(model, by_path={"0": None, "0.0": four})
-    layers = {str(n.target): n.meta["layer"].qconfig for n in graph.graph.nodes if "layer" in n.meta}
+    layers = {
+        str(n.target): n.meta["layer"].qconfig for n in graph.graph.nodes if "layer" in n.meta
+    }
     assert layers["0.0"].weight.bit_width == 4
     assert layers["1"].weight.bit_width == 8
     policy = Policy(PACT2, by_path={"a": None, "a.b": four})
@@ -131,7 +138,10 @@ def test_policy_by_path():
 
 def test_per_channel_for_depthwise_only():
     model = nn.Sequential(
-        nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(8, 1, 1)
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 4, 3, groups=4),
+        nn.Conv2d(4, 8, 3, groups=2),
+        nn.Conv2d(8, 1, 1),
     )
     assert granularities(annotated(model, DEPTHWISE)) == [
         "per_tensor", "per_channel", "per_tensor", "per_tensor"

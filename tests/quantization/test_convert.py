@@ -213,7 +213,10 @@ def test_affine_grids(config, name, tmp_path):
     QConfig(QuantSpec(signed=True, bit_width=4), QuantSpec(bit_width=4)),
     None,
 ], ids=["16_bit", "half_up", "4_bit", "float"])  # fmt: skip
-@pytest.mark.parametrize(("name", "path"), [("residual", "conv2"), ("residual", "relu"), ("dense", "conv1"), ("two_inputs", "a")])
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("residual", "conv2"), ("residual", "relu"), ("dense", "conv1"), ("two_inputs", "a")],
+)
 def test_grids_with_and_without_an_onnx_form_in_one_graph(name, path, other, tmp_path):
     """One module of a net has another configuration."""
     policy = Policy(get_preset("PACT2"), by_path={path: other})

@@ -16,11 +16,19 @@ from tests.quantization.zoo import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED
 
 LAYERS = {
     **{f"conv{d}d": (lambda d=d: CONVOLUTIONS[d](4, 6, 3)) for d in (1, 2, 3)},
-    **{f"grouped{d}d": (lambda d=d: CONVOLUTIONS[d](4, 6, 3, groups=2, bias=False)) for d in (1, 2, 3)},
+    **{
+        f"grouped{d}d": (lambda d=d: CONVOLUTIONS[d](4, 6, 3, groups=2, bias=False))
+        for d in (1, 2, 3)
+    },
     **{f"depthwise{d}d": (lambda d=d: CONVOLUTIONS[d](4, 8, 3, groups=4)) for d in (1, 2, 3)},
     **{f"transposed{d}d": (lambda d=d: TRANSPOSED[d](4, 6, 3, stride=2)) for d in (1, 2, 3)},
-    **{f"transposed_grouped{d}d": (lambda d=d: TRANSPOSED[d](4, 6, 3, groups=2)) for d in (1, 2, 3)},
-    **{f"transposed_depthwise{d}d": (lambda d=d: TRANSPOSED[d](4, 8, 3, groups=4)) for d in (1, 2, 3)},
+    **{
+        f"transposed_grouped{d}d": (lambda d=d: TRANSPOSED[d](4, 6, 3, groups=2)) for d in (1, 2, 3)
+    },
+    **{
+        f"transposed_depthwise{d}d": (lambda d=d: TRANSPOSED[d](4, 8, 3, groups=4))
+        for d in (1, 2, 3)
+    },
     "linear": lambda: nn.Linear(4, 6),
 }
 

@@ -42,7 +42,11 @@ def test_fewer_bits_are_noisier():
 
 def test_what_stays_float_and_why():
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 4, 1), NoQAct(), WeightStandardization(4, 2, 3)
+        nn.Conv2d(3, 4, 1),
+        nn.Sigmoid(),
+        nn.Conv2d(4, 4, 1),
+        NoQAct(),
+        WeightStandardization(4, 2, 3),
     )
     floats = build_report(trained(model, [(3, 8, 8)])).floats
     assert floats["1"] == "Sigmoid has no integer form"

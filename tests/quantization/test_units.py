@@ -14,7 +14,9 @@ def wrapped(model: nn.Module) -> nn.Module:
 
 
 def test_units_know_what_belongs_to_them():
-    model = wrapped(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)))
+    model = wrapped(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    )
     first, second = layer_units(model)
     assert (first.path, second.path) == ("0", "3")
     assert first.batch_norm is model.get_submodule("1")
@@ -63,8 +65,9 @@ def test_recorded_outputs_are_those_of_the_units_and_hooks_go_away():
     model = wrapped(SharedConvolution()).eval()
     seen: list[tuple[str, torch.Tensor]] = []
     x = torch.randn(2, 3, 8, 8)
-    with float_arithmetic(model), recorded_outputs(
-        layer_units(model), lambda unit, y: seen.append((unit.path, y))
+    with (
+        float_arithmetic(model),
+        recorded_outputs(layer_units(model), lambda unit, y: seen.append((unit.path, y))),
     ):
         model(x)
     assert [path for path, _ in seen] == ["stem", "conv", "conv"]

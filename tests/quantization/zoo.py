@@ -32,7 +32,11 @@ class Net(nn.Module):
     """A convolution on each input, then a function of the results and of whatever modules it uses."""
 
     def __init__(
-        self, body: Callable[..., object], channels: list[int], inputs: list[int], **modules: nn.Module
+        self,
+        body: Callable[..., object],
+        channels: list[int],
+        inputs: list[int],
+        **modules: nn.Module,
     ) -> None:
         super().__init__()
         self.stems = nn.ModuleList(
@@ -50,7 +54,9 @@ class _OneInput(Net):
         return self.body(self.parts, *(stem(x) for stem in self.stems))
 
 
-def _body(name: str, body: Callable[..., object], channels: int | list[int] = 8, shape=IMAGE, **modules):
+def _body(
+    name: str, body: Callable[..., object], channels: int | list[int] = 8, shape=IMAGE, **modules
+):
     """A net whose stems, one for each entry of `channels`, all read the one input."""
     widths = [channels] if isinstance(channels, int) else channels
     makers = dict(modules)
@@ -113,7 +119,13 @@ _layers(
 )  # fmt: skip
 _layers(
     "batch_norm_first",
-    lambda: [nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)],
+    lambda: [
+        nn.BatchNorm2d(3),
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 1),
+    ],
 )
 _layers("relu_alone", lambda: [nn.ReLU(), nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.ReLU()])
 
@@ -199,8 +211,16 @@ _body("max_pool", lambda m, a: F.max_pool2d(m["pool"](F.relu(a)), 3, 1, 1),
       pool=lambda: nn.MaxPool2d(2))  # fmt: skip
 _body("max_pool_of_signed", lambda m, a: m["pool"](a), pool=lambda: nn.MaxPool2d(3, 2, 1))
 _body("adaptive_pools", lambda m, a: F.adaptive_max_pool2d(a, 2) + F.adaptive_avg_pool2d(a, (2, 2)))
-_layers("pools_1d", lambda: [nn.Conv1d(3, 8, 3), nn.MaxPool1d(2), nn.AvgPool1d(3), nn.Conv1d(8, 4, 1)], (3, 26))
-_layers("pools_3d", lambda: [nn.Conv3d(3, 4, 1), nn.MaxPool3d(2), nn.AvgPool3d(2), nn.ReLU()], (3, 8, 8, 8))
+_layers(
+    "pools_1d",
+    lambda: [nn.Conv1d(3, 8, 3), nn.MaxPool1d(2), nn.AvgPool1d(3), nn.Conv1d(8, 4, 1)],
+    (3, 26),
+)
+_layers(
+    "pools_3d",
+    lambda: [nn.Conv3d(3, 4, 1), nn.MaxPool3d(2), nn.AvgPool3d(2), nn.ReLU()],
+    (3, 8, 8, 8),
+)
 
 # ---- resize -------------------------------------------------------------------------------------
 
@@ -215,7 +235,11 @@ for factor in (2, 4):
     )
 _body("bilinear_to_size_of", lambda m, a: F.relu(a) + F.interpolate(
       m["pool"](a), size=(8, 8), mode="bilinear"), pool=lambda: nn.MaxPool2d(2))  # fmt: skip
-_body("upsample_module", lambda m, a: m["up"](a), up=lambda: nn.Upsample(scale_factor=2, mode="nearest"))
+_body(
+    "upsample_module",
+    lambda m, a: m["up"](a),
+    up=lambda: nn.Upsample(scale_factor=2, mode="nearest"),
+)
 
 # ---- moves --------------------------------------------------------------------------------------
 
@@ -245,7 +269,9 @@ class ShuffleUnit(nn.Module):
 
 
 ZOO["shuffle_unit"] = Case(ShuffleUnit, [IMAGE])
-_body("flatten_then_linear", lambda m, a: m["fc"](torch.flatten(a, 1)), fc=lambda: nn.Linear(512, 5))
+_body(
+    "flatten_then_linear", lambda m, a: m["fc"](torch.flatten(a, 1)), fc=lambda: nn.Linear(512, 5)
+)
 _body("view_then_linear", lambda m, a: m["fc"](a.view(a.size(0), -1)), fc=lambda: nn.Linear(512, 5))
 _body("reshape_permute", lambda m, a: m["fc"](a.permute(0, 2, 3, 1).reshape(-1, 64, 8)),
       fc=lambda: nn.Linear(8, 5))  # fmt: skip

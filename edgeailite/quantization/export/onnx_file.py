@@ -76,7 +76,12 @@ def write_onnx(
 
 def _drop_traces(proto: onnx.ModelProto) -> None:
     """Remove the exporter's notes on every node: a third of a small file, and paths of the machine it was made on."""
-    for item in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+    for item in (
+        *proto.graph.node,
+        *proto.graph.value_info,
+        *proto.graph.input,
+        *proto.graph.output,
+    ):
         item.ClearField("metadata_props")
     proto.graph.ClearField("metadata_props")
 
