@@ -1,7 +1,7 @@
 """Post-training accuracy on real data: top-1, agreement with float, and SQNR of the logits.
 
-Networks and images are those of ``--data`` (what is absent is skipped): a CIFAR ResNet-20 and a MobileNetV1 of
-width 0.25. Calibration never sees an evaluated image.
+Networks and images are those of ``--data`` (what is absent is skipped): a CIFAR ResNet-20 and a
+MobileNetV1 of width 0.25. Calibration never sees an evaluated image.
 
     python benchmarks/ptq_accuracy.py --data ../shared/data
 """

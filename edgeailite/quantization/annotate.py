@@ -1,6 +1,7 @@
 """Policy: which value gets which spec. Nothing is inserted here; :mod:`insert` reads what this writes.
 
-Annotations are written to ``node.meta['quant']``. What is fused follows the hardware: convolution, transposed
+Annotations are written to ``node.meta['quant']``. What is fused follows the hardware: convolution,
+transposed
 convolution or linear + batch norm + ReLU, ReLU6 or Hardtanh is one unit with one output quantizer.
 """
 

@@ -46,15 +46,17 @@ def correctable_bias(unit: LayerUnit) -> Tensor | None:
 class BiasCorrection:
     """Calibration by bias: ``c += rate * (mean(float) - mean(quantized))`` per layer and channel, ``bias + c`` in use.
 
-    The float pass runs without the corrections made so far: it is the reference, and must not follow them.
+    The float pass runs without the corrections made so far: it is the reference, and must not
+    follow them.
 
     Args:
-        model: Prepared model. Batch norms and dropout in evaluation mode; quantizers that are in training mode
-            update their ranges in the quantized pass.
+        model: Prepared model. Batch norms and dropout in evaluation mode; quantizers that are in
+            training mode update their ranges in the quantized pass.
         rate: Part of the difference that one batch corrects.
         corrections: Those that a resumed run had made, by path.
 
-    Reference: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.2 (empirical bias correction).
+    Reference: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.2 (empirical bias
+        correction).
     """
 
     def __init__(

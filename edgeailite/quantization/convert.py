@@ -45,7 +45,8 @@ def convert(model: GraphModel) -> GraphModel:
         model: Prepared, with ranges that have seen data. Not changed.
 
     Returns:
-        A new model that takes and returns real values and computes in integers in between; what could not be
+        A new model that takes and returns real values and computes in integers in between; what
+        could not be
         put on a grid runs in float. Its parameters' names are gone: its state are integers.
     """
     source = copy.deepcopy(model).eval()

@@ -108,8 +108,10 @@ class PACT2(FakeQuantize):
 
     Args:
         inplace: Overwrite the input, as ``ReLU(inplace=True)`` does.
-        signed: True: ``[-2^m, 2^m]``. False: ``[0, 2^m]``, a quantized ReLU. None: by the statistics.
-        range_shrink_activations: Percent of values, per side, left outside of the range; 0: plain min and max.
+        signed: True: ``[-2^m, 2^m]``. False: ``[0, 2^m]``, a quantized ReLU. None: by the
+            statistics.
+        range_shrink_activations: Percent of values, per side, left outside of the range; 0: plain
+            min and max.
         clip_range: ``(low, high)``: a fixed range, no statistics.
         power2_activation_range: Round the range up to a power of two.
         bitwidth_activations: Bits of an integer, 2 to 16.

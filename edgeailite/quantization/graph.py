@@ -18,7 +18,8 @@ from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.operators import node_kind
 
 _ENGINE = Path(__file__).parent
-# F.max_pool2d and its kin are closures that choose by `return_indices`; a graph that holds one cannot be pickled.
+# F.max_pool2d and its kin are closures that choose by `return_indices`; a graph that holds one
+# cannot be pickled.
 _PICKLABLE = {
     F.max_pool1d: F._max_pool1d, F.max_pool2d: F._max_pool2d, F.max_pool3d: F._max_pool3d,
     F.adaptive_max_pool1d: F._adaptive_max_pool1d, F.adaptive_max_pool2d: F._adaptive_max_pool2d,
@@ -33,8 +34,8 @@ class TraceError(RuntimeError):
 class GraphModel(nn.Module):
     """The user's modules where they were, run by a graph.
 
-    Unlike :class:`torch.fx.GraphModule` it keeps every container and every unused module of the original (so
-    that state-dict keys never change), through ``copy.deepcopy`` and pickling too.
+    Unlike :class:`torch.fx.GraphModule` it keeps every container and every unused module of the
+    original (so that state-dict keys never change), through ``copy.deepcopy`` and pickling too.
 
     Args:
         root: Module whose children, parameters and buffers become this one's (shared, not copied).
@@ -82,7 +83,8 @@ class GraphModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph; arguments and results are those of the original model.
 
-        Under ``torch.export`` (and so ``torch.onnx.export``) it is ``export_view`` of the model that runs.
+        Under ``torch.export`` (and so ``torch.onnx.export``) it is ``export_view`` of the model
+        that runs.
         """
         if self.export_view is not None and torch.compiler.is_exporting():
             return self._viewed_for_export()(*args, **kwargs)
@@ -214,7 +216,8 @@ def capture(
     Args:
         model: Any module; it is not changed. A :class:`GraphModel` is returned as it is.
         leaf_modules: Paths or types that are called as they are; they stay in float.
-        num_inputs: How many positional inputs the user gives; arguments behind them keep their defaults.
+        num_inputs: How many positional inputs the user gives; arguments behind them keep their
+            defaults.
 
     Returns:
         Graph over the same modules, classified, without dead code.

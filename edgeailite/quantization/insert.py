@@ -17,7 +17,8 @@ def insert(model: GraphModel) -> None:
     """Insert what the annotations ask for; on a model that has it all, nothing changes.
 
     Args:
-        model: Annotated model; its layers become quantizing ones in place, its graph calls the quantizers.
+        model: Annotated model; its layers become quantizing ones in place, its graph calls the
+            quantizers.
     """
     for node in list(model.graph.nodes):
         if "quant" in node.meta:

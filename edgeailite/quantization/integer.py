@@ -1,9 +1,11 @@
 """Integer operators: what a converted graph is made of. Exact arithmetic.
 
-Between operators a value is a tensor of integers, carried in float32 (every integer of up to 16 bits is exact
+Between operators a value is a tensor of integers, carried in float32 (every integer of up to 16
+bits is exact
 there). Under ``torch.export`` each operator presents its ONNX form instead: DequantizeLinear, the operation,
 QuantizeLinear, with real int8 tensors in between. What has no such form (half-up rounding, more than 8 bits)
-exports the float-carried arithmetic that also runs here; how a value is stored follows from its grid alone.
+exports the float-carried arithmetic that also runs here; how a value is stored follows from its
+grid alone.
 """
 
 from __future__ import annotations
@@ -235,7 +237,8 @@ class IntegerLayer(nn.Module):
         bias: Integers, shape ``(C_out,)``, or None.
         weight_scale: Steps of the output channels, float32, shape ``(C_out,)``.
         input_grid: Of the input.
-        output_grid: Of the output; None: the accumulator is returned in real units, ``acc * s_x * s_w``.
+        output_grid: Of the output; None: the accumulator is returned in real units, ``acc * s_x *
+            s_w``.
     """
 
     weight: Tensor

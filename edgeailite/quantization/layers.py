@@ -36,9 +36,12 @@ class FoldedLayer(NamedTuple):
 class QuantLayer(nn.Module):
     """Mixin over torch's convolutions and linear; parameters, paths and hooks stay those of the float layer.
 
-    In training, with the batch norm still learning, the weight is fake-quantized with step ``s / f`` per
-    channel, which is the grid of the folded weight ``W * f``, and the batch norm runs as ever: weight-sized
-    work only. As soon as the batch norm is in evaluation mode it is folded: one convolution with bias.
+    In training, with the batch norm still learning, the weight is fake-quantized with step ``s /
+    f`` per
+    channel, which is the grid of the folded weight ``W * f``, and the batch norm runs as ever:
+    weight-sized
+    work only. As soon as the batch norm is in evaluation mode it is folded: one convolution with
+    bias.
 
     Attributes:
         weight_spec: Grid of the (folded) weight.
@@ -95,7 +98,8 @@ class QuantLayer(nn.Module):
         Args:
             x: Input of the layer.
             batch_norm: The batch norm behind the layer, if there is one.
-            input_quantizer: Whose scale, times the weight's, is the bias's; None leaves the bias in float.
+            input_quantizer: Whose scale, times the weight's, is the bias's; None leaves the bias
+                in float.
         """
         return self.compute(x, self.weight, self.bias, batch_norm, input_quantizer)
 

@@ -23,7 +23,8 @@ def _world_size() -> int:
 def sample(x: Tensor, size: int = SAMPLE_SIZE) -> Tensor:
     """At most about `size` values of `x`, evenly spread over it.
 
-    With several processes the samples together are the one that a single process takes of the joint batch.
+    With several processes the samples together are the one that a single process takes of the
+    joint batch.
 
     Args:
         x: Any shape.
@@ -98,11 +99,14 @@ def mse_range(values: Tensor, spec: QuantSpec) -> Tensor:
 class RangeObserver(nn.Module):
     """Running ``[min, max]`` of what passes through.
 
-    The n-th batch counts with weight ``max(1 / max(n, 1), 0.001)``: the first ones replace, then the
-    cumulative mean, then an exponential average. Under ``torch.distributed`` the range is that of the joint batch.
+    The n-th batch counts with weight ``max(1 / max(n, 1), 0.001)``: the first ones replace, then
+    the
+    cumulative mean, then an exponential average. Under ``torch.distributed`` the range is that of
+    the joint batch.
 
     Args:
-        spec: Its ``range_rule`` decides how a batch's range is found; ``fixed_range`` switches statistics off.
+        spec: Its ``range_rule`` decides how a batch's range is found; ``fixed_range`` switches
+            statistics off.
 
     State:
         clips_act: Running range, float32, shape ``(2,)``; first ``[-8, 8]`` (``[0, 8]`` unsigned).
@@ -131,14 +135,16 @@ class RangeObserver(nn.Module):
         """Update the running range with one batch.
 
         Raises:
-            ValueError: A value is NaN or infinite (on CPU at once; elsewhere see :meth:`check_finite`).
+            ValueError: A value is NaN or infinite (on CPU at once; elsewhere see
+                :meth:`check_finite`).
         """
         batch = self.batch_range(x)
         if batch.device.type == "cpu" and not batch.isfinite().all():
             raise ValueError(self._not_finite_message())
         self.num_batches_tracked += 1
         weight = (1.0 / self.num_batches_tracked.clamp_min(1.0)).clamp_min(MIN_AVERAGING_WEIGHT)
-        # First batch: the old content (a placeholder, or NaN from elsewhere) must not take part at all.
+        # First batch: the old content (a placeholder, or NaN from elsewhere) must not take part at
+        # all.
         averaged = torch.where(weight >= 1.0, batch, torch.lerp(self.clips_act, batch, weight))
         self.clips_act.copy_(averaged)
 
@@ -174,7 +180,8 @@ def weight_max_abs(rows: Tensor, spec: QuantSpec) -> Tensor:
 
     Args:
         rows: Weights of one output channel a row, shape ``(C, n)``.
-        spec: ``percentile`` leaves ``range_shrink_percentile`` percent of the magnitudes outside (of the
+        spec: ``percentile`` leaves ``range_shrink_percentile`` percent of the magnitudes outside
+            (of the
             channel's, or of the tensor's for a per-tensor spec); ``mse`` has the least squared error.
 
     Returns:

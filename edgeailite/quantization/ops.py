@@ -16,7 +16,8 @@ def round_to_integer(x: Tensor, rounding: Rounding) -> Tensor:
 
     Args:
         x: Any shape, floating point.
-        rounding: ``half_even`` (2.5 -> 2), ``half_up`` (-2.5 -> -2, 2.5 -> 3) or ``half_away`` (-2.5 -> -3).
+        rounding: ``half_even`` (2.5 -> 2), ``half_up`` (-2.5 -> -2, 2.5 -> 3) or ``half_away``
+            (-2.5 -> -3).
     """
     if rounding == "half_even":
         return torch.round(x)
@@ -52,8 +53,10 @@ def fake_quantize_reference(
     return ((q - zero_point) * scale).to(x.dtype)
 
 
-# Elements that a thread works on at a time on CPU: div, round, clamp, compare and mul on a block that stays in
-# its cache. One pass over memory instead of five: 2.5 times as fast as whole tensors, 6 times as torch's kernel.
+# Elements that a thread works on at a time on CPU: div, round, clamp, compare and mul on a block
+# that stays in
+# its cache. One pass over memory instead of five: 2.5 times as fast as whole tensors, 6 times as
+# torch's kernel.
 BLOCK_SIZE = 1 << 16
 
 
@@ -153,7 +156,8 @@ def fake_quantize(
         x: Activations, any shape. Half precision is computed, and returned, in float32.
         scale: Shape ``()``, float32.
         zero_point: Shape ``()``, int32.
-        quant_min: Smallest integer, inclusive; a tensor of shape ``()`` where reading it would make the device wait.
+        quant_min: Smallest integer, inclusive; a tensor of shape ``()`` where reading it would
+            make the device wait.
         quant_max: Largest integer, inclusive; likewise.
         rounding: Where ties go.
         inplace: Overwrite `x` (unless it is a view, a leaf, or half precision).

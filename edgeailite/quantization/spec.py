@@ -24,17 +24,19 @@ class QuantSpec:
 
     Args:
         bit_width: Bits of an integer, 2 to 16.
-        signed: True: symmetric around zero, or starting below it. False: starts at zero. None: decided by
-            the statistics (signed as soon as a negative value was seen).
+        signed: True: symmetric around zero, or starting below it. False: starts at zero. None:
+            decided by the statistics (signed as soon as a negative value was seen).
         granularity: One scale for the tensor, or one for each output channel (weights only).
-        symmetric: True: ``zero_point`` stands at the middle (signed) or at the start (unsigned) of the grid.
+        symmetric: True: ``zero_point`` stands at the middle (signed) or at the start (unsigned) of
+            the grid.
             False: affine, any zero point.
         power_of_two: The scale is exactly ``2^k``.
         rounding: What happens half-way between two grid points: ``half_even`` (ONNX), ``half_up``
             (``floor(x + 0.5)``: a shift with rounding) or ``half_away`` (from zero).
-        range_rule: ``min_max``, ``percentile`` (``range_shrink_percentile`` cut from each side) or ``mse``
-            (the range with the least squared error).
-        range_shrink_percentile: Percent of values, per side, that ``percentile`` leaves outside; 0 to 50.
+        range_rule: ``min_max``, ``percentile`` (``range_shrink_percentile`` cut from each side) or
+            ``mse`` (the range with the least squared error).
+        range_shrink_percentile: Percent of values, per side, that ``percentile`` leaves outside; 0
+            to 50.
         fixed_range: ``(low, high)``: no statistics at all.
         range_max: Upper limit of ``max(|low|, |high|)``.
         max_scale_ratio: Per channel: no scale is finer than the coarsest one divided by this.
@@ -99,9 +101,10 @@ class BiasSpec:
 
     Args:
         bit_width: Bits the addend may take, 8 to 32.
-        rule: What happens to a bias that does not fit: ``none`` (32 bits; the weight scale is floored so
-            that it always fits), ``saturate`` (clamped) or ``reduce_weight_scale`` (the weight's scale is
-            made coarser until it fits).
+        rule: What happens to a bias that does not fit: ``none`` (32 bits; the weight scale is
+            floored so
+            that it always fits), ``saturate`` (clamped) or ``reduce_weight_scale`` (the weight's
+            scale is made coarser until it fits).
         rounding: As in :class:`QuantSpec`.
 
     Raises:

@@ -30,7 +30,8 @@ class Verification:
         num_values: Output values that each pair was compared on.
         mismatches: For each pair, how many of them differ.
         max_difference: For each pair, the largest difference, in units of the output.
-        first_difference: Path of the first quantizer at which simulation and integer graph differ, or None.
+        first_difference: Path of the first quantizer at which simulation and integer graph differ,
+            or None.
         cpu_note: What this CPU's integer kernels do that others may not.
     """
 

@@ -18,7 +18,8 @@ HEADROOM = 120.0 / 128.0
 def constrain_weights(model: GraphModel) -> list[str]:
     """Clip each layer's folded weight if its maximum is above 15 and above 16 times its median magnitude.
 
-    The limit is ``ceil_pow2(min(max, 16 * median)) * 120 / 128``. The float weights themselves change.
+    The limit is ``ceil_pow2(min(max, 16 * median)) * 120 / 128``. The float weights themselves
+    change.
 
     Args:
         model: Prepared model.

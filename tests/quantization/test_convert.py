@@ -60,7 +60,8 @@ FREE = {
         "power2_weight_range": False, "power2_activation_range": False, "rounding": "half_up"
     },
 }  # fmt: skip
-# Where ONNX Runtime is asked too (an export takes a second): what the nets hold between them is every operator kind.
+# Where ONNX Runtime is asked too (an export takes a second): what the nets hold between them is
+# every operator kind.
 EXPORTED = (
     "conv_transpose2d", "residual", "shuffle_unit", "functional_layers", "squeeze_and_excite",
     "global_pool_of_49",

@@ -71,7 +71,8 @@ def test_rows_are_the_weights_of_one_output_channel(name):
     assert torch.equal(
         weight_rows(marked.contiguous(), transposed, groups), marks[:, None].expand_as(rows)
     )
-    # The view marks what feeds each output channel: with such weights a channel's output is that many times ones'.
+    # The view marks what feeds each output channel: with such weights a channel's output is that
+    # many times ones'.
     ones = torch.ones_like(layer.weight)
     QuantLayer.adopt(layer, QuantSpec(signed=True), BiasSpec())
     y, y_marked = layer.operate(x, ones, None), layer.operate(x, ones * marked, None)

@@ -65,8 +65,8 @@ def test_error_of_a_value_in_range_is_at_most_half_a_step(a, b, spec, part):
     scale, zero_point, quant_min, quant_max = activation_qparams(torch.tensor([low, high]), spec)
     x = torch.tensor(low + part * (high - low), dtype=torch.float64)
     y = fake_quantize_reference(x, scale.double(), zero_point, quant_min, quant_max)
-    # A symmetric power-of-two grid covers [-2^m, 2^m): its upper end is one step further in. A free affine grid
-    # moves by up to half a step for zero to lie on it.
+    # A symmetric power-of-two grid covers [-2^m, 2^m): its upper end is one step further in. A
+    # free affine grid moves by up to half a step for zero to lie on it.
     top = float((quant_max - zero_point) * scale.double())
     bottom = float((quant_min - zero_point) * scale.double())
     step = float(scale)

@@ -24,8 +24,8 @@ def export_qdq(
 ) -> Path:
     """Write a converted model; arguments as in :func:`write_onnx`.
 
-    Grids that QuantizeLinear does not compute (half-up rounding, more than 8 bits) are written as integers
-    carried in float: ``Conv, Mul, Floor, Clip``.
+    Grids that QuantizeLinear does not compute (half-up rounding, more than 8 bits) are written as
+    integers carried in float: ``Conv, Mul, Floor, Clip``.
     """
     return write_onnx(
         converted, example_inputs, path, opset_version=opset_version, input_names=input_names,

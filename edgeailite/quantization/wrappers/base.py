@@ -44,7 +44,8 @@ def prepare(
         leaf_modules: Paths or types that are called as they are and stay in float.
 
     Raises:
-        ValueError: The example inputs do not pass through the model, or a weight is NaN or infinite.
+        ValueError: The example inputs do not pass through the model, or a weight is NaN or
+            infinite.
         TraceError: The model cannot be captured.
     """
     check_finite_weights(model)

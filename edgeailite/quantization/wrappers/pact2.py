@@ -126,17 +126,19 @@ class QuantTrainModule(_PACT2Module):
     """Quantization-aware training: wrap the model, then train as ever with a smaller learning rate.
 
     Args:
-        module: Float model; it becomes part of the wrapper, in ``.module``, all its state-dict keys unchanged.
+        module: Float model; it becomes part of the wrapper, in ``.module``, all its state-dict
+            keys unchanged.
         dummy_input: Input (or tuple of inputs) of the shape the model is used with, batch included.
         *args: Further inputs of the model.
         bitwidth_weights: Bits of a weight, 2 to 16.
         bitwidth_activations: Bits of an activation, 2 to 16.
-        per_channel_q: One weight scale per tensor (False), per channel in depthwise convolutions (True), or per
-            channel everywhere (``'all'``).
-        histogram_range: Activation ranges leave ``range_shrink_activations`` percent outside; False: plain min
-            and max.
+        per_channel_q: One weight scale per tensor (False), per channel in depthwise convolutions
+            (True), or per channel everywhere (``'all'``).
+        histogram_range: Activation ranges leave ``range_shrink_activations`` percent outside;
+            False: plain min and max.
         bias_calibration: Also correct biases in each training step (a float pass per step).
-        constrain_weights: Clip outlying weights once, before the first iteration. None: unless per channel.
+        constrain_weights: Clip outlying weights once, before the first iteration. None: unless per
+            channel.
         range_shrink_weights: Percent of weights left outside of the weight's range. None: 0.
         range_shrink_activations: Percent of activations left outside, per side. None: 0.01.
         power2_weight_range: Weight scales are powers of two. None: True.
@@ -148,15 +150,16 @@ class QuantTrainModule(_PACT2Module):
         quantize_out: Quantize the network's last quantizable values.
         verbose_mode: Print what is quantized to what.
         total_epochs: Epochs of the training: batch norm statistics freeze at the start of epoch
-            ``total_epochs // 2 - 1`` (counted from 0 by calls of ``train()``), ranges at ``total_epochs // 2 + 1``.
+            ``total_epochs // 2 - 1`` (counted from 0 by calls of ``train()``), ranges at
+            ``total_epochs // 2 + 1``.
         rounding: ``'half_even'``: ONNX's and ONNX Runtime's. ``'half_up'``: TIDL's.
         range_rule: ``'percentile'``, ``'min_max'`` or ``'mse'`` for activation ranges; None: by `histogram_range`.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
         lr_calib: Rate of `bias_calibration`.
 
     Raises:
-        ValueError: `total_epochs` is missing, an argument is outside of what it allows, the dummy input does
-            not fit the model, or a weight is NaN.
+        ValueError: `total_epochs` is missing, an argument is outside of what it allows, the dummy
+            input does not fit the model, or a weight is NaN.
         TraceError: The model cannot be captured; the message names the place and the way out.
 
     Example:
@@ -181,7 +184,8 @@ class QuantCalibrateModule(_PACT2Module):
     and the biases move towards the float means. Batch norm statistics do not change.
 
     Args:
-        module: As in :class:`QuantTrainModule`; so are all other arguments, but `total_epochs` is not needed.
+        module: As in :class:`QuantTrainModule`; so are all other arguments, but `total_epochs` is
+            not needed.
         dummy_input: Input of the shape the model is used with.
         *args: Further inputs of the model.
         bias_calibration: Correct biases; False only collects ranges.
@@ -226,7 +230,8 @@ class QuantTestModule(_PACT2Module):
     """Evaluate a quantized checkpoint: load it into ``.module``; there is no training mode.
 
     Args:
-        module: As in :class:`QuantTrainModule`; so are all other arguments, but `total_epochs` is not needed.
+        module: As in :class:`QuantTrainModule`; so are all other arguments, but `total_epochs` is
+            not needed.
         dummy_input: Input of the shape the model is used with.
         *args: Further inputs of the model.
         **kwargs: As in :class:`QuantTrainModule`.
