@@ -227,7 +227,10 @@ def test_grids_with_and_without_an_onnx_form_in_one_graph(name, path, other, tmp
     converted = outputs(wrapper.convert()(*inputs))
     if other is None:
         assert_within_one_step(converted, simulated)
-        assert_onnx_runtime_equals(wrapper, inputs, converted, tmp_path, assert_within_one_step)
+        # Not with optimizations: ONNX Runtime's pass WeightBiasQuantization then quantizes the
+        # weight of a float layer that stands between DequantizeLinear and QuantizeLinear.
+        file = wrapper.export(inputs, tmp_path / "model.onnx")
+        assert_within_one_step(run_onnx(file, inputs, "off"), converted)
     else:
         assert_equal(converted, simulated, "integer graph")
         assert_onnx_runtime_equals(wrapper, inputs, converted, tmp_path)
