@@ -1,14 +1,17 @@
 """Policy: which value gets which spec. Nothing is inserted here; :mod:`insert` reads what this writes.
 
 Annotations are written to ``node.meta['quant']``. What is fused follows the hardware: convolution,
-transposed
-convolution or linear + batch norm + ReLU, ReLU6 or Hardtanh is one unit with one output quantizer.
+transposed convolution or linear + batch norm + ReLU, ReLU6 or Hardtanh is one unit with one output
+quantizer.
 """
 
 from __future__ import annotations
 
+import math
 import operator
+import re
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -57,24 +60,39 @@ class LayerAnnotation:
 
 @dataclass(frozen=True)
 class Policy:
-    """What the rules may be told.
+    """What the rules may be told. None instead of a configuration leaves in float.
 
     Attributes:
         qconfig: For every layer and value.
         quantize_in: Quantize the network's inputs.
         quantize_out: Quantize the last quantizable values.
-        by_path: Other configurations for modules (and all below them); None leaves them in float.
+        by_path: Other configurations for modules (and all below them).
+        by_pattern: For modules whose path a regular expression matches from its start.
+        by_type: For module types, functions and the names of tensor methods.
     """
 
-    qconfig: QConfig
+    qconfig: QConfig | None
     quantize_in: bool = True
     quantize_out: bool = True
     by_path: dict[str, QConfig | None] = field(default_factory=dict)
+    by_pattern: dict[str, QConfig | None] = field(default_factory=dict)
+    by_type: dict[Any, QConfig | None] = field(default_factory=dict)
 
-    def of(self, path: str) -> QConfig | None:
-        """The configuration of the module at `path`: the longest entry that is it or a parent of it."""
+    def of(self, path: str, operation: Any = None) -> QConfig | None:
+        """The configuration of one operation: by path, then by pattern, then by type.
+
+        Args:
+            path: Of the module that is called, or that calls the function; of several entries
+                the longest that is it or a parent of it counts.
+            operation: The module's type, the function, or the method's name.
+        """
         matches = [p for p in self.by_path if path == p or path.startswith(p + ".")]
-        return self.by_path[max(matches, key=len)] if matches else self.qconfig
+        if matches:
+            return self.by_path[max(matches, key=len)]
+        for pattern, qconfig in self.by_pattern.items():
+            if re.match(pattern, path):
+                return qconfig
+        return self.by_type.get(operation, self.qconfig)
 
 
 def annotate(model: GraphModel, policy: Policy) -> None:
@@ -95,14 +113,17 @@ def annotate(model: GraphModel, policy: Policy) -> None:
             _annotate_layer(model, node, policy)
         if node in last or not _is_quantized_here(model, node, policy):
             continue
-        qconfig = policy.of(_path_of(node))
+        qconfig = _qconfig_of(model, node, policy)
         if qconfig is None or qconfig.activation is None:
             continue
         node.meta["quant"] = _output_annotation(model, node, qconfig.activation, call_sites)
 
 
-def _path_of(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else node.meta.get("owner", "")
+def _qconfig_of(model: GraphModel, node: fx.Node, policy: Policy) -> QConfig | None:
+    module = model.module_of(node)
+    if module is None:
+        return policy.of(node.meta.get("owner", ""), node.target)
+    return policy.of(str(node.target), type(module))
 
 
 def _call_sites(graph: fx.Graph) -> dict[str, list[fx.Node]]:
@@ -132,7 +153,7 @@ def _annotate_layer(model: GraphModel, node: fx.Node, policy: Policy) -> None:
     if isinstance(module, QuantLayer) or (module is not None and type(module) not in QUANT_LAYERS):
         return
     weight = _weight_of(model, node)
-    qconfig = policy.of(_path_of(node))
+    qconfig = _qconfig_of(model, node, policy)
     if weight is None or qconfig is None or qconfig.weight is None:
         return
     node.meta["layer"] = LayerAnnotation(
@@ -220,11 +241,13 @@ def _output_annotation(
 ) -> OutputAnnotation:
     kind, module = node.meta["kind"], model.module_of(node)
     bounds = clamp_bounds(node, module) if kind is Kind.CLAMP else None
-    if kind is Kind.RELU:
+    if kind is Kind.RELU and spec.signed:  # signed integers are asked for, whatever the values
+        bounds = (0.0, math.inf)
+    elif kind is Kind.RELU:
         spec = replace(spec, signed=False)
     elif bounds is not None:
         spec = _clamp_spec(spec, bounds)
-    elif kind in _KEEPS_SIGN and all(is_unsigned(model, a) for a in node.all_input_nodes):
+    elif not spec.signed and kind in _KEEPS_SIGN and all(is_unsigned(model, a) for a in node.all_input_nodes):
         spec = replace(spec, signed=False)
     absorbs = kind is Kind.RELU or bounds is not None
     if absorbs and node.op == "call_module":
@@ -240,8 +263,10 @@ def _all_absorbed(model: GraphModel, site: fx.Node) -> bool:
 
 def _clamp_spec(spec: QuantSpec, bounds: tuple[float, float]) -> QuantSpec:
     """ReLU6 keeps its statistics (few networks reach 6 everywhere); other bounds are the range."""
-    signed = bounds[0] < 0
     fixed = None if bounds == (0.0, 6.0) else bounds
+    if spec.signed:
+        return replace(spec, fixed_range=fixed)
+    signed = bounds[0] < 0
     return replace(spec, signed=signed if spec.symmetric or not signed else None, fixed_range=fixed)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,7 @@ def capture(
     model: nn.Module,
     leaf_modules: Iterable[str | type[nn.Module]] = (),
     num_inputs: int | None = None,
+    input_names: Sequence[str] = (),
 ) -> GraphModel:
     """Trace `model` symbolically.
 
@@ -217,7 +219,8 @@ def capture(
         model: Any module; it is not changed. A :class:`GraphModel` is returned as it is.
         leaf_modules: Paths or types that are called as they are; they stay in float.
         num_inputs: How many positional inputs the user gives; arguments behind them keep their
-            defaults.
+            defaults. None: those without a default.
+        input_names: Further inputs, given by name.
 
     Returns:
         Graph over the same modules, classified, without dead code.
@@ -231,11 +234,12 @@ def capture(
     _refuse_quantized(model)
     tracer = _Tracer(tuple(leaf_modules))
     try:
-        graph = tracer.trace(model, concrete_args=_defaults(model, num_inputs))
+        fixed = _defaults(model, num_inputs, input_names)
+        graph = tracer.trace(model, concrete_args=fixed or None)
     except Exception as error:
         raise TraceError(_trace_message(model, tracer, error)) from error
     graph.set_codegen(fx.graph.CodeGen())
-    _drop_fixed_inputs(graph, num_inputs)
+    _drop_fixed_inputs(graph, fixed)
     captured = GraphModel(model, graph)
     captured.tidy()
     captured.classify()
@@ -251,27 +255,24 @@ def _refuse_quantized(model: nn.Module) -> None:
             )
 
 
-def _defaults(model: nn.Module, num_inputs: int | None) -> dict[str, Any] | None:
-    """Arguments that the user does not give and that default to None or a flag."""
-    if num_inputs is None:
-        return None
-    parameters = list(inspect.signature(model.forward).parameters.values())[num_inputs:]
-    fixed = {
+def _defaults(
+    model: nn.Module, num_inputs: int | None, input_names: Sequence[str]
+) -> dict[str, Any]:
+    """The arguments that the user does not give, with their defaults."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    return {
         p.name: p.default
-        for p in parameters
-        if p.default is not p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        for p in parameters[num_inputs or 0 :]
+        if p.default is not p.empty and p.name not in input_names
     }
-    return fixed or None
 
 
-def _drop_fixed_inputs(graph: fx.Graph, num_inputs: int | None) -> None:
+def _drop_fixed_inputs(graph: fx.Graph, fixed: Mapping[str, Any]) -> None:
     """Remove the placeholders, and fx's checks, of arguments whose default is fixed."""
-    if num_inputs is None:
-        return
-    for placeholder in [n for n in graph.nodes if n.op == "placeholder"][num_inputs:]:
-        if str(placeholder.target).startswith("*"):
-            continue
-        _erase_with_users(graph, placeholder)
+    for placeholder in graph.find_nodes(op="placeholder"):
+        # fx names them after the argument, numbered.
+        if re.sub(r"_\d+$", "", str(placeholder.target)) in fixed:
+            _erase_with_users(graph, placeholder)
 
 
 def _erase_with_users(graph: fx.Graph, node: fx.Node) -> None:

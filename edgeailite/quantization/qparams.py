@@ -55,16 +55,22 @@ def symmetric_scale(max_abs: Tensor, spec: QuantSpec) -> Tensor:
 
     ``s = 2^ceil(log2 M) / 2^(b-1)`` for power-of-two specs, else ``s = M / (2^(b-1) - 1)``.
     """
-    steps = 1 << (spec.bit_width - 1)
-    max_abs = max_abs.float().clamp_min(MIN_RANGE)
-    return ceil_power_of_two(max_abs) / steps if spec.power_of_two else max_abs / (steps - 1)
+    return _scale(max_abs, (1 << (spec.bit_width - 1)) - 1, spec)
 
 
 def unsigned_scale(max_value: Tensor, spec: QuantSpec) -> Tensor:
     """Step of an unsigned grid ``[0, max_value]``: ``2^ceil(log2 M) / 2^b``, or ``M / (2^b - 1)``."""
-    steps = 1 << spec.bit_width
-    max_value = max_value.float().clamp_min(MIN_RANGE)
-    return ceil_power_of_two(max_value) / steps if spec.power_of_two else max_value / (steps - 1)
+    return _scale(max_value, (1 << spec.bit_width) - 1, spec)
+
+
+def _scale(limit: Tensor, quant_max: int, spec: QuantSpec) -> Tensor:
+    """The step with which `limit` is the integer `quant_max`, or for powers of two the one after it."""
+    if spec.quant_range is not None:
+        quant_max = spec.quant_max
+    limit = limit.float().clamp_min(MIN_RANGE)
+    if spec.power_of_two:
+        return ceil_power_of_two(limit) / (1 << quant_max.bit_length())
+    return limit / quant_max
 
 
 def activation_qparams(clips: Tensor, spec: QuantSpec) -> QParams:

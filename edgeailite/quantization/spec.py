@@ -1,8 +1,9 @@
-"""What a value is quantized to: frozen descriptions, validated when they are made. No tensors, no modules."""
+"""What a value is quantized to: frozen descriptions, validated when made. No tensors, no modules."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Literal, get_args
 
 Rounding = Literal["half_even", "half_up", "half_away"]
@@ -27,9 +28,8 @@ class QuantSpec:
         signed: True: symmetric around zero, or starting below it. False: starts at zero. None:
             decided by the statistics (signed as soon as a negative value was seen).
         granularity: One scale for the tensor, or one for each output channel (weights only).
-        symmetric: True: ``zero_point`` stands at the middle (signed) or at the start (unsigned) of
-            the grid.
-            False: affine, any zero point.
+        symmetric: True: ``zero_point`` stands at the middle (signed) or at the start (unsigned)
+            of the grid. False: affine, any zero point.
         power_of_two: The scale is exactly ``2^k``.
         rounding: What happens half-way between two grid points: ``half_even`` (ONNX), ``half_up``
             (``floor(x + 0.5)``: a shift with rounding) or ``half_away`` (from zero).
@@ -40,6 +40,8 @@ class QuantSpec:
         fixed_range: ``(low, high)``: no statistics at all.
         range_max: Upper limit of ``max(|low|, |high|)``.
         max_scale_ratio: Per channel: no scale is finer than the coarsest one divided by this.
+        quant_range: ``(quant_min, quant_max)`` where the grid does not use all integers of
+            `bit_width` (``(-127, 127)``); None: all.
 
     Raises:
         ValueError: A field is outside of what it allows; the message names the field.
@@ -56,6 +58,7 @@ class QuantSpec:
     fixed_range: tuple[float, float] | None = None
     range_max: float | None = None
     max_scale_ratio: float = 256.0
+    quant_range: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if (
@@ -64,15 +67,16 @@ class QuantSpec:
             or not MIN_BIT_WIDTH <= self.bit_width <= MAX_BIT_WIDTH
         ):
             raise ValueError(
-                f"bit_width is {self.bit_width!r}; allowed: a whole number from {MIN_BIT_WIDTH} to {MAX_BIT_WIDTH}."
+                f"bit_width is {self.bit_width!r}; allowed: a whole number from {MIN_BIT_WIDTH} "
+                f"to {MAX_BIT_WIDTH}."
             )
         _check_choice("granularity", self.granularity, get_args(Granularity))
         _check_choice("rounding", self.rounding, get_args(Rounding))
         _check_choice("range_rule", self.range_rule, get_args(RangeRule))
         if not 0 <= self.range_shrink_percentile < 50:
             raise ValueError(
-                f"range_shrink_percentile is {self.range_shrink_percentile!r}; it is a percentage per side: "
-                "0 up to (not including) 50."
+                f"range_shrink_percentile is {self.range_shrink_percentile!r}; it is a percentage "
+                "per side: 0 up to (not including) 50."
             )
         if self.fixed_range is not None and not self.fixed_range[0] < self.fixed_range[1]:
             raise ValueError(
@@ -82,16 +86,34 @@ class QuantSpec:
             raise ValueError(f"range_max is {self.range_max!r}; it must be positive.")
         if not self.max_scale_ratio >= 1:
             raise ValueError(f"max_scale_ratio is {self.max_scale_ratio!r}; it must be at least 1.")
+        if self.quant_range is not None:
+            self._check_quant_range(*self.quant_range)
+
+    def _check_quant_range(self, low: int, high: int) -> None:
+        full = replace(self, quant_range=None)
+        if not full.quant_min <= low <= 0 < high <= full.quant_max:
+            raise ValueError(
+                f"quant_range is {(low, high)}; it needs quant_min <= 0 < quant_max within "
+                f"{full.quant_min} to {full.quant_max} of {self.bit_width} bits."
+            )
+        if self.symmetric and self.signed is None:
+            raise ValueError(
+                f"quant_range {(low, high)} of a symmetric grid needs signed=True or signed=False."
+            )
 
     @property
     def quant_min(self) -> int:
         """Smallest integer. A grid whose sign the statistics decide is carried as a signed one."""
+        if self.quant_range is not None:
+            return self.quant_range[0]
         starts_at_zero = self.signed is False or (self.signed is None and not self.symmetric)
         return 0 if starts_at_zero else -(1 << (self.bit_width - 1))
 
     @property
     def quant_max(self) -> int:
         """Largest integer."""
+        if self.quant_range is not None:
+            return self.quant_range[1]
         return self.quant_min + (1 << self.bit_width) - 1
 
 
@@ -102,8 +124,7 @@ class BiasSpec:
     Args:
         bit_width: Bits the addend may take, 8 to 32.
         rule: What happens to a bias that does not fit: ``none`` (32 bits; the weight scale is
-            floored so
-            that it always fits), ``saturate`` (clamped) or ``reduce_weight_scale`` (the weight's
+            floored so that it always fits), ``saturate`` (clamped) or ``reduce_weight_scale`` (the weight's
             scale is made coarser until it fits).
         rounding: As in :class:`QuantSpec`.
 
@@ -138,21 +159,59 @@ class QConfig:
         return replace(self, activation=replace(self.activation, **changes))  # type: ignore[arg-type]
 
 
-PRESETS: dict[str, QConfig] = {
+# How the names of presets read: W weights, A activations, T per tensor, C per channel, then bits,
+# SYM symmetric activations, P2 power-of-two scales, R4 or M4 a range of 4; MSA for attention.
+_PER_CHANNEL = QuantSpec(signed=True, granularity="per_channel", power_of_two=False)
+_PER_CHANNEL_P2 = replace(_PER_CHANNEL, power_of_two=True)
+_AFFINE = QuantSpec(symmetric=False, power_of_two=False, range_rule="percentile")
+_AFFINE_P2 = replace(_AFFINE, power_of_two=True)
+_SYMMETRIC_P2 = QuantSpec(range_rule="percentile")
+
+PRESETS: dict[str, QConfig | None] = {
     "PACT2": QConfig(
         weight=QuantSpec(signed=True, rounding="half_away"),
-        activation=QuantSpec(range_rule="percentile"),
+        activation=_SYMMETRIC_P2,
         bias=BiasSpec(bit_width=16, rule="saturate"),
     ),
-    "WC8_AT8": QConfig(
-        weight=QuantSpec(signed=True, granularity="per_channel", power_of_two=False),
-        activation=QuantSpec(symmetric=False, power_of_two=False, range_rule="percentile"),
+    "WC8_AT8": QConfig(_PER_CHANNEL, _AFFINE),
+    # Attention has outliers that carry meaning: nothing is cut off.
+    "MSA_WC8_AT8": QConfig(_PER_CHANNEL, replace(_AFFINE, range_rule="min_max")),
+    "WT8SYMP2_AT8SYMP2": QConfig(QuantSpec(signed=True), _SYMMETRIC_P2),
+    "WC8SYMP2_AT8SYMP2": QConfig(_PER_CHANNEL_P2, _SYMMETRIC_P2),
+    "WC8SYMP2_AT8SYMP2R4": QConfig(
+        _PER_CHANNEL_P2, replace(_SYMMETRIC_P2, fixed_range=(-4.0, 4.0))
     ),
+    "WC8P2_AT8P2": QConfig(_PER_CHANNEL_P2, _AFFINE_P2),
+    "MSA_WC8P2_AT8P2": QConfig(_PER_CHANNEL_P2, replace(_AFFINE_P2, range_rule="min_max")),
+    "WC4_AT8": QConfig(replace(_PER_CHANNEL, bit_width=4), _AFFINE),
+    "WC4M4_AT8": QConfig(replace(_PER_CHANNEL, bit_width=4, range_max=4.0), _AFFINE),
+    "DISABLED": None,
 }
 
 
-def get_preset(name: str) -> QConfig:
-    """Look a named preset up.
+class QConfigType(str, Enum):
+    """The presets that ``qconfig_type`` of the fx wrappers names; a plain string does as well."""
+
+    WC8_AT8 = "WC8_AT8"
+    DEFAULT = "WC8_AT8"
+    MSA_WC8_AT8 = "MSA_WC8_AT8"
+    WT8SYMP2_AT8SYMP2 = "WT8SYMP2_AT8SYMP2"
+    WC8SYMP2_AT8SYMP2 = "WC8SYMP2_AT8SYMP2"
+    WC8SYMP2_AT8SYMP2R4 = "WC8SYMP2_AT8SYMP2R4"
+    WC8P2_AT8P2 = "WC8P2_AT8P2"
+    MSA_WC8P2_AT8P2 = "MSA_WC8P2_AT8P2"
+    WC4_AT8 = "WC4_AT8"
+    WC4M4_AT8 = "WC4M4_AT8"
+    DISABLED = "DISABLED"
+
+    @classmethod
+    def choices(cls) -> tuple[str, ...]:
+        """All names, for command lines."""
+        return tuple(cls.__members__)
+
+
+def get_preset(name: str) -> QConfig | None:
+    """Look a named preset up; None for ``DISABLED``.
 
     Raises:
         ValueError: No preset has this name; the message lists those there are.

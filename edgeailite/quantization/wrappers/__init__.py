@@ -1,6 +1,7 @@
 """The modules users touch: schedules, arguments, defaults. They only call the engine's stages."""
 
 from edgeailite.quantization.wrappers.base import ConvertedModule, QuantModule
+from edgeailite.quantization.wrappers.fx import PTCFxModule, PTQFxModule, QATFxModule
 from edgeailite.quantization.wrappers.pact2 import (
     QuantCalibrateModule,
     QuantTestModule,
@@ -9,6 +10,9 @@ from edgeailite.quantization.wrappers.pact2 import (
 
 __all__ = [
     "ConvertedModule",
+    "PTCFxModule",
+    "PTQFxModule",
+    "QATFxModule",
     "QuantCalibrateModule",
     "QuantModule",
     "QuantTestModule",

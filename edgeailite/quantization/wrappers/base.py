@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ def prepare(
     policy: Policy,
     example_inputs: Sequence[Any] | None = None,
     leaf_modules: Iterable[str | type[nn.Module]] = (),
+    example_kwargs: Mapping[str, Any] | None = None,
 ) -> GraphModel:
     """Capture, annotate, insert.
 
@@ -42,6 +43,7 @@ def prepare(
         policy: What is quantized to what.
         example_inputs: Run once through the float model, so that a wrong shape is found here.
         leaf_modules: Paths or types that are called as they are and stay in float.
+        example_kwargs: Inputs by name.
 
     Raises:
         ValueError: The example inputs do not pass through the model, or a weight is NaN or
@@ -50,8 +52,9 @@ def prepare(
     """
     check_finite_weights(model)
     if example_inputs is not None:
-        _check_example(model, example_inputs)
-    graph = capture(model, leaf_modules, None if example_inputs is None else len(example_inputs))
+        _check_example(model, example_inputs, example_kwargs or {})
+    num_inputs = None if example_inputs is None else len(example_inputs)
+    graph = capture(model, leaf_modules, num_inputs, tuple(example_kwargs or ()))
     annotate(graph, policy)
     insert(graph)
     graph.export_view = clip_model
@@ -67,18 +70,20 @@ def check_finite_weights(model: nn.Module) -> None:
             )
 
 
-def _check_example(model: nn.Module, example_inputs: Sequence[Any]) -> None:
+def _check_example(
+    model: nn.Module, example_inputs: Sequence[Any], example_kwargs: Mapping[str, Any]
+) -> None:
     training = {m: m.training for m in model.modules()}
     try:
         with torch.no_grad():
-            model.eval()(*example_inputs)
+            model.eval()(*example_inputs, **example_kwargs)
     except Exception as error:
         shapes = ", ".join(
             str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
-            for x in example_inputs
+            for x in (*example_inputs, *example_kwargs.values())
         )
         raise ValueError(
-            f"dummy_input of shape {shapes} does not pass through {type(model).__name__} ({error}). "
+            f"The example input (dummy_input, example_inputs) of shape {shapes} does not pass through {type(model).__name__} ({error}). "
             "Give an input of the shape that the model is used with, batch included."
         ) from error
     finally:
@@ -95,7 +100,13 @@ class QuantModule(nn.Module):
         range_epoch: Likewise for activation ranges.
         clip_weights: Clip outlying weights once, before the first training iteration.
         bias_rate: Bias correction per training batch; 0: none.
+
+    Attributes:
+        trains: False: training mode only calibrates: ranges (and biases) learn from the data, batch
+            norm and dropout stay in evaluation mode, no gradients.
     """
+
+    trains = True
 
     def __init__(
         self,
@@ -118,14 +129,17 @@ class QuantModule(nn.Module):
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the original model."""
-        if self.training:
-            self._before_training_batch()
-            if self.bias_rate > 0:
-                self._correct_biases(args, kwargs)
-        elif not self._ranges_checked:
-            self._warn_of_missing_ranges()
-        return self.module(*args, **kwargs)
+        """As the original model; without gradients where training mode only calibrates."""
+        with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
+            if self.training:
+                self._before_training_batch()
+                if self.bias_rate > 0:
+                    output = self._correct_biases(args, kwargs)
+                    if not self.trains:
+                        return output
+            elif not self._ranges_checked:
+                self._warn_of_missing_ranges()
+            return self.module(*args, **kwargs)
 
     def _before_training_batch(self) -> None:
         if not self.clip_weights or self.weights_clipped:
@@ -161,7 +175,7 @@ class QuantModule(nn.Module):
             )
 
     def train(self, mode: bool = True) -> QuantModule:
-        """Training mode starts the next epoch of the schedule; evaluation mode freezes nothing for good.
+        """Training mode starts the next epoch of the schedule; evaluation freezes nothing for good.
 
         Raises:
             ValueError: A weight or a range has become NaN or infinite; the message names it.
@@ -173,6 +187,10 @@ class QuantModule(nn.Module):
             self.epoch += 1
             self._follow_schedule()
             self._apply_frozen_batch_norm()
+            if not self.trains:
+                self.module.eval()
+                for quantizer in quantizers(self.module).values():
+                    quantizer.train()
         return self
 
     def _follow_schedule(self) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy
-from edgeailite.quantization.fake_quantize import quantizers
 from edgeailite.quantization.report import describe
 from edgeailite.quantization.spec import BiasSpec, QConfig, Rounding, get_preset
 from edgeailite.quantization.wrappers.base import QuantModule, prepare
@@ -193,6 +192,8 @@ class QuantCalibrateModule(_PACT2Module):
         **kwargs: As in :class:`QuantTrainModule`.
     """
 
+    trains = False
+
     def __init__(
         self, module: nn.Module, dummy_input: Any, *args: Any,
         bias_calibration: bool = True, lr_calib: float = 0.05, **kwargs: Any,
@@ -205,25 +206,6 @@ class QuantCalibrateModule(_PACT2Module):
             lr_calib=lr_calib,
             **kwargs,
         )
-
-    def train(self, mode: bool = True) -> QuantCalibrateModule:
-        """Training mode lets the ranges learn; batch norm and dropout stay in evaluation mode."""
-        super().train(mode)
-        if mode:
-            self.module.eval()
-            for quantizer in quantizers(self.module).values():
-                quantizer.train()
-        return self
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Calibrate with one batch (training mode) and return the quantized output; no gradients."""
-        with torch.no_grad():
-            if not self.training:
-                return super().forward(*args, **kwargs)
-            self._before_training_batch()
-            if self.bias_rate > 0:
-                return self._correct_biases(args, kwargs)
-            return self.module(*args, **kwargs)
 
 
 class QuantTestModule(_PACT2Module):

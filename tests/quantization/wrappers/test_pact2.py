@@ -73,7 +73,7 @@ def test_unknown_keyword_is_an_error():
 
 
 def test_dummy_input_of_wrong_shape_is_named():
-    with pytest.raises(ValueError, match=r"dummy_input of shape \(1, 5, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"dummy_input, example_inputs\) of shape \(1, 5, 8, 8\)"):
         QuantTrainModule(net(), torch.rand(1, 5, 8, 8), total_epochs=2)
 
 

@@ -1,5 +1,5 @@
 """Quantization by its documented path; see ``edgeailite.quantization``."""
 
-from edgeai_torchmodelopt.xmodelopt.quantization import v1
+from edgeai_torchmodelopt.xmodelopt.quantization import v1, v2
 
-__all__ = ["v1"]
+__all__ = ["v1", "v2"]
