@@ -26,7 +26,8 @@ from edgeailite.quantization.spec import QConfig, QuantSpec
 MOVES_VALUES = (Kind.PRESERVE, Kind.PAD)
 ACTIVATIONS = (Kind.RELU, Kind.CLAMP)
 COMPUTES_ON_GRID = (
-    Kind.LAYER, Kind.BATCH_NORM, Kind.RELU, Kind.CLAMP, Kind.ADD, Kind.SUB, Kind.MUL, Kind.CAT, Kind.AVERAGE, Kind.RESIZE,
+    Kind.LAYER, Kind.BATCH_NORM, Kind.RELU, Kind.CLAMP, Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL, Kind.CAT,
+    Kind.AVERAGE, Kind.RESIZE,
 )  # fmt: skip
 _KEEPS_SIGN = (Kind.ADD, Kind.MUL, Kind.CAT, Kind.AVERAGE, Kind.RESIZE, *MOVES_VALUES)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -13,9 +14,16 @@ from edgeailite.quantization.annotate import MOVES_VALUES
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import quantizer_of
-from edgeailite.quantization.integer import Grid, IntegerLayer, Quantize, Requantize, Rescale
+from edgeailite.quantization.integer import (
+    Grid,
+    IntegerLayer,
+    IntegerMatMul,
+    Quantize,
+    Requantize,
+    Rescale,
+)
 from edgeailite.quantization.layers import QuantLayer
-from edgeailite.quantization.operators import Kind
+from edgeailite.quantization.operators import Kind, argument, is_training
 from edgeailite.quantization.ops import quantize_bias, round_to_integer
 from edgeailite.quantization.units import LayerUnit, attribute, layer_unit
 
@@ -61,7 +69,7 @@ class _Converter:
     def __init__(self, model: GraphModel) -> None:
         self.model = model
         self.graph = fx.Graph()
-        self.values: dict[fx.Node, fx.Node] = {}
+        self.values: dict[fx.Node, Any] = {}
         self.grids: dict[fx.Node, Grid | None] = {}
         self.reals: dict[fx.Node, fx.Node] = {}
         self.root = nn.Module()
@@ -83,7 +91,7 @@ class _Converter:
         if kind is Kind.LAYER:
             unit = layer_unit(self.model, node)
             return unit is not None and self._on_grid(unit.input_node)
-        return kind in (*HOMOGENEOUS, Kind.MUL) and all(
+        return kind in (*HOMOGENEOUS, Kind.MUL, Kind.MATMUL) and all(
             self._on_grid(a) for a in node.all_input_nodes
         )
 
@@ -103,6 +111,8 @@ class _Converter:
             attribute(self.model, str(node.target)), nn.Module
         ):
             return  # a reference that only the training graph needs
+        elif node.target is is_training:
+            self.values[node], self.grids[node] = False, None
         else:
             operands: Callable = self._value if kind is Kind.SCALAR else self._real
             self._set(node, self._copy(node, operands), None)
@@ -175,6 +185,8 @@ class _Converter:
         if operand not in self.values:
             if operand.meta["kind"] is Kind.LAYER:
                 self._place_layer(node, operand, grid)
+            elif operand.meta["kind"] is Kind.MATMUL:
+                self._place_matmul(node, operand, grid)
             else:
                 self._place_operation(node, operand, grid)
         elif self.grids[operand] is not None:
@@ -215,6 +227,15 @@ class _Converter:
         rounding = rounding or Requantize(grid, plain=plain)
         self._set(quantizer, self._call(str(quantizer.target), rounding, result), grid)
 
+    def _place_matmul(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
+        left, right = node.args[0], argument(node, 1, "other")
+        assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
+        grids = self.grids[left], self.grids[right]
+        assert grids[0] is not None and grids[1] is not None
+        product = IntegerMatMul(grids[0], grids[1], grid)
+        operands = self.values[left], self.values[right]
+        self._set(quantizer, self._call(str(quantizer.target), product, *operands), grid)
+
     def _place_move(self, node: fx.Node) -> None:
         """An operation that moves values: the same integers, elsewhere."""
         source = node.all_input_nodes[0]
@@ -247,15 +268,18 @@ class _Converter:
         assert unit is not None
         grid = self.grids[unit.input_node]
         if grid is None:
-            module: nn.Module = FixedLayer(unit.layer, *unit.quantized_parameters())
+            module: FixedLayer | IntegerLayer = FixedLayer(unit.layer, *unit.quantized_parameters())
         else:
             module = _integer_layer(unit, grid, output)
+        module.layer_path = unit.path
         value = self._call(unit.path, module, self.values[unit.input_node])
         self._set(node, value, output if grid is not None else None)
 
 
 class FixedLayer(nn.Module):
     """A layer whose input is float: its weight stays on the grid, the arithmetic is float."""
+
+    layer_path = ""  # in the user's model
 
     def __init__(self, layer: QuantLayer, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()

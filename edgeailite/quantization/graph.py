@@ -1,35 +1,15 @@
-"""Capture with ``torch.fx`` and typed graph helpers."""
+"""A graph that runs the user's modules where they are, and typed helpers for its nodes."""
 
 from __future__ import annotations
 
-import inspect
-import re
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from edgeailite.quantization.fake_quantize import FakeQuantize, NoQAct, QAct
-from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.operators import node_kind
-
-_ENGINE = Path(__file__).parent
-# F.max_pool2d and its kin are closures that choose by `return_indices`; a graph that holds one
-# cannot be pickled.
-_PICKLABLE = {
-    F.max_pool1d: F._max_pool1d, F.max_pool2d: F._max_pool2d, F.max_pool3d: F._max_pool3d,
-    F.adaptive_max_pool1d: F._adaptive_max_pool1d, F.adaptive_max_pool2d: F._adaptive_max_pool2d,
-    F.adaptive_max_pool3d: F._adaptive_max_pool3d,
-}  # fmt: skip
-
-
-class TraceError(RuntimeError):
-    """The model cannot be captured as a graph."""
 
 
 class GraphModel(nn.Module):
@@ -166,143 +146,3 @@ class GraphModel(nn.Module):
             count += 1
             candidate = f"{name}_{count}"
         return f"{parent}.{candidate}" if parent else candidate
-
-
-class _Tracer(fx.Tracer):
-    """Leaves: torch's own layers, quantizers, and what the user names."""
-
-    def __init__(self, leaves: Iterable[str | type[nn.Module]]) -> None:
-        super().__init__()
-        self.leaf_paths = {leaf for leaf in leaves if isinstance(leaf, str)}
-        self.leaf_types = tuple(leaf for leaf in leaves if not isinstance(leaf, str))
-        self.current: list[str] = []
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if (
-            isinstance(m, (FakeQuantize, QAct, NoQAct, *self.leaf_types))
-            or module_qualified_name in self.leaf_paths
-        ):
-            return True
-        return super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
-        self.current.append(self.path_of_module(m))
-        result = super().call_module(m, forward, args, kwargs)
-        self.current.pop()  # not in a `finally`: after an error the path says where it happened
-        return result
-
-    def create_node(
-        self,
-        kind: str,
-        target: Any,
-        args: Any,
-        kwargs: Any,
-        name: Any = None,
-        type_expr: Any = None,
-    ) -> fx.Node:
-        if kind == "call_function" and target in _PICKLABLE:
-            target = _PICKLABLE[target]
-        node = super().create_node(kind, target, args, kwargs, name, type_expr)
-        node.meta["owner"] = self.current[-1] if self.current else ""
-        return node
-
-
-def capture(
-    model: nn.Module,
-    leaf_modules: Iterable[str | type[nn.Module]] = (),
-    num_inputs: int | None = None,
-    input_names: Sequence[str] = (),
-) -> GraphModel:
-    """Trace `model` symbolically.
-
-    Args:
-        model: Any module; it is not changed. A :class:`GraphModel` is returned as it is.
-        leaf_modules: Paths or types that are called as they are; they stay in float.
-        num_inputs: How many positional inputs the user gives; arguments behind them keep their
-            defaults. None: those without a default.
-        input_names: Further inputs, given by name.
-
-    Returns:
-        Graph over the same modules, classified, without dead code.
-
-    Raises:
-        TraceError: Names the module's path, the source line, and the way out.
-        ValueError: The model's modules are part of a wrapper already.
-    """
-    if isinstance(model, GraphModel):
-        return model
-    _refuse_quantized(model)
-    tracer = _Tracer(tuple(leaf_modules))
-    try:
-        fixed = _defaults(model, num_inputs, input_names)
-        graph = tracer.trace(model, concrete_args=fixed or None)
-    except Exception as error:
-        raise TraceError(_trace_message(model, tracer, error)) from error
-    graph.set_codegen(fx.graph.CodeGen())
-    _drop_fixed_inputs(graph, fixed)
-    captured = GraphModel(model, graph)
-    captured.tidy()
-    captured.classify()
-    return captured
-
-
-def _refuse_quantized(model: nn.Module) -> None:
-    for path, module in model.named_modules():
-        if isinstance(module, QuantLayer):
-            raise ValueError(
-                f"'{path}' is quantized already: {type(model).__name__} is part of a wrapper. "
-                "Give that wrapper's .module, or a copy of the model from before it was wrapped."
-            )
-
-
-def _defaults(
-    model: nn.Module, num_inputs: int | None, input_names: Sequence[str]
-) -> dict[str, Any]:
-    """The arguments that the user does not give, with their defaults."""
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    return {
-        p.name: p.default
-        for p in parameters[num_inputs or 0 :]
-        if p.default is not p.empty and p.name not in input_names
-    }
-
-
-def _drop_fixed_inputs(graph: fx.Graph, fixed: Mapping[str, Any]) -> None:
-    """Remove the placeholders, and fx's checks, of arguments whose default is fixed."""
-    for placeholder in graph.find_nodes(op="placeholder"):
-        # fx names them after the argument, numbered.
-        if re.sub(r"_\d+$", "", str(placeholder.target)) in fixed:
-            _erase_with_users(graph, placeholder)
-
-
-def _erase_with_users(graph: fx.Graph, node: fx.Node) -> None:
-    for user in list(node.users):
-        _erase_with_users(graph, user)
-    graph.erase_node(node)
-
-
-def _trace_message(model: nn.Module, tracer: _Tracer, error: Exception) -> str:
-    path = tracer.current[-1] if tracer.current else ""
-    where = (
-        f"module '{path}' ({type(model.get_submodule(path)).__name__})"
-        if path
-        else f"{type(model).__name__}.forward"
-    )
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
-    line = f' at {frames[-1].filename}:{frames[-1].lineno}: "{frames[-1].line}"' if frames else ""
-    leaf = (
-        f"leaf_modules=['{path}']"
-        if path
-        else "leaf_modules=[...] with the path of the part that branches"
-    )
-    return (
-        f"{type(model).__name__} cannot be captured as a graph: {where}{line} ({type(error).__name__}: {error}). "
-        f"Make that code independent of the tensors' values, or pass {leaf}: "
-        "such a module stays in float and the report says so."
-    )
-
-
-def _is_library(filename: str) -> bool:
-    return Path(filename).is_relative_to(_ENGINE) or Path(filename).is_relative_to(
-        Path(torch.__file__).parent
-    )

@@ -48,7 +48,7 @@ def _insert_quantizer(model: GraphModel, node: fx.Node, annotation: OutputAnnota
 def _may_overwrite(quantizer: fx.Node) -> bool:
     """Whether nothing but the quantizer reads its input, not even its producer's backward pass."""
     (operand,) = quantizer.all_input_nodes
-    fresh = (Kind.LAYER, Kind.BATCH_NORM, Kind.ADD, Kind.SUB, Kind.MUL, Kind.CAT, Kind.RESIZE)
+    fresh = (Kind.LAYER, Kind.BATCH_NORM, Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL, Kind.CAT, Kind.RESIZE)
     return len(operand.users) == 1 and operand.meta["kind"] in fresh
 
 

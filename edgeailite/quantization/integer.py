@@ -224,6 +224,38 @@ class Requantize(_GridModule):
         return self._stored(q if self.moved else self._clip(q))
 
 
+class IntegerMatMul(nn.Module):
+    """Product of two matrices of integers: ``round(sum (a_q - z_a) (b_q - z_b) * M) + z_y``.
+
+    ``M = s_a * s_b / s_y``, computed and applied in float32. The sum is exact in float32 up to 512
+    products of 8-bit integers.
+
+    Args:
+        left: Grid of the first operand.
+        right: Grid of the second operand.
+        output: Grid of the product.
+    """
+
+    quantizer_path = ""
+
+    def __init__(self, left: Grid, right: Grid, output: Grid) -> None:
+        super().__init__()
+        plain = not all(g.has_onnx_form for g in (left, right, output))
+        self.left = Rescale(left, left.scale if plain else 1.0)
+        self.right = Rescale(right, right.scale if plain else 1.0)
+        self.output = Requantize(output, plain=plain)
+        self.plain = plain
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Integers in and out, shapes as ``torch.matmul``."""
+        if torch.compiler.is_exporting() and not self.plain:
+            return self.output(torch.matmul(self.left(a), self.right(b)))
+        left, right, output = self.left.grid, self.right.grid, self.output.grid
+        a, b = (q - g.zero_point if g.zero_point else q for q, g in ((a, left), (b, right)))
+        scale = self.left.scale * self.right.scale / self.output.scale
+        return self.output.integers(torch.matmul(a, b) * scale)
+
+
 class IntegerLayer(nn.Module):
     """Convolution or linear in integers: ``acc = sum (x_q - z_x) * w_q + b_q``, then ``round(acc * M) + z_y``.
 
@@ -245,6 +277,7 @@ class IntegerLayer(nn.Module):
     bias: Tensor | None
     weight_digits: Tensor | None
     quantizer_path = ""
+    layer_path = ""  # of the layer in the user's model
 
     def __init__(
         self, layer: QuantLayer, weight: Tensor, bias: Tensor | None, weight_scale: Tensor,

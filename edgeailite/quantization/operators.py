@@ -27,6 +27,7 @@ class Kind(Enum):
     ADD = "add"
     SUB = "sub"
     MUL = "mul"
+    MATMUL = "matmul"
     CAT = "cat"
     AVERAGE = "average"
     RESIZE = "resize"
@@ -37,6 +38,11 @@ class Kind(Enum):
     QUANTIZER = "quantizer"
     SCALAR = "scalar"
     FLOAT = "float"
+
+
+def is_training(module: nn.Module) -> bool:
+    """Whether `module` is in training mode, as a graph asks while it runs."""
+    return module.training
 
 
 LAYER_MODULES = (
@@ -85,6 +91,7 @@ _FUNCTIONS: dict[Kind, tuple[Callable, ...]] = {
     Kind.ADD: (operator.add, operator.iadd, torch.add),
     Kind.SUB: (operator.sub, operator.isub, torch.sub),
     Kind.MUL: (operator.mul, operator.imul, torch.mul),
+    Kind.MATMUL: (operator.matmul, torch.matmul, torch.bmm),
     Kind.CAT: (torch.cat, torch.concat, torch.concatenate, torch.stack),
     Kind.AVERAGE: (
         torch.mean, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
@@ -102,7 +109,7 @@ _FUNCTIONS: dict[Kind, tuple[Callable, ...]] = {
         F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle,
     ),
     Kind.PAD: (F.pad,),
-    Kind.SCALAR: (getattr, len, int, operator.floordiv, math.floor, math.ceil),
+    Kind.SCALAR: (is_training, getattr, len, int, operator.floordiv, math.floor, math.ceil),
 }  # fmt: skip
 
 _METHODS: dict[Kind, tuple[str, ...]] = {
@@ -111,6 +118,7 @@ _METHODS: dict[Kind, tuple[str, ...]] = {
     Kind.ADD: ("add", "add_"),
     Kind.SUB: ("sub", "sub_"),
     Kind.MUL: ("mul", "mul_"),
+    Kind.MATMUL: ("matmul", "bmm"),
     Kind.AVERAGE: ("mean",),
     Kind.PRESERVE: (
         "flatten", "reshape", "view", "permute", "transpose", "swapaxes", "swapdims", "movedim", "squeeze", "unsqueeze",
@@ -121,10 +129,14 @@ _METHODS: dict[Kind, tuple[str, ...]] = {
     Kind.SCALAR: ("size", "dim", "numel", "ndimension"),
 }  # fmt: skip
 
+# Modules that leave a whole branch out at random in training, known by name: torchvision's and
+# timm's. As dropout does, they read their training flag when they run, so they are not traced.
+DROPS_PATHS = ("StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d")
+
 _KIND_OF_FUNCTION = {f: kind for kind, functions in _FUNCTIONS.items() for f in functions}
 _KIND_OF_METHOD = {m: kind for kind, methods in _METHODS.items() for m in methods}
 
-_ONLY_ON_TENSORS = (Kind.ADD, Kind.SUB, Kind.MUL)
+_ONLY_ON_TENSORS = (Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL)
 _ALIGNED = "align_corners"
 
 
@@ -148,6 +160,8 @@ def node_kind(node: fx.Node, module: nn.Module | None) -> Kind:
         return Kind.OUTPUT
     if node.op == "call_module":
         kind = next((k for k, types in _MODULES.items() if isinstance(module, types)), Kind.FLOAT)
+        if type(module).__name__ in DROPS_PATHS:
+            kind = Kind.PRESERVE
     elif node.op == "call_function":
         kind = _function_kind(node)
     elif node.op == "call_method":

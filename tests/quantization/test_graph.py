@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from edgeailite.quantization.graph import GraphModel, TraceError, capture
+from edgeailite.quantization.capture import TraceError, capture
+from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.report import build_report
 from edgeailite.quantization.wrappers import QuantTrainModule
 from tests.quantization.helpers import batch, train_a_little

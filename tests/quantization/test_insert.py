@@ -7,7 +7,7 @@ from torch import nn
 
 from edgeailite.quantization.annotate import Policy, annotate
 from edgeailite.quantization.fake_quantize import FakeQuantize, quantizers
-from edgeailite.quantization.graph import capture
+from edgeailite.quantization.capture import capture
 from edgeailite.quantization.insert import insert, quantizer_of
 from edgeailite.quantization.layers import QuantFunctionalLayer, QuantLayer
 from edgeailite.quantization.operators import LAYER_MODULES, Kind

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from edgeailite.quantization.graph import capture
+from edgeailite.quantization.capture import capture
 from edgeailite.quantization.operators import Kind, clamp_bounds
 
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,29 @@ from edgeailite.quantization.annotate import Policy, annotate
 from edgeailite.quantization.bias_correction import BiasCorrection
 from edgeailite.quantization.convert import convert
 from edgeailite.quantization.export.clip import clip_model, export_clip
+from edgeailite.quantization.export.fakeq import export_fakeq
+from edgeailite.quantization.export.float_model import export_float
+from edgeailite.quantization.export.formats import CONVERTED_FORMATS, ExportFormat
 from edgeailite.quantization.export.qdq import export_qdq
+from edgeailite.quantization.export.qlinear import export_int
 from edgeailite.quantization.fake_quantize import (
     freeze_quant_range,
     quantizers,
     unfreeze_quant_range,
 )
-from edgeailite.quantization.graph import GraphModel, capture
+from edgeailite.quantization.capture import capture
+from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import insert
 from edgeailite.quantization.operators import BATCH_NORM_MODULES
 from edgeailite.quantization.weight_clipping import constrain_weights
 
-ExportFormat = Literal["qdq", "clip"]
+_WRITERS = {
+    ExportFormat.FLOAT_MODEL: export_float,
+    ExportFormat.FAKEQ_MODEL: export_fakeq,
+    ExportFormat.CLIP_MODEL: export_clip,
+    ExportFormat.QDQ_MODEL: export_qdq,
+    ExportFormat.INT_MODEL: export_int,
+}
 
 
 def prepare(
@@ -278,19 +289,19 @@ class QuantModule(nn.Module):
         example_input: Tensor | tuple[Tensor, ...],
         path: str | os.PathLike[str],
         *,
-        format: ExportFormat = "qdq",
+        format: ExportFormat | str = ExportFormat.QDQ_MODEL,
         opset_version: int = 18,
         input_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
         dynamic_batch: bool = True,
     ) -> Path:
-        """Write ONNX: the integer graph (``qdq``), or the float graph with clips for TIDL (``clip``).
+        """Write ONNX; beside an integer graph, TIDL's settings as ``<stem>.tidl.json``.
 
         Args:
             example_input: What to trace with.
             path: File to write.
-            format: ``qdq`` or ``clip``.
-            opset_version: 18 or newer.
+            format: What the file holds, see :class:`ExportFormat`.
+            opset_version: 13 or newer; the file holds exactly this one.
             input_names: Names of the inputs.
             output_names: Names of the outputs.
             dynamic_batch: Leave the batch size open.
@@ -298,15 +309,14 @@ class QuantModule(nn.Module):
         Raises:
             ValueError: An unknown format, or an opset that cannot be written.
         """
-        if format not in ("qdq", "clip"):
-            raise ValueError(f"format is {format!r}; allowed: 'qdq', 'clip'.")
+        format = ExportFormat.parse(format)
         options: dict[str, Any] = {
             "opset_version": opset_version, "input_names": input_names,
             "output_names": output_names, "dynamic_batch": dynamic_batch,
         }  # fmt: skip
-        if format == "qdq":
-            return self.convert().export(example_input, path, **options)
-        return export_clip(self.module, _as_tuple(example_input), path, **options)
+        if format in CONVERTED_FORMATS:
+            return self.convert().export(example_input, path, format=format, **options)
+        return _WRITERS[format](self.module, _as_tuple(example_input), path, **options)
 
 
 class ConvertedModule(nn.Module):
@@ -340,13 +350,20 @@ class ConvertedModule(nn.Module):
         example_input: Tensor | tuple[Tensor, ...],
         path: str | os.PathLike[str],
         *,
+        format: ExportFormat | str = ExportFormat.QDQ_MODEL,
         opset_version: int = 18,
         input_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
         dynamic_batch: bool = True,
     ) -> Path:
-        """Write the integer graph as ONNX; arguments as in :meth:`QuantModule.export`."""
-        return export_qdq(
+        """Write the integer graph as ONNX; arguments as in :meth:`QuantModule.export`.
+
+        Raises:
+            ValueError: A format other than ``QDQ_MODEL`` and ``INT_MODEL``: there are no floats
+                here to write.
+        """
+        write = _WRITERS[ExportFormat.parse(format, CONVERTED_FORMATS)]
+        return write(
             self.module, _as_tuple(example_input), path, opset_version=opset_version,
             input_names=input_names, output_names=output_names, dynamic_batch=dynamic_batch,
         )  # fmt: skip

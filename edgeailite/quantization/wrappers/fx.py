@@ -106,7 +106,7 @@ class QATFxModule(QuantModule):
                 leaf_modules,
                 example_kwargs,
             ),
-            batch_norm_epoch=batch_norm_epoch,
+            batch_norm_epoch=batch_norm_epoch if is_qat else None,  # calibration folds them
             range_epoch=range_epoch,
             bias_rate=bias_calibration_factor,
         )
