@@ -312,10 +312,15 @@ class IntegerLayer(nn.Module):
         return 1 if self.operation.is_transposed and self.operation.num_groups == 1 else 0
 
     @property
-    def exports_onnx_form(self) -> bool:
+    def has_onnx_form(self) -> bool:
         """Whether input, weight and output all have an ONNX form."""
         output = self.output is None or self.output.grid.has_onnx_form
-        return self.weight.dtype == torch.int8 and output and self.input.exports_onnx_form
+        return self.weight.dtype == torch.int8 and output and self.input.grid.has_onnx_form
+
+    @property
+    def exports_onnx_form(self) -> bool:
+        """Whether this call is traced for an ONNX file in which the layer has a form of its own."""
+        return self.has_onnx_form and torch.compiler.is_exporting()
 
     def forward(self, x: Tensor) -> Tensor:
         """Integers in; integers out, or real values if there is no output grid."""

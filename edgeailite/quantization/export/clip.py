@@ -6,20 +6,18 @@ Convolutions and linears with batch norm folded and weights on their grid, ``Cli
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgeailite.quantization.convert import FixedLayer
+from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.export.onnx_file import write_onnx
+from edgeailite.quantization.export.plain import plain_model
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.operators import Kind
-from edgeailite.quantization.units import layer_units
 
 
 class Clip(nn.Module):
@@ -35,7 +33,7 @@ class Clip(nn.Module):
 
 
 def clip_range(quantizer: FakeQuantize) -> tuple[float, float]:
-    """The range of the grid, cut by an absorbed activation's bounds: ``(0, 2^m)`` or ``(-2^m, 2^m)``.
+    """The grid's range, ``(0, 2^m)`` or ``(-2^m, 2^m)``, cut by an absorbed activation's bounds.
 
     Affine grids: from the smallest to the largest value.
     """
@@ -47,39 +45,18 @@ def clip_range(quantizer: FakeQuantize) -> tuple[float, float]:
     return low, high
 
 
-@torch.no_grad()
 def clip_model(model: GraphModel) -> GraphModel:
     """A copy of a prepared model as a plain float graph with clips, in evaluation mode."""
-    plain = copy.deepcopy(model).eval()
-    plain.classify()
-    for unit in layer_units(plain):
-        fixed = FixedLayer(unit.layer, *unit.quantized_parameters())
-        path = plain.free_path(f"{unit.path}_folded")
-        plain.add_module_at(path, fixed)
-        unit.node.target, unit.node.args, unit.node.kwargs = path, (unit.input_node,), {}
-    for node in plain.graph.nodes:
-        module = plain.module_of(node)
-        if node.meta["kind"] is Kind.QUANTIZER and isinstance(module, FakeQuantize):
-            path = plain.free_path(f"{node.target}_clip")
-            plain.add_module_at(path, Clip(*clip_range(module)))
-            node.target = path
-    plain.export_view = None
-    plain.tidy()
-    return plain
+    return plain_model(model, lambda quantizer: Clip(*clip_range(quantizer)))
 
 
 def export_clip(
     model: GraphModel,
     example_inputs: tuple[Tensor, ...],
     path: str | os.PathLike[str],
-    *,
-    opset_version: int = 18,
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
-    dynamic_batch: bool = True,
+    **options: Any,
 ) -> Path:
-    """Write :func:`clip_model` of a prepared model as ONNX; arguments as in :func:`write_onnx`."""
+    """Write :func:`clip_model` of a prepared model as ONNX; `options` as in :func:`write_onnx`."""
     return write_onnx(
-        clip_model(model), example_inputs, path, opset_version=opset_version, input_names=input_names,
-        output_names=output_names, dynamic_batch=dynamic_batch, metadata={"model_format": "clip"},
-    )  # fmt: skip
+        clip_model(model), example_inputs, path, model_format=ExportFormat.CLIP_MODEL, **options
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from edgeailite.quantization.insert import insert
 from edgeailite.quantization.operators import BATCH_NORM_MODULES
 from edgeailite.quantization.weight_clipping import constrain_weights
 
-_WRITERS = {
+_WRITERS: dict[ExportFormat, Callable[..., Path]] = {
     ExportFormat.FLOAT_MODEL: export_float,
     ExportFormat.FAKEQ_MODEL: export_fakeq,
     ExportFormat.CLIP_MODEL: export_clip,

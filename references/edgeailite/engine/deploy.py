@@ -32,7 +32,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: Path, *, quantize
     """
     names = {"input_names": ["input"], "output_names": ["output"], "opset_version": OPSET_VERSION}
     if quantized:
-        model.export(example_input, path, format="qdq", dynamic_batch=True, **names)
+        model.export(example_input, path, format="QDQ_MODEL", dynamic_batch=True, **names)
     else:
         write_atomically(
             path, lambda temporary: _export_float(model, example_input, temporary, names)

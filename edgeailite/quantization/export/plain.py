@@ -1,0 +1,47 @@
+"""Prepared models as plain graphs: layers folded and on their grids, a stand-in per quantizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from edgeailite.quantization.convert import FixedLayer
+from edgeailite.quantization.fake_quantize import FakeQuantize
+from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.operators import Kind
+from edgeailite.quantization.units import layer_units
+
+
+@torch.no_grad()
+def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]) -> GraphModel:
+    """A copy of a prepared model, in evaluation mode, without anything that only training needs.
+
+    Args:
+        model: Prepared. Not changed.
+        stand_in: Makes what takes an activation quantizer's place.
+
+    Returns:
+        Batch norm is folded, weights and biases lie on their grids, in float.
+    """
+    plain = copy.deepcopy(model).eval()
+    plain.classify()
+    for unit in layer_units(plain):
+        fixed = FixedLayer(unit.layer, *unit.quantized_parameters())
+        fixed.layer_path = unit.path
+        path = plain.free_path(f"{unit.path}_folded")
+        plain.add_module_at(path, fixed)
+        unit.node.target, unit.node.args, unit.node.kwargs = path, (unit.input_node,), {}
+    for node in plain.graph.nodes:
+        module = plain.module_of(node)
+        if node.meta["kind"] is Kind.QUANTIZER and isinstance(module, FakeQuantize):
+            path = plain.free_path(f"{node.target}_plain")
+            replacement = stand_in(module)
+            replacement.quantizer_path = str(node.target)  # type: ignore[assignment]
+            plain.add_module_at(path, replacement)
+            node.target = path
+    plain.export_view = None
+    plain.tidy()
+    return plain

@@ -1,0 +1,138 @@
+"""An ONNX graph with who makes, who reads and what is constant at hand; rewrites work on it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+
+
+class ProtoGraph:
+    """A graph to rewrite; :meth:`write` puts the result back.
+
+    Args:
+        graph: Of a model without subgraphs' captures that a rewrite touches.
+
+    Attributes:
+        nodes: In topological order.
+        initializers: By name.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.nodes: list[NodeProto] = list(graph.node)
+        self.initializers: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
+        self.fixed = {v.name for v in (*graph.input, *graph.output)}
+        self.index()
+
+    def index(self) -> None:
+        """Look up makers and readers again, after `nodes` changed."""
+        self.makers: dict[str, NodeProto] = {}
+        self.readers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            self.makers.update(dict.fromkeys(filter(None, node.output), node))
+            for name in filter(None, node.input):
+                self.readers[name].append(node)
+        self.taken = {*self.makers, *self.initializers, *self.fixed}
+        self.infos = {
+            v.name: v for v in (*self.graph.input, *self.graph.output, *self.graph.value_info)
+        }
+
+    def fresh(self, name: str) -> str:
+        """`name`, or ``name_1``, ``name_2``... if it is taken; taken from now on."""
+        candidate, count = name, 0
+        while candidate in self.taken:
+            count += 1
+            candidate = f"{name}_{count}"
+        self.taken.add(candidate)
+        return candidate
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """The value of an initializer or a Constant node; None for anything else."""
+        if name in self.initializers:
+            return numpy_helper.to_array(self.initializers[name])
+        maker = self.makers.get(name)
+        if maker is None or maker.op_type != "Constant":
+            return None
+        value = attributes(maker).get("value")
+        return None if value is None else numpy_helper.to_array(value)
+
+    def add_constant(self, name: str, value: np.ndarray) -> str:
+        """A new initializer; returns its name, which may have got a number."""
+        name = self.fresh(name)
+        self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def element_type(self, name: str) -> int | None:
+        """``onnx.TensorProto`` type of a tensor, if the file says so."""
+        if name in self.initializers:
+            return int(self.initializers[name].data_type)
+        info = self.infos.get(name)
+        return None if info is None else int(info.type.tensor_type.elem_type)
+
+    def shape(self, name: str) -> list[int | None] | None:
+        """Dimensions of a tensor, None for an open one; None if the file does not say."""
+        if name in self.initializers:
+            return list(self.initializers[name].dims)
+        info = self.infos.get(name)
+        if info is None or not info.type.tensor_type.HasField("shape"):
+            return None
+        dims = info.type.tensor_type.shape.dim
+        return [d.dim_value if d.HasField("dim_value") else None for d in dims]
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give tensors other names, everywhere; names of the graph's inputs and outputs stay."""
+        assert not self.fixed & names.keys()
+        for node in self.nodes:
+            for values in (node.input, node.output):
+                values[:] = [names.get(v, v) for v in values]
+        for info in self.graph.value_info:
+            info.name = names.get(info.name, info.name)
+        for tensor in self.initializers.values():
+            tensor.name = names.get(tensor.name, tensor.name)
+        self.initializers = {t.name: t for t in self.initializers.values()}
+        self.index()
+
+    def prune(self) -> None:
+        """Drop nodes, initializers and notes that nothing needs."""
+        needed = {v.name for v in self.graph.output}
+        kept: list[NodeProto] = []
+        for node in reversed(self.nodes):
+            if needed & set(node.output):
+                needed.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self.initializers = {k: t for k, t in self.initializers.items() if k in needed}
+        self.index()
+
+    def write(self) -> None:
+        """Put nodes and initializers into the graph; notes of tensors that are gone go too."""
+        nodes, tensors = ([_copy(p) for p in m] for m in (self.nodes, self.initializers.values()))
+        notes = {v.name: v for v in self.graph.value_info if v.name in self.makers}
+        infos = [_copy(v) for v in notes.values()]
+        for field, values in (("node", nodes), ("initializer", tensors), ("value_info", infos)):
+            self.graph.ClearField(field)
+            getattr(self.graph, field).extend(values)
+
+
+def _copy(message: Any) -> Any:
+    copied = type(message)()
+    copied.CopyFrom(message)
+    return copied
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """A node's attributes as Python values (strings as ``bytes``)."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def drop_attributes(node: NodeProto, names: Iterable[str]) -> None:
+    """Remove attributes from a node."""
+    dropped = set(names)
+    kept = [_copy(a) for a in node.attribute if a.name not in dropped]
+    node.ClearField("attribute")
+    node.attribute.extend(kept)
