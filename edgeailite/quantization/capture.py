@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from edgeailite.quantization.attention import is_traceable_attention, multihead_attention
 from edgeailite.quantization.fake_quantize import FakeQuantize, NoQAct, QAct
@@ -110,11 +110,14 @@ def capture(
         return model
     _refuse_quantized(model)
     fixed = _defaults(model, num_inputs, input_names)
+    with _mode(model, training=True):
+        training_graph = _trace(model, leaf_modules, fixed)
+    _take_constants(model)
     with _mode(model, training=False):
         graph = _trace(model, leaf_modules, fixed)
     captured = GraphModel(model, graph)
-    with _mode(model, training=True):
-        training_graph = _trace(model, leaf_modules, fixed)
+    for name, constant in _take_constants(model).items():
+        captured.register_buffer(name, constant, persistent=False)
     _read_flags_when_run(captured, training_graph, type(model).__name__)
     captured.tidy()
     captured.classify()
@@ -144,6 +147,12 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, mode in before.items():
             module.training = mode
+
+
+def _take_constants(model: nn.Module) -> dict[str, Tensor]:
+    """Remove from `model` the tensors that its forward makes anew and tracing left there."""
+    names = [n for n in vars(model) if n.startswith("_tensor_constant")]
+    return {name: vars(model).pop(name) for name in names}
 
 
 def _read_flags_when_run(model: GraphModel, training: fx.Graph, name: str) -> None:

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from edgeailite.quantization.annotate import MOVES_VALUES
 from edgeailite.quantization.fake_quantize import FakeQuantize
+from edgeailite.quantization.fold import batch_norm_gain
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import quantizer_of
 from edgeailite.quantization.integer import (
@@ -22,8 +23,8 @@ from edgeailite.quantization.integer import (
     Requantize,
     Rescale,
 )
-from edgeailite.quantization.layers import QuantLayer
-from edgeailite.quantization.operators import Kind, argument, is_training
+from edgeailite.quantization.layers import QuantLayer, StandaloneBatchNorm, channel_affine
+from edgeailite.quantization.operators import Kind, is_training, product_operands
 from edgeailite.quantization.ops import quantize_bias, round_to_integer
 from edgeailite.quantization.units import LayerUnit, attribute, layer_unit
 
@@ -105,6 +106,9 @@ class _Converter:
             self._name_quantizer(node)
         elif kind is Kind.LAYER and isinstance(self.model.module_of(node), QuantLayer):
             self._place_layer(node, node, None)
+        elif isinstance(module := self.model.module_of(node), StandaloneBatchNorm):
+            affine = FixedBatchNorm(*batch_norm_gain(module))
+            self._set(node, self._call(str(node.target), affine, self._real(node.args[0])), None)
         elif kind in MOVES_VALUES and self.grids.get(node.all_input_nodes[0]) is not None:
             self._place_move(node)
         elif node.op == "get_attr" and isinstance(
@@ -228,11 +232,11 @@ class _Converter:
         self._set(quantizer, self._call(str(quantizer.target), rounding, result), grid)
 
     def _place_matmul(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
-        left, right = node.args[0], argument(node, 1, "other")
-        assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
+        equation = str(node.args[0]) if node.target is torch.einsum else None
+        left, right = (a for a in product_operands(node) if isinstance(a, fx.Node))
         grids = self.grids[left], self.grids[right]
         assert grids[0] is not None and grids[1] is not None
-        product = IntegerMatMul(grids[0], grids[1], grid)
+        product = IntegerMatMul(grids[0], grids[1], grid, equation)
         operands = self.values[left], self.values[right]
         self._set(quantizer, self._call(str(quantizer.target), product, *operands), grid)
 
@@ -290,6 +294,19 @@ class FixedLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Float in, float out."""
         return self.operation.operate(x, self.weight, self.bias)
+
+
+class FixedBatchNorm(nn.Module):
+    """A batch norm that no layer folds, in float."""
+
+    def __init__(self, gain: torch.Tensor, offset: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("gain", gain.detach().clone())
+        self.register_buffer("offset", offset.detach().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Float in, float out; shape ``(N, C, ...)``."""
+        return channel_affine(x, self.gain, self.offset)
 
 
 def without_parameters(layer: QuantLayer) -> QuantLayer:

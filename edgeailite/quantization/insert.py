@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from edgeailite.quantization.annotate import MOVES_VALUES, LayerAnnotation, OutputAnnotation
-from edgeailite.quantization.fake_quantize import PACT2
+from edgeailite.quantization.fake_quantize import PACT2, FakeQuantize
+from edgeailite.quantization.fold import is_foldable
 from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.layers import QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.layers import (
+    QuantFunctionalLayer,
+    QuantLayer,
+    StandaloneBatchNorm,
+    StandaloneLayerNorm,
+)
 from edgeailite.quantization.operators import Kind
 
 
@@ -26,7 +32,24 @@ def insert(model: GraphModel) -> None:
     for node in list(model.graph.nodes):
         if "layer" in node.meta:
             _insert_layer(model, node, node.meta.pop("layer"))
+    for node in model.graph.nodes:
+        _make_reproducible(model, node)
     model.tidy()
+
+
+def _make_reproducible(model: GraphModel, node: fx.Node) -> None:
+    """Norms in float that libraries evaluate differently become twins that all evaluate alike."""
+    module = model.module_of(node)
+    if node.meta["kind"] is Kind.BATCH_NORM and module is not None and is_foldable(module):
+        StandaloneBatchNorm.adopt(module)
+    elif type(module) is nn.LayerNorm and _on_power_of_two_grid(model, node.args[0]):
+        StandaloneLayerNorm.adopt(module)
+
+
+def _on_power_of_two_grid(model: GraphModel, value: Any) -> bool:
+    quantizer = quantizer_of(model, value)
+    module = None if quantizer is None else model.module_of(quantizer)
+    return isinstance(module, FakeQuantize) and module.spec.power_of_two
 
 
 def _insert_quantizer(model: GraphModel, node: fx.Node, annotation: OutputAnnotation) -> None:
@@ -48,7 +71,9 @@ def _insert_quantizer(model: GraphModel, node: fx.Node, annotation: OutputAnnota
 def _may_overwrite(quantizer: fx.Node) -> bool:
     """Whether nothing but the quantizer reads its input, not even its producer's backward pass."""
     (operand,) = quantizer.all_input_nodes
-    fresh = (Kind.LAYER, Kind.BATCH_NORM, Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL, Kind.CAT, Kind.RESIZE)
+    fresh = (
+        Kind.LAYER, Kind.BATCH_NORM, Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL, Kind.CAT, Kind.RESIZE,
+    )  # fmt: skip
     return len(operand.users) == 1 and operand.meta["kind"] in fresh
 
 

@@ -234,12 +234,16 @@ class IntegerMatMul(nn.Module):
         left: Grid of the first operand.
         right: Grid of the second operand.
         output: Grid of the product.
+        equation: Of ``torch.einsum``; None: ``torch.matmul``.
     """
 
     quantizer_path = ""
 
-    def __init__(self, left: Grid, right: Grid, output: Grid) -> None:
+    def __init__(
+        self, left: Grid, right: Grid, output: Grid, equation: str | None = None
+    ) -> None:
         super().__init__()
+        self.equation = equation
         plain = not all(g.has_onnx_form for g in (left, right, output))
         self.left = Rescale(left, left.scale if plain else 1.0)
         self.right = Rescale(right, right.scale if plain else 1.0)
@@ -249,11 +253,14 @@ class IntegerMatMul(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Integers in and out, shapes as ``torch.matmul``."""
         if torch.compiler.is_exporting() and not self.plain:
-            return self.output(torch.matmul(self.left(a), self.right(b)))
+            return self.output(self._multiply(self.left(a), self.right(b)))
         left, right, output = self.left.grid, self.right.grid, self.output.grid
         a, b = (q - g.zero_point if g.zero_point else q for q, g in ((a, left), (b, right)))
         scale = self.left.scale * self.right.scale / self.output.scale
-        return self.output.integers(torch.matmul(a, b) * scale)
+        return self.output.integers(self._multiply(a, b) * scale)
+
+    def _multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.matmul(a, b) if self.equation is None else torch.einsum(self.equation, a, b)
 
 
 class IntegerLayer(nn.Module):
@@ -299,12 +306,14 @@ class IntegerLayer(nn.Module):
     def _accumulator_bound(self) -> float:
         """Largest magnitude that any partial sum can have."""
         magnitude = self.input.grid.max_magnitude
-        sums = self.operation.rows(self.weight.double()).abs().sum(dim=1) * magnitude
+        rows = self.operation.rows(self.weight.float())
+        sums = torch.linalg.vector_norm(rows, ord=1, dim=1, dtype=torch.float64) * magnitude
         return float((sums if self.bias is None else sums + self.bias.double().abs()).max())
 
     def _set_bound(self, bound: float) -> None:
         self.bound = bound
-        digits = None if bound < EXACT_IN_FLOAT32 else self._weight_digits()
+        needs_digits = bound >= EXACT_IN_FLOAT32 and not self.has_onnx_form
+        digits = self._weight_digits() if needs_digits else None
         self.register_buffer("weight_digits", digits, persistent=False)
 
     @property

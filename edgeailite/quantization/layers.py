@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -236,11 +237,65 @@ class QuantFunctionalLayer(QuantLayer):
         return self.compute(x, weight, bias, batch_norm, input_quantizer)
 
 
-def _twin(base: type[nn.Module]) -> type[nn.Module]:
+class StandaloneBatchNorm(nn.Module):
+    """Mixin over torch's batch norms for one that no layer folds: ``x * f + offset`` in evaluation.
+
+    Two roundings that are the same everywhere; libraries part in how they evaluate batch norm.
+    """
+
+    @classmethod
+    def adopt(cls, batch_norm: nn.Module) -> None:
+        """Turn `batch_norm` itself into its twin; one that is already stays."""
+        batch_norm.__class__ = STANDALONE_BATCH_NORMS.get(type(batch_norm), type(batch_norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape ``(N, C, ...)``, as the batch norm."""
+        if self.training:
+            return super().forward(x)
+        return channel_affine(x, *batch_norm_gain(self))
+
+
+class StandaloneLayerNorm(nn.LayerNorm):
+    """Layer norm whose every step rounds the same everywhere, for inputs on a power-of-two grid.
+
+    ``(x - m) / sqrt(sum x^2 / n - m^2 + eps) * gamma + beta``: on such a grid both sums are exact
+    in float32, in any order, up to ``n * 127^2 < 2^24``; what follows are single operations that
+    IEEE 754 rounds correctly. Libraries' fused kernels differ from each other in the last bit,
+    and so, now and then, by a step of the next grid.
+
+    Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450, eq. 4.
+    """
+
+    @classmethod
+    def adopt(cls, layer_norm: nn.LayerNorm) -> None:
+        """Turn `layer_norm` itself into its twin."""
+        layer_norm.__class__ = cls
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize over the last dimensions, as the layer norm."""
+        if self.training:
+            return super().forward(x)
+        dims = tuple(range(-len(self.normalized_shape), 0))
+        count = math.prod(self.normalized_shape)
+        mean = x.sum(dims, keepdim=True) / count
+        mean_square = (x * x).sum(dims, keepdim=True) / count
+        y = (x - mean) / torch.sqrt((mean_square - mean * mean).clamp_min(0.0) + self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+def channel_affine(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """``x * gain + offset`` along axis 1; `gain` and `offset` of shape ``(C,)``."""
+    tail = [1] * (x.dim() - 2)
+    return x * gain.reshape(-1, *tail) + offset.reshape(-1, *tail)
+
+
+def _twin(base: type[nn.Module], mixin: type[nn.Module] = QuantLayer) -> type[nn.Module]:
+    prefix = "Quant" if mixin is QuantLayer else "Standalone"
     twin = type(
-        f"Quant{base.__name__}",
-        (QuantLayer, base),
-        {"__module__": __name__, "__doc__": f"Quantizing {base.__name__}."},
+        f"{prefix}{base.__name__}",
+        (mixin, base),
+        {"__module__": __name__, "__doc__": f"{prefix} {base.__name__}."},
     )
     globals()[twin.__name__] = twin
     return twin
@@ -252,3 +307,7 @@ QUANT_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
         nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
     )
 }  # fmt: skip
+STANDALONE_BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
+    base: _twin(base, StandaloneBatchNorm)
+    for base in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+}

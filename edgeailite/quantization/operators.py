@@ -91,7 +91,7 @@ _FUNCTIONS: dict[Kind, tuple[Callable, ...]] = {
     Kind.ADD: (operator.add, operator.iadd, torch.add),
     Kind.SUB: (operator.sub, operator.isub, torch.sub),
     Kind.MUL: (operator.mul, operator.imul, torch.mul),
-    Kind.MATMUL: (operator.matmul, torch.matmul, torch.bmm),
+    Kind.MATMUL: (operator.matmul, torch.matmul, torch.bmm, torch.einsum),
     Kind.CAT: (torch.cat, torch.concat, torch.concatenate, torch.stack),
     Kind.AVERAGE: (
         torch.mean, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
@@ -147,6 +147,13 @@ def argument(node: fx.Node, position: int, name: str, default: object = None) ->
     return node.kwargs.get(name, default)
 
 
+def product_operands(node: fx.Node) -> list[object]:
+    """The operands of a sum or product, by whatever name; all that follow an equation."""
+    if node.target is torch.einsum:
+        return list(node.args[1:])
+    return [node.args[0], argument(node, 1, "mat2" if node.target is torch.bmm else "other")]
+
+
 def node_kind(node: fx.Node, module: nn.Module | None) -> Kind:
     """The kind of a node; what the table does not know is ``FLOAT``.
 
@@ -182,11 +189,11 @@ def _function_kind(node: fx.Node) -> Kind:
 def _refined(kind: Kind, node: fx.Node, module: nn.Module | None) -> Kind:
     """What depends on the arguments: scalars in arithmetic, resize modes, the value of a padding."""
     if kind in _ONLY_ON_TENSORS:
-        operands = [node.args[0], argument(node, 1, "other")]
+        operands = product_operands(node)
         known = [a.meta.get("kind") if isinstance(a, fx.Node) else Kind.SCALAR for a in operands]
         if all(k is Kind.SCALAR for k in known):
             return Kind.SCALAR
-        if Kind.SCALAR in known or "alpha" in node.kwargs:
+        if Kind.SCALAR in known or len(known) != 2 or "alpha" in node.kwargs:
             return Kind.FLOAT
     elif kind is Kind.RESIZE:
         mode = getattr(module, "mode", None) or argument(node, 3, "mode", "nearest")

@@ -48,7 +48,10 @@ class Unused(nn.Module):
 @pytest.mark.parametrize("name", list(ZOO))
 def test_capture_computes_the_same(name):
     model, inputs = ZOO[name].make().eval(), batch(ZOO[name].shapes, 2)
-    torch.testing.assert_close(capture(model)(*inputs), model(*inputs), rtol=0, atol=0)
+    # torch's kernel of attention adds in another order than the operations it is opened into.
+    tolerance = 1e-5 if name == "transformer" else 0.0
+    ours, theirs = capture(model)(*inputs), model(*inputs)
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", ["residual", "dense", "functional_layers", "shuffle_unit"])

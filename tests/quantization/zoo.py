@@ -389,6 +389,27 @@ class FloatInTheMiddle(nn.Module):
         return self.c(x * torch.sigmoid(self.b(x)))
 
 
+class Transformer(nn.Module):
+    """One block on 16 tokens: layer norm, self-attention, GELU, residuals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 2, stride=2)
+        self.norms = nn.ModuleList([nn.LayerNorm(16), nn.LayerNorm(16)])
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        y = self.norms[0](x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.norms[1](x))
+
+
+_body("matrix_product", lambda m, a, b: torch.matmul(a, b.transpose(2, 3)), [8, 8])
+_body("matrix_operator", lambda m, a, b: F.relu(a @ b.flip(1)), [4, 4])
+_body("einsum", lambda m, a, b: torch.einsum("nchw,nkhw->nck", a, b), [8, 6])
+ZOO["transformer"] = Case(Transformer, [IMAGE])
 ZOO["residual"] = Case(Residual, [IMAGE])
 ZOO["dense"] = Case(Dense, [IMAGE])
 ZOO["shared_convolution"] = Case(SharedConvolution, [IMAGE])
@@ -402,4 +423,6 @@ _layers("noqact_behind_relu", lambda: [nn.Conv2d(3, 4, 1), nn.ReLU(), NoQAct(), 
 _body("two_outputs_of_one_value", lambda m, a: (F.relu(a), a), 8)
 
 # What has no integer form runs in float, where ONNX Runtime's functions may differ by a rounding.
-FLOAT_INSIDE = ("float_in_the_middle", "computed_weight", "qact", "noqact", "noqact_behind_relu")
+FLOAT_INSIDE = (
+    "float_in_the_middle", "computed_weight", "qact", "noqact", "noqact_behind_relu", "transformer",
+)  # fmt: skip
