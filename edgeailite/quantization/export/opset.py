@@ -69,9 +69,21 @@ def _expand_functions(proto: onnx.ModelProto, target: int) -> onnx.ModelProto:
             target, ", ".join(name for _, name in expandable),
         )  # fmt: skip
         proto = onnx.inliner.inline_selected_functions(
-            onnx.shape_inference.infer_shapes(proto), expandable, inline_schema_functions=True
+            _with_types(proto), expandable, inline_schema_functions=True
         )
     return proto
+
+
+def _with_types(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that notes the type of every value, of initializers too: the inliner asks for them."""
+    typed = onnx.shape_inference.infer_shapes(proto)
+    known = {v.name for v in (*typed.graph.input, *typed.graph.value_info)}
+    typed.graph.value_info.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+        for t in typed.graph.initializer
+        if t.name not in known
+    )
+    return typed
 
 
 def _has_body(operator: str) -> bool:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.export.clip import clip_model
+from edgeailite.quantization.export import onnx_file
+from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.wrappers import QuantCalibrateModule
 from tests.quantization.helpers import quiet_onnx_export, run_onnx
 
@@ -31,13 +32,6 @@ def operators(path) -> set[str]:
     return {n.op_type for n in onnx.load(str(path)).graph.node}
 
 
-def test_clip_file_is_plain_and_equals_the_clip_model(wrapper, tmp_path):
-    path = wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx", format="clip")
-    assert operators(path) <= {"Conv", "Clip", "Gemm", "Reshape", "Flatten"}
-    x = torch.randn(SHAPE)
-    torch.testing.assert_close(run_onnx(path, (x,))[0], clip_model(wrapper.module)(x))
-
-
 def test_torch_onnx_export_works_twice_without_weight_arithmetic(wrapper, tmp_path):
     for name in ("a.onnx", "b.onnx"):
         quiet_onnx_export(wrapper.module, (torch.rand(SHAPE),), tmp_path / name)
@@ -61,16 +55,38 @@ def test_qdq_file_holds_integers_and_equals_the_wrapper_at_any_batch_size(wrappe
             assert torch.equal(run_onnx(path, (x,), optimization)[0], wrapper(x).detach())
 
 
-def test_file_has_metadata_and_no_traces_of_the_machine(wrapper, tmp_path):
+def test_file_has_the_opset_and_no_traces_of_the_machine(wrapper, tmp_path):
     proto = onnx.load(str(wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx", opset_version=20)))
-    assert {p.key: p.value for p in proto.metadata_props}["model_source"] == "edgeailite"
     assert not any(n.metadata_props for n in proto.graph.node)
     assert next(o.version for o in proto.opset_import if o.domain == "") == 20
 
 
 def test_unknown_format_and_opset_leave_no_file(wrapper, tmp_path):
-    with pytest.raises(ValueError, match="allowed: 'qdq', 'clip'"):
+    with pytest.raises(ValueError, match="format is 'tflite'; allowed: 'FLOAT_MODEL'"):
         wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx", format="tflite")
-    with pytest.raises(ValueError, match="opset_version is 9"):
+    with pytest.raises(ValueError, match="opset_version is 9; this installation writes 13 to"):
         wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx", opset_version=9)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_converted_model_writes_integer_formats_only(wrapper, tmp_path):
+    converted = wrapper.convert()
+    with pytest.raises(ValueError, match="'FLOAT_MODEL', which needs the wrapper"):
+        converted.export(torch.rand(SHAPE), tmp_path / "m.onnx", format="FLOAT_MODEL")
+    path = converted.export(torch.rand(SHAPE), tmp_path / "m.onnx", format="INT_MODEL")
+    assert "QLinearConv" in operators(path)
+
+
+@pytest.mark.parametrize("form", list(ExportFormat))
+def test_file_says_what_it_is(wrapper, form, tmp_path):
+    path = wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx", format=form)
+    properties = {p.key: p.value for p in onnx.load(str(path)).metadata_props}
+    assert properties == {"model_source": "edgeailite", "model_format": form.value}
+
+
+def test_an_opset_that_torch_does_not_write_is_an_error(wrapper, tmp_path, monkeypatch):
+    trace = onnx_file._trace
+    monkeypatch.setattr(onnx_file, "_trace", lambda *a: trace(*a[:2], 18, *a[3:]))
+    with pytest.raises(ValueError, match=r"opset_version is 20, but torch\.onnx wrote 18"):
+        wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx", opset_version=20)
     assert not list(tmp_path.iterdir())
