@@ -20,7 +20,7 @@ from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.fold import is_foldable
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.layers import QUANT_LAYERS, QuantLayer
-from edgeailite.quantization.operators import Kind, argument, clamp_bounds
+from edgeailite.quantization.operators import Kind, argument, clamp_bounds, operands
 from edgeailite.quantization.spec import QConfig, QuantSpec
 
 MOVES_VALUES = (Kind.PRESERVE, Kind.PAD)
@@ -248,7 +248,9 @@ def _output_annotation(
         spec = replace(spec, signed=False)
     elif bounds is not None:
         spec = _clamp_spec(spec, bounds)
-    elif not spec.signed and kind in _KEEPS_SIGN and all(is_unsigned(model, a) for a in node.all_input_nodes):
+    elif not spec.signed and kind in _KEEPS_SIGN and all(
+        is_unsigned(model, a) for a in operands(node)
+    ):
         spec = replace(spec, signed=False)
     absorbs = kind is Kind.RELU or bounds is not None
     if absorbs and node.op == "call_module":
@@ -279,9 +281,7 @@ def is_unsigned(model: GraphModel, node: fx.Node) -> bool:
         quantizer = model.module_of(node)
         return isinstance(quantizer, FakeQuantize) and quantizer.spec.signed is False
     if node.meta["kind"] in MOVES_VALUES or node.meta["kind"] is Kind.CAT:
-        return bool(node.all_input_nodes) and all(
-            is_unsigned(model, a) for a in node.all_input_nodes
-        )
+        return bool(operands(node)) and all(is_unsigned(model, a) for a in operands(node))
     return False
 
 

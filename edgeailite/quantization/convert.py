@@ -24,7 +24,7 @@ from edgeailite.quantization.integer import (
     Rescale,
 )
 from edgeailite.quantization.layers import QuantLayer, StandaloneBatchNorm, channel_affine
-from edgeailite.quantization.operators import Kind, is_training, product_operands
+from edgeailite.quantization.operators import Kind, is_training, operands, product_operands
 from edgeailite.quantization.ops import quantize_bias, round_to_integer
 from edgeailite.quantization.units import LayerUnit, attribute, layer_unit
 
@@ -93,7 +93,7 @@ class _Converter:
             unit = layer_unit(self.model, node)
             return unit is not None and self._on_grid(unit.input_node)
         return kind in (*HOMOGENEOUS, Kind.MUL, Kind.MATMUL) and all(
-            self._on_grid(a) for a in node.all_input_nodes
+            self._on_grid(a) for a in operands(node)
         )
 
     def _on_grid(self, node: fx.Node) -> bool:
@@ -220,13 +220,13 @@ class _Converter:
 
     def _place_operation(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
         """An operation between grids: operands in units of the output's step, the operation, rounding."""
-        operands = [a for a in dict.fromkeys(node.all_input_nodes) if self.grids[a] is not None]
-        plain, rounding = self._is_plain(operands, grid), None
-        targets = dict.fromkeys(operands, grid.scale)
+        read = [a for a in dict.fromkeys(operands(node)) if self.grids[a] is not None]
+        plain, rounding = self._is_plain(read, grid), None
+        targets = dict.fromkeys(read, grid.scale)
         if node.meta["kind"] is Kind.MUL:  # one factor stays in real units; of x * x both do
-            targets[operands[-1]] = 1.0
-            rounding = Quantize(grid) if len(operands) == 1 else None
-        scaled = {a: self._rescaled(a, targets[a], plain) for a in operands}
+            targets[read[-1]] = 1.0
+            rounding = Quantize(grid) if len(read) == 1 else None
+        scaled = {a: self._rescaled(a, targets[a], plain) for a in read}
         result = self._copy(node, lambda a: scaled.get(a) or self.values[a])
         rounding = rounding or Requantize(grid, plain=plain)
         self._set(quantizer, self._call(str(quantizer.target), rounding, result), grid)
@@ -237,8 +237,8 @@ class _Converter:
         grids = self.grids[left], self.grids[right]
         assert grids[0] is not None and grids[1] is not None
         product = IntegerMatMul(grids[0], grids[1], grid, equation)
-        operands = self.values[left], self.values[right]
-        self._set(quantizer, self._call(str(quantizer.target), product, *operands), grid)
+        values = self.values[left], self.values[right]
+        self._set(quantizer, self._call(str(quantizer.target), product, *values), grid)
 
     def _place_move(self, node: fx.Node) -> None:
         """An operation that moves values: the same integers, elsewhere."""

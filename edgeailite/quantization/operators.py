@@ -147,6 +147,13 @@ def argument(node: fx.Node, position: int, name: str, default: object = None) ->
     return node.kwargs.get(name, default)
 
 
+def operands(node: fx.Node) -> list[fx.Node]:
+    """The values a classified node computes on; sizes that it is given are none of them."""
+    inputs = node.all_input_nodes
+    unary = (Kind.RESIZE, Kind.AVERAGE, Kind.PRESERVE, Kind.PAD)
+    return inputs[:1] if node.meta["kind"] in unary else inputs
+
+
 def product_operands(node: fx.Node) -> list[object]:
     """The operands of a sum or product, by whatever name; all that follow an equation."""
     if node.target is torch.einsum:
@@ -189,8 +196,8 @@ def _function_kind(node: fx.Node) -> Kind:
 def _refined(kind: Kind, node: fx.Node, module: nn.Module | None) -> Kind:
     """What depends on the arguments: scalars in arithmetic, resize modes, the value of a padding."""
     if kind in _ONLY_ON_TENSORS:
-        operands = product_operands(node)
-        known = [a.meta.get("kind") if isinstance(a, fx.Node) else Kind.SCALAR for a in operands]
+        factors = product_operands(node)
+        known = [a.meta.get("kind") if isinstance(a, fx.Node) else Kind.SCALAR for a in factors]
         if all(k is Kind.SCALAR for k in known):
             return Kind.SCALAR
         if Kind.SCALAR in known or len(known) != 2 or "alpha" in node.kwargs:
