@@ -1,4 +1,4 @@
-"""Every classification model of torchvision (and timm), quantized and compared value by value.
+"""Every model of torchvision (and timm's CNNs), quantized and compared value by value.
 
     python benchmarks/zoo_sweep.py                        all of torchvision, WT8SYMP2_AT8SYMP2
     python benchmarks/zoo_sweep.py --qconfig_type WC8_AT8 --models 'resnet*' swin_t
@@ -49,8 +49,7 @@ TIMM_CNNS = (
     "cspdarknet53", "darknet53", "nfnet_f0", "dm_nfnet_f0", "nf_resnet50", "selecsls42", "skresnet18",
     "ese_vovnet19b_dw", "hgnet_tiny", "hgnetv2_b0", "lcnet_050", "convnext_atto", "convnextv2_atto",
     "convmixer_768_32", "edgenext_xx_small", "mobilenetv4_conv_small", "starnet_s1", "fastvit_t8",
-    "repghostnet_050", "tresnet_m", "ecaresnet26t", "gernet_s", "legacy_senet154", "pnasnet5large",
-    "nasnetalarge", "rdnet_tiny", "inception_next_atto", "repvit_m0_9", "xcit_nano_12_p16_224",
+    "repghostnet_050", "tresnet_m", "ecaresnet26t", "gernet_s", "pnasnet5large", "rdnet_tiny", "inception_next_atto", "repvit_m0_9", "xcit_nano_12_p16_224",
 )  # fmt: skip
 
 
@@ -98,7 +97,7 @@ def model_names(options: Options) -> list[str]:
     else:
         from torchvision import models
 
-        names = models.list_models(module=models)
+        names = models.list_models(module=models) + models.list_models(module=models.segmentation)
     return [n for n in names if any(fnmatch.fnmatch(n, p) for p in options.models)]
 
 
@@ -111,6 +110,8 @@ def create(name: str, library: Library, size: int) -> nn.Module:
         return timm.create_model(name, pretrained=False, num_classes=100)
     from torchvision import models
 
+    if name in models.list_models(module=models.segmentation):
+        return models.get_model(name, weights=None, weights_backbone=None, num_classes=5)
     sized = {a: size for prefix, a in SIZED_BY_ARGUMENT.items() if name.startswith(prefix)}
     if name in ("googlenet", "inception_v3"):
         sized |= {"init_weights": True, "aux_logits": False}  # type: ignore[dict-item]
@@ -149,13 +150,15 @@ def _run_stages(row: Row, name: str, size: int, options: Options) -> None:
         wrapper.calibrate(noise())
         row.stage = "report"
         report = build_report(wrapper)
-        row.layers, row.floats = len(report.layers), list(report.floats.values())
+        row.layers, row.floats = len(report.layers), [f.operation for f in report.floats.values()]
         row.stage = "export"
         with tempfile.TemporaryDirectory() as folder:
             path = wrapper.export(noise()[0], Path(folder) / "model.onnx")
             row.stage = "compare"
             found = verify(wrapper, noise(), path)
-            row.levels = len(wrapper(noise()[0]).unique())
+            outputs = wrapper(noise()[0])
+            outputs = outputs["out"] if isinstance(outputs, dict) else outputs
+            row.levels = len(outputs.unique())
     row.values, row.differ, row.stage = found.num_values, dict(found.mismatches), "done"
 
 
