@@ -5,7 +5,8 @@
 #
 # Takes the float network that run_quantization_example.sh trains on handwritten digits, and trains
 # it if it is not there. OPTIONS go to every run of
-# references/edgeailite/scripts/train_classification_main.py, such as --per_channel_q all.
+# references/edgeailite/scripts/train_classification_main.py, such as --per_channel_q all;
+# --quantize_method ptc_fx and --qconfig_type PRESET go to those that quantize.
 # Run it again: what is done is skipped, what was cut off is resumed.
 set -euo pipefail
 cd "$(dirname "$0")"

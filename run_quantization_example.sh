@@ -6,12 +6,20 @@
 # Trains a small MobileNetV2 on handwritten digits in float, calibrates it, trains it
 # quantization-aware, validates each, exports ONNX and compares all outputs value by value. About
 # four minutes on two CPU cores once .venv is made. OPTIONS go to every run of
-# references/edgeailite/scripts/train_classification_main.py, such as --gpus 0.
+# references/edgeailite/scripts/train_classification_main.py, such as --gpus 0; --quantize_method
+# qat_fx and --qconfig_type PRESET go to those that quantize.
 # Run it again: what is done is skipped, what was cut off is resumed.
 set -euo pipefail
 cd "$(dirname "$0")"
 . tools/run_step.sh
 read_arguments data/checkpoints/quantization_example "$@"
+case " ${QUANTIZED[*]-}" in
+    *[\ =]ptc_fx*)
+        echo "error: ptc_fx calibrates and does not train: run it with ./run_calibration.sh, or" \
+            "take --quantize_method qat_fx" >&2
+        exit 2
+        ;;
+esac
 . tools/setup_env.sh
 # Layers as small as these compute faster on one thread than on several that wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

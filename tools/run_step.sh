@@ -1,11 +1,14 @@
 # One step of a run_*.sh script: skipped when done, resumed when cut off. To be sourced after
-# tools/setup_env.sh; the caller sets SCRIPT, RUNS, COMMON=(options of all steps) and EXTRA=(the
-# user's options).
+# tools/setup_env.sh; the caller sets SCRIPT, RUNS, COMMON=(options of all steps), EXTRA=(the user's
+# options) and QUANTIZED=(those of them that only steps which quantize take).
 
 # run_step NAME WHAT [OPTIONS...]: one run of SCRIPT in the folder RUNS/NAME.
 run_step() {
-    local name="$1" what="$2" folder="$RUNS/$1" started=$SECONDS resume=()
+    local name="$1" what="$2" folder="$RUNS/$1" started=$SECONDS resume=() quantized=()
     shift 2
+    case " $* " in
+        *" --quantize True "*) quantized=(${QUANTIZED[@]+"${QUANTIZED[@]}"}) ;;
+    esac
     if [ -f "$folder/result.json" ]; then
         echo "== $what: done already (delete $folder to do it again)"
         return 0
@@ -16,15 +19,18 @@ run_step() {
         resume=(--resume "$folder")
     fi
     "$PYTHON" "$SCRIPT" "${COMMON[@]}" "$@" --save_path "$folder" \
-        ${resume[@]+"${resume[@]}"} ${EXTRA[@]+"${EXTRA[@]}"}
+        ${resume[@]+"${resume[@]}"} ${quantized[@]+"${quantized[@]}"} ${EXTRA[@]+"${EXTRA[@]}"}
     echo "== $what: $((SECONDS - started)) s"
 }
 
-# read_arguments DEFAULT_RUNS "$@": sets TASK, RUNS and EXTRA.
+# read_arguments DEFAULT_RUNS "$@": sets TASK, RUNS, EXTRA and QUANTIZED. Each method and preset has
+# a default folder of its own.
 read_arguments() {
     TASK=classification
-    RUNS="$1"
+    RUNS=
     EXTRA=()
+    QUANTIZED=()
+    local default_runs="$1"
     shift
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
         TASK="$1"
@@ -44,10 +50,21 @@ read_arguments() {
                 RUNS="${2:?--runs needs a folder}"
                 shift 2
                 ;;
+            --quantize[_-]method | --qconfig[_-]type)
+                QUANTIZED+=("$1" "${2:?$1 needs a value}")
+                default_runs+="_$2"
+                shift 2
+                ;;
+            --quantize[_-]method=* | --qconfig[_-]type=*)
+                QUANTIZED+=("$1")
+                default_runs+="_${1#*=}"
+                shift
+                ;;
             *)
                 EXTRA+=("$1")
                 shift
                 ;;
         esac
     done
+    RUNS="${RUNS:-$default_runs}"
 }

@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 
+from edgeailite.quantization import QConfigType
 from references.edgeailite.engine.options import ClassificationOptions, parse_options
 
 SEED_COMMANDS = [
@@ -106,11 +107,40 @@ def test_to_json_round_trip():
         ({"phase": "calibration", "quantize": False}, r"leaves nothing to calibrate"),
         ({"phase": "validation", "resume": "x"}, r"--resume continues a training or calibration"),
         ({"verify": True}, r"--verify compares quantized models: add --quantize True"),
+        (
+            {"quantize": True, "qconfig_type": "WC4_AT8"},
+            r"--qconfig_type WC4_AT8 is a preset of --quantize_method qat_fx and ptc_fx: name one",
+        ),
+        (
+            {"quantize_method": "qat_fx"},
+            r"--quantize_method qat_fx has no effect in float: add --quantize True",
+        ),
+        (
+            {"quantize_method": "ptc_fx", "quantize": True},
+            r"ptc_fx calibrates and does not train: use --phase calibration, or .* qat_fx to train",
+        ),
+        (
+            {"quantize_method": "qat_fx", "quantize": True, "bitwidth_weights": 4},
+            r"--bitwidth_weights of pact2 has no effect with .* qat_fx: .*--qconfig_type \(WC8_AT8",
+        ),
     ],
 )
 def test_options_that_cannot_work(changes, message):
     with pytest.raises(ValueError, match=message):
         ClassificationOptions(**changes)
+
+
+@pytest.mark.parametrize("preset", QConfigType.choices())
+def test_every_preset_is_a_choice(preset):
+    words = ["--quantize", "True", "--quantize_method", "qat_fx", "--qconfig-type", preset]
+    options = parse_options(words)
+    assert (options.quantize_method, options.qconfig_type) == ("qat_fx", preset)
+
+
+def test_unknown_preset(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(["--quantize_method", "qat_fx", "--qconfig_type", "WC3_AT8"])
+    assert "WC8P2_AT8P2" in capsys.readouterr().err
 
 
 def test_parse_options_prints_the_mistake(capsys):

@@ -43,6 +43,43 @@ def test_read_arguments():
 
 
 @pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--quantize_method qat_fx --seed 2", "runs_qat_fx|--quantize_method qat_fx|--seed 2"),
+        ("--qconfig-type=WC4_AT8 --seed 2", "runs_WC4_AT8|--qconfig-type=WC4_AT8|--seed 2"),
+        ("--runs a --qconfig_type X --seed 2", "a|--qconfig_type X|--seed 2"),
+    ],
+)
+def test_read_arguments_of_steps_that_quantize(words, expected):
+    script = (
+        '. tools/run_step.sh; read_arguments runs "$@"; echo "$RUNS|${QUANTIZED[*]}|${EXTRA[*]}"'
+    )
+    assert _bash(script, *words.split()).stdout == f"{expected}\n"
+
+
+def test_run_step_gives_quantization_options_to_steps_that_quantize(tmp_path):
+    done = _bash(
+        '. tools/run_step.sh; PYTHON=echo SCRIPT=script.py RUNS="$1"\n'
+        "COMMON=() EXTRA=(--extra 3) QUANTIZED=(--quantize_method qat_fx)\n"
+        "run_step a float --epochs 2; run_step b quantized --quantize True",
+        str(tmp_path),
+    )
+    commands = [line for line in done.stdout.splitlines() if "script.py" in line]
+    assert commands == [
+        f"script.py --epochs 2 --save_path {tmp_path}/a --extra 3",
+        f"script.py --quantize True --save_path {tmp_path}/b --quantize_method qat_fx --extra 3",
+    ]
+
+
+def test_example_with_a_method_that_does_not_train():
+    script = ROOT / "run_quantization_example.sh"
+    command = [script, "--quantize_method", "ptc_fx"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "ptc_fx calibrates and does not train: run it with ./run_calibration.sh" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("present", "expected"),
     [
         ((), "script.py --common 1 --own 2 --save_path RUNS/step --extra 3"),

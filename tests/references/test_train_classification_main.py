@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from references.edgeailite.engine import train_classification
 from references.edgeailite.engine.run_folder import load_checkpoint
@@ -145,8 +146,10 @@ def _interrupt_at(monkeypatch, batch):
         ("--random_erasing", "0.5"),
         ("--quantize", "True", "--lr", "0.01"),
         ("--phase", "calibration", "--bitwidth_weights", "4"),
+        ("--quantize", "True", "--quantize_method", "qat_fx", "--lr", "0.01"),
+        ("--phase", "calibration", "--quantize_method", "ptc_fx"),
     ],
-    ids=["float", "quantized training", "calibration"],
+    ids=["float", "quantized training", "calibration", "qat_fx", "ptc_fx"],
 )
 def test_resumed_run_equals_an_uninterrupted_one(run_script, float_run, monkeypatch, more):
     more = ["--epochs", "6", "--evaluate_start", "True", "--pretrained", str(float_run), *more]
@@ -187,8 +190,13 @@ def test_calibration_then_validation(run_script, float_run):
     calibrated = run_script(
         "calibrated", "--phase", "calibration", "--pretrained", str(float_run), "--epochs", "1"
     )
-    assert (calibrated / "report.json").exists()
+    report = json.loads((calibrated / "report.json").read_text())
+    assert report["num_inputs"] == 15
+    assert all(entry["sqnr"] is not None for entry in report["activations"])
     assert "features.0" in (calibrated / "report.txt").read_text()
+    assert "features.0" in (calibrated / "report.html").read_text()
+    events = EventAccumulator(str(calibrated / "tensorboard")).Reload()
+    assert "sqnr_output/features.0" in events.Tags()["scalars"]
     validated = run_script(
         *("validated", "--phase", "validation", "--quantize", "True", "--verify", "True"),
         *("--pretrained", str(calibrated / "checkpoint.pth")),
@@ -200,6 +208,72 @@ def test_calibration_then_validation(run_script, float_run):
     assert set(result["verify"]["mismatches"].values()) == {0}
     assert result["onnx"]["top1"] == result["val"]["top1"]
     assert not (validated / "checkpoint.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("phase", "method"),
+    [("calibration", "ptc_fx"), ("calibration", "qat_fx"), ("training", "qat_fx")],
+)
+def test_fx_run_then_validation(run_script, float_run, phase, method):
+    fx = ("--quantize", "True", "--quantize_method", method, "--qconfig_type", "WT8SYMP2_AT8SYMP2")
+    folder = run_script(
+        "run", *fx, "--phase", phase, "--pretrained", str(float_run), "--lr", "0.001",
+        "--save_onnx", "True",
+    )  # fmt: skip
+    assert (folder / "model.onnx").stat().st_size == _result(folder)["onnx_bytes"]
+    assert "int8 per-tensor power-of-two" in (folder / "report.txt").read_text()
+    assert _result(folder)["quantize_method"] == method
+    before = _result(float_run.parent)["val"]["top1"]
+    assert _result(folder)["val"]["top1"] >= before - 10
+    validated = run_script(
+        *("validated", *fx, "--phase", "validation", "--verify", "True"),
+        *("--pretrained", str(folder / "checkpoint.pth")),
+    )
+    result = _result(validated)
+    assert result["val"] == _result(folder)["val"]
+    assert result["verify"]["num_values"] == 15 * 3
+    assert set(result["verify"]["mismatches"].values()) == {0}
+    assert result["onnx"]["top1"] == result["val"]["top1"]
+
+
+def test_fx_training_follows_the_schedule_of_its_epochs(run_script, float_run, capsys):
+    fx = ("--quantize", "True", "--quantize_method", "qat_fx", "--pretrained", str(float_run))
+    run_script("qat", *fx, "--epochs", "4", "--lr", "0.001")
+    printed = capsys.readouterr().out
+    assert "epoch 1: batch norm statistics are frozen" in printed
+    assert "epoch 3: activation ranges are frozen" in printed
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--qconfig_type", "WC4_AT8"),
+        ("--qconfig_type", "WC8SYMP2_AT8SYMP2R4"),
+        ("--bias_calibration", "False"),
+    ],
+)
+def test_fx_options_have_an_effect(run_script, float_run, more):
+    common = ("--phase", "calibration", "--pretrained", str(float_run), "--epochs", "1")
+    common += ("--quantize_method", "ptc_fx")
+    plain, changed = run_script("plain", *common), run_script("changed", *common, *more)
+    assert _result(plain)["val"]["loss"] != _result(changed)["val"]["loss"]
+
+
+def test_resuming_with_another_method_or_preset(run_script, float_run):
+    common = ("--phase", "calibration", "--pretrained", str(float_run), "--epochs", "1")
+    folder = run_script("run", *common)
+    resume = (*common, "--resume", str(folder))
+    with pytest.raises(SystemExit, match=r"another run \(--quantize_method pact2 -> ptc_fx\)"):
+        run_script("run", *resume, "--quantize_method", "ptc_fx")
+
+
+def test_checkpoint_from_before_an_option_existed_resumes(run_script, float_run):
+    folder = run_script("run", "--epochs", "1")
+    content = load_checkpoint(folder)
+    del content["options"]["quantize_method"], content["options"]["qconfig_type"]
+    torch.save(content, folder / "checkpoint.pth")
+    run_script("run", "--epochs", "2", "--resume", str(folder))
+    assert load_checkpoint(folder)["epoch"] == 2
 
 
 def test_calibration_does_not_touch_labels_or_batch_norm(run_script, float_run):

@@ -15,8 +15,13 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 from edgeailite import xnn
 from edgeailite.models import create_model
+from edgeailite.quantization import PTCFxModule, QATFxModule
 from references.edgeailite.engine.distributed import Process
 from references.edgeailite.engine.options import ClassificationOptions
+
+# Part of the difference of means that one batch corrects, where --bias_calibration asks qat_fx or
+# ptc_fx for it.
+BIAS_CALIBRATION_FACTOR = 0.01
 
 logger = logging.getLogger("edgeailite.model")
 
@@ -54,7 +59,8 @@ def build_model(
     except TypeError as error:
         raise ValueError(f"--strides: model '{options.model_name}' has none ({error}).") from error
     if options.quantize:
-        model = _wrap(model, options)
+        wrap = _wrap_pact2 if options.quantize_method == "pact2" else _wrap_fx
+        model = wrap(model, options)
     if options.pretrained is not None and options.resume is None:
         load_pretrained(float_or_inner(model, options), options)
     return model.to(device)
@@ -65,7 +71,7 @@ def float_or_inner(model: nn.Module, options: ClassificationOptions) -> nn.Modul
     return model.module if options.quantize else model
 
 
-def _wrap(model: nn.Module, options: ClassificationOptions) -> nn.Module:
+def _wrap_pact2(model: nn.Module, options: ClassificationOptions) -> nn.Module:
     arguments: dict[str, Any] = {
         "bitwidth_weights": options.bitwidth_weights,
         "bitwidth_activations": options.bitwidth_activations,
@@ -81,6 +87,20 @@ def _wrap(model: nn.Module, options: ClassificationOptions) -> nn.Module:
     if options.phase == "calibration":
         return xnn.quantize.QuantCalibrateModule(model, dummy_input=dummy_input, **arguments)
     return xnn.quantize.QuantTestModule(model, dummy_input=dummy_input, **arguments)
+
+
+def _wrap_fx(model: nn.Module, options: ClassificationOptions) -> nn.Module:
+    """A qat_fx run calibrates as a ptc_fx run does; only its training differs."""
+    arguments: dict[str, Any] = {
+        "qconfig_type": options.qconfig_type,
+        "example_inputs": example_input(options),
+        "total_epochs": options.epochs,
+    }
+    if options.bias_calibration is not None:
+        arguments["bias_calibration_factor"] = BIAS_CALIBRATION_FACTOR * options.bias_calibration
+    if options.phase == "training":
+        return QATFxModule(model, **arguments)
+    return PTCFxModule(model, **arguments).eval()
 
 
 def example_input(options: ClassificationOptions, device: torch.device | None = None) -> Tensor:

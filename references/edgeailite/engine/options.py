@@ -11,7 +11,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from edgeailite.quantization import QConfigType
+
 Phase = Literal["training", "calibration", "validation"]
+PresetName = Literal[QConfigType.choices()]  # type: ignore[valid-type]
+
+# Options that only one family of wrappers has.
+PACT2_OPTIONS = ("bitwidth_weights", "bitwidth_activations", "per_channel_q", "constrain_bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +97,10 @@ class ClassificationOptions:
     evaluate_start: bool = True
     """Validate once before the first epoch."""
 
+    quantize_method: Literal["pact2", "qat_fx", "ptc_fx"] = "pact2"
+    """pact2: power-of-two scales; qat_fx trains, ptc_fx calibrates a preset of qconfig_type."""
+    qconfig_type: PresetName | None = None
+    """Preset of qat_fx and ptc_fx: W weights, A activations. Default: WC8_AT8."""
     bitwidth_weights: int = 8
     """Bits of a weight."""
     bitwidth_activations: int = 8
@@ -129,7 +139,7 @@ class ClassificationOptions:
         if self.milestones is None and self.scheduler == "step":
             thirds = (max(1, self.epochs // 3), max(1, 2 * self.epochs // 3))
             object.__setattr__(self, "milestones", thirds)
-        for check in (_check_numbers, _check_sizes, _check_phase):
+        for check in (_check_numbers, _check_sizes, _check_phase, _check_quantization):
             check(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,6 +208,36 @@ def _check_phase(options: ClassificationOptions) -> None:
         )
     if options.verify and not options.quantize:
         raise ValueError("--verify compares quantized models: add --quantize True.")
+
+
+def _check_quantization(options: ClassificationOptions) -> None:
+    """Refuse what would have no effect: each method has its own options."""
+    method, preset = options.quantize_method, options.qconfig_type
+    if method == "pact2":
+        if preset is not None:
+            raise ValueError(
+                f"--qconfig_type {preset} is a preset of --quantize_method qat_fx and ptc_fx: name "
+                f"one of them. pact2 has {_listed(PACT2_OPTIONS)}."
+            )
+        return
+    if not options.quantize:
+        raise ValueError(f"--quantize_method {method} has no effect in float: add --quantize True.")
+    if method == "ptc_fx" and options.phase == "training":
+        raise ValueError(
+            "--quantize_method ptc_fx calibrates and does not train: use --phase calibration, or "
+            "--quantize_method qat_fx to train."
+        )
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    changed = [name for name in PACT2_OPTIONS if getattr(options, name) != defaults[name]]
+    if changed:
+        raise ValueError(
+            f"{_listed(changed)} of pact2 has no effect with --quantize_method {method}: choose a "
+            f"preset with --qconfig_type ({', '.join(QConfigType.choices())})."
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> ClassificationOptions:

@@ -32,6 +32,8 @@ class Recorder:
         self.result: dict[str, Any] = {
             "phase": options.phase,
             "quantize": options.quantize,
+            "quantize_method": options.quantize_method if options.quantize else None,
+            "qconfig_type": options.qconfig_type,
             "model_name": options.model_name,
             "dataset_name": options.dataset_name,
             "torch": torch.__version__,

@@ -175,7 +175,9 @@ def resume(options: ClassificationOptions, steps: Steps, state: TrainingState) -
     """
     assert options.resume is not None
     content = run_folder.load_checkpoint(options.resume, steps.device)
-    run_folder.check_same_run(content["options"], options.to_dict())
+    # What the checkpoint's script had no option for yet is at its default.
+    before = ClassificationOptions().to_dict() | content["options"]
+    run_folder.check_same_run(before, options.to_dict())
     steps.module.load_state_dict(content["module"])
     state.optimizer.load_state_dict(content["optimizer"])
     state.scheduler.load_state_dict(content["scheduler"])
