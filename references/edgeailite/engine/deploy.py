@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from edgeailite.quantization.report import build_report
+from edgeailite.quantization.report import Report, build_report, write_html
 from edgeailite.quantization.verify import verify
 from references.edgeailite.engine.run_folder import write_atomically, write_json, write_text
 
 logger = logging.getLogger("edgeailite.deploy")
 
 OPSET_VERSION = 18
+REPORT_IMAGES = 64
 
 
 def export_onnx(model: nn.Module, example_input: Tensor, path: Path, *, quantized: bool) -> None:
@@ -66,11 +67,29 @@ def onnx_forward(path: Path) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(session.run(None, {name: images.cpu().numpy()})[0])
 
 
-def write_report(wrapper: nn.Module, folder: Path) -> None:
-    """Write what was quantized and what was not to ``report.txt`` and ``report.json``."""
-    report = build_report(wrapper)
+def write_report(wrapper: nn.Module, folder: Path, title: str, batches: Iterable[Tensor]) -> Report:
+    """Write what was quantized, how well, and what was not: ``report.txt``, ``.json``, ``.html``.
+
+    Args:
+        wrapper: In evaluation mode.
+        folder: Where the files go.
+        title: What stands above the HTML page.
+        batches: Images (N, C, H, W); the first :data:`REPORT_IMAGES` are measured on.
+    """
+    report = build_report(wrapper, _first_images(batches, REPORT_IMAGES))
     write_text(folder / "report.txt", f"{report}\n")
     write_json(folder / "report.json", report.to_dict())
+    write_html(report, folder / "report.html", title)
+    logger.info("report: %s", folder / "report.html")
+    return report
+
+
+def _first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    for images in batches:
+        yield images[:count]
+        count -= len(images)
+        if count <= 0:
+            return
 
 
 def verify_onnx(wrapper: nn.Module, batches: Any, path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from edgeailite.quantization.report import Report, add_to_tensorboard
 from references.edgeailite.engine.options import ClassificationOptions
 from references.edgeailite.engine.run_folder import RESULT, write_json
 from references.edgeailite.engine.train_classification import TrainingState
@@ -39,6 +40,7 @@ class Recorder:
             "torch": torch.__version__,
         }
         self._events: SummaryWriter | None = None
+        self._epoch = 0
 
     def set(self, **results: Any) -> None:
         """Add results; those with an accuracy are logged."""
@@ -58,14 +60,18 @@ class Recorder:
         if not self.is_main:
             return
         row = state.history[-1]
+        self._epoch = int(row["epoch"])
         if self._events is None:
-            self._events = SummaryWriter(
-                str(self.folder / "tensorboard"), purge_step=int(row["epoch"])
-            )
+            self._events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._epoch)
         for name, value in row.items():
             if name != "epoch":
-                self._events.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+                self._events.add_scalar(name.replace("_", "/", 1), value, self._epoch)
         self._events.flush()
+
+    def report(self, report: Report) -> None:
+        """Write a quantization report as events of the last epoch, if this run has some."""
+        if self._events is not None:
+            add_to_tensorboard(report, self._events, self._epoch)
 
     def finish(self) -> None:
         """Write ``result.json``; its presence says that the run is complete."""

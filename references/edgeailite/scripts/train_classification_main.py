@@ -194,7 +194,9 @@ def finish(
     model.eval().cpu()
     path = recorder.folder / "model.onnx"
     if options.quantize:
-        deploy.write_report(model, recorder.folder)
+        title = f"{options.model_name}, {options.phase}"
+        images = images_of(data.val)
+        recorder.report(deploy.write_report(model, recorder.folder, title, images))
     if options.save_onnx or options.verify:
         deploy.export_onnx(model, example_input(options), path, quantized=bool(options.quantize))
         recorder.set(onnx_bytes=path.stat().st_size)

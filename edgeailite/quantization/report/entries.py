@@ -1,0 +1,193 @@
+"""What a report holds: plain data, and its rendering as text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+
+class Histogram(NamedTuple):
+    """Counts of values in bins of equal width.
+
+    Attributes:
+        low: Lower edge of the first bin.
+        high: Upper edge of the last bin.
+        counts: Values in each bin; the first and the last bin also hold what lies beyond.
+    """
+
+    low: float
+    high: float
+    counts: list[int]
+
+
+@dataclass
+class LayerEntry:
+    """One call of a quantized layer. SQNR in dB; ranges in real units.
+
+    Attributes:
+        position: Place in the order of the graph, shared with the activations.
+        path: The layer's place in the module tree.
+        call: 1, or which call of a layer that is used several times this is.
+        kind: Type of the layer.
+        weight_spec: Grid of the weight in a few words.
+        weight_max: Largest magnitude of the folded weight.
+        weight_sqnr: Of the folded weight against itself on its grid.
+        weight_range: Smallest and largest folded weight.
+        weight_limits: What the grid covers; per channel, that of the coarsest one.
+        weight_histogram: Of the folded weight.
+        num_weights: Values of the weight.
+        bias_sqnr: Of the folded bias against itself on its grid; None where none is quantized.
+        output_sqnr: Of the layer's output in the quantized against the float model; None without
+            data.
+    """
+
+    position: int
+    path: str
+    call: int
+    kind: str
+    weight_spec: str
+    weight_max: float
+    weight_sqnr: float
+    weight_range: tuple[float, float]
+    weight_limits: tuple[float, float]
+    weight_histogram: Histogram
+    num_weights: int
+    bias_sqnr: float | None = None
+    output_sqnr: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The path, with the call's number from the second on."""
+        return _call_name(self.path, self.call)
+
+
+@dataclass
+class ActivationEntry:
+    """One activation quantizer. What data is needed for is None without any.
+
+    Attributes:
+        position: Place in the order of the graph, shared with the layers.
+        path: The quantizer's place in the module tree.
+        call: 1, or which call of a quantizer that is used several times this is.
+        spec: Its grid in a few words.
+        range: Its running range, before rounding to the grid.
+        limits: What the grid covers.
+        step: The grid's step.
+        batches: Batches that the range has seen.
+        fixed: Whether the range is fixed by the configuration, so that it needs no data.
+        values: Smallest and largest float value on the report's data.
+        percentile: 99.9 % of the float values have at most this magnitude.
+        histogram: Of the float values.
+        clipped: Share of the float values outside of the grid, 0 to 1.
+        grid_sqnr: Of the values that arrive against themselves on this grid: its own error alone.
+        sqnr: Of the values in the quantized against the float model: all errors up to here.
+    """
+
+    position: int
+    path: str
+    call: int
+    spec: str
+    range: tuple[float, float]
+    limits: tuple[float, float]
+    step: float
+    batches: int
+    fixed: bool = False
+    values: tuple[float, float] | None = None
+    percentile: float | None = None
+    histogram: Histogram | None = None
+    clipped: float | None = None
+    grid_sqnr: float | None = None
+    sqnr: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The path, with the call's number from the second on."""
+        return _call_name(self.path, self.call)
+
+
+class FloatEntry(NamedTuple):
+    """An operation that stays in float: its type or function, and why."""
+
+    operation: str
+    reason: str
+
+
+class ModelSize(NamedTuple):
+    """What the parameters take, in bytes.
+
+    Attributes:
+        float_bytes: All parameters and batch norm statistics in float32.
+        quantized_bytes: Weights and biases in their bits, scales and all others in float32.
+    """
+
+    float_bytes: int
+    quantized_bytes: int
+
+
+@dataclass
+class Report:
+    """What :func:`build_report` found.
+
+    Attributes:
+        layers: Quantized layers in the order of the graph.
+        activations: Activation quantizers in the order of the graph.
+        floats: Operations that stay in float, by name.
+        warnings: What deserves a look.
+        size: Of the parameters.
+        num_inputs: Inputs (batch elements) that were run for the measurements.
+    """
+
+    layers: list[LayerEntry] = field(default_factory=list)
+    activations: list[ActivationEntry] = field(default_factory=list)
+    floats: dict[str, FloatEntry] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    size: ModelSize = field(default_factory=lambda: ModelSize(0, 0))
+    num_inputs: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON; an infinite SQNR (no error at all) becomes ``"inf"``."""
+        return _plain(asdict(self))
+
+    def __str__(self) -> str:
+        size = self.size
+        lines = [
+            f"parameters: {size.float_bytes} bytes in float, {size.quantized_bytes} quantized",
+            f"{'layer':44} {'weight':34} {'max':>9} {'w dB':>6} {'bias':>6} {'out dB':>6}",
+        ]
+        for e in self.layers:
+            lines.append(
+                f"{e.name:44} {e.weight_spec:34} {e.weight_max:9.4f} {e.weight_sqnr:6.1f} "
+                f"{_number(e.bias_sqnr, 6, 1)} {_number(e.output_sqnr, 6, 1)}"
+            )
+        lines.append(
+            f"{'activation':44} {'grid':34} {'range':>22} {'step':>10} {'clip %':>7} {'dB':>6}"
+        )
+        for a in self.activations:
+            clipped = None if a.clipped is None else 100 * a.clipped
+            lines.append(
+                f"{a.name:44} {a.spec:34} [{a.range[0]:9.4f}, {a.range[1]:9.4f}] {a.step:10.3g} "
+                f"{_number(clipped, 7, 3)} {_number(a.sqnr, 6, 1)}"
+            )
+        lines += [f"float: {n}: {e.operation}: {e.reason}" for n, e in self.floats.items()]
+        lines += [f"warning: {text}" for text in self.warnings]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _call_name(path: str, call: int) -> str:
+    return path if call == 1 else f"{path} (call {call})"
+
+
+def _number(value: float | None, width: int, digits: int) -> str:
+    return " " * width if value is None else f"{value:{width}.{digits}f}"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists or, where they have names, dictionaries; no number that JSON lacks."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return "inf" if value == math.inf else value

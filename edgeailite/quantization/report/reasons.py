@@ -1,0 +1,149 @@
+"""Why an operation stays in float."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+from edgeailite.quantization.convert import HOMOGENEOUS
+from edgeailite.quantization.fake_quantize import FakeQuantize
+from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.insert import quantizer_of
+from edgeailite.quantization.layers import QUANT_LAYERS, QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.operators import Kind, argument, operands, product_operands
+from edgeailite.quantization.report.entries import FloatEntry
+from edgeailite.quantization.units import layer_unit
+
+_BY_CONFIGURATION = "the preset or configuration leaves it in float"
+_OFF_GRID = "lies on no grid, so the arithmetic is float"
+_ARITHMETIC = (*HOMOGENEOUS, Kind.MUL, Kind.MATMUL)
+_BINARY = ("add", "sub", "mul", "matmul", "bmm", "truediv", "div", "pow")
+
+
+def float_operations(model: GraphModel) -> dict[str, FloatEntry]:
+    """What runs in float, by path (modules) or node (functions), in the order of the graph.
+
+    Args:
+        model: Prepared and classified.
+    """
+    found = {}
+    for node in model.graph.nodes:
+        reason = _reason(model, node)
+        if reason is not None:
+            name = str(node.target) if node.op == "call_module" else _function_path(node)
+            found[name] = FloatEntry(operation_name(model, node), reason + _inside(model, node))
+    return found
+
+
+def operation_name(model: GraphModel, node: fx.Node) -> str:
+    """Type of the module, or name of the function or method, that a node calls."""
+    module = model.module_of(node)
+    if module is None:
+        return getattr(node.target, "__name__", str(node.target))
+    if isinstance(module, QuantFunctionalLayer):
+        return module.function.__name__
+    return _users_type(module).__name__
+
+
+def _users_type(module: nn.Module) -> type[nn.Module]:
+    """A module's type; for one that the engine made of one of torch's, that one."""
+    if type(module).__module__ != QuantLayer.__module__:
+        return type(module)
+    return next(t for t in type(module).__mro__ if t.__module__.startswith("torch.nn"))
+
+
+def _function_path(node: fx.Node) -> str:
+    owner = node.meta.get("owner", "")
+    return f"{owner}.{node.name}" if owner else node.name
+
+
+def _reason(model: GraphModel, node: fx.Node) -> str | None:
+    kind = node.meta["kind"]
+    if kind is Kind.FORBID:
+        return "NoQAct asks for float"
+    if kind is Kind.LAYER:
+        return _layer_reason(model, node)
+    if kind is Kind.BATCH_NORM:
+        return "no layer in front of it folds it, so it is computed as x * gain + offset in float"
+    if kind in (Kind.RELU, Kind.CLAMP, *_ARITHMETIC):
+        return _arithmetic_reason(model, node)
+    if kind is Kind.FLOAT and node.op in ("call_module", "call_function", "call_method"):
+        return _unknown_reason(model, node)
+    return None
+
+
+def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
+    module = model.module_of(node)
+    if isinstance(module, QuantLayer):
+        unit = layer_unit(model, node)
+        assert unit is not None
+        on_grid = quantizer_of(model, unit.input_node) is not None
+        return None if on_grid else f"its weight is quantized, but its input {_OFF_GRID}"
+    if module is None:
+        weight = argument(node, 1, "weight")
+        if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
+            return "its weight is computed by the model, it is no parameter"
+    elif type(module) not in QUANT_LAYERS:
+        base = next(b.__name__ for b in QUANT_LAYERS if isinstance(module, b))
+        return f"a subclass of {base} may compute anything: only torch's own layers are quantized"
+    return _BY_CONFIGURATION
+
+
+def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
+    """Of an operation that computes on grids where its operands and its result have one."""
+    users = [user.meta["kind"] for user in node.users]
+    if Kind.FORBID in users:
+        return "NoQAct behind it asks for float"
+    if Kind.QUANTIZER not in users:
+        return _BY_CONFIGURATION
+    if node.meta["kind"] in (Kind.RELU, Kind.CLAMP):
+        return "its bounds are not two numbers, so no grid can hold them"
+    if all(quantizer_of(model, operand) is not None for operand in operands(node)):
+        return None
+    return f"an operand {_OFF_GRID}"
+
+
+def _unknown_reason(model: GraphModel, node: fx.Node) -> str:
+    """Of an operation that the table of operations does not know, or not with these arguments."""
+    module = model.module_of(node)
+    if isinstance(module, nn.MultiheadAttention):
+        return (
+            "a leaf module: leaf_modules names it, or it is called with masks or with queries, "
+            "keys and values that differ"
+        )
+    if module is not None and _holds_a_network(module):
+        return "a leaf module (leaf_modules, or one of torch's own): called without a look inside"
+    if node.op == "call_function" and not _is_torch(node.target):
+        return "a function that tracing does not enter (torch.fx.wrap): called as it is"
+    if module is None and _has_constant(node):
+        return "one operand is a constant or a parameter, which lies on no grid"
+    return "no integer form is known for it"
+
+
+def _holds_a_network(module: nn.Module) -> bool:
+    """Whether a module is more than one operation: the user's own type, or one with children."""
+    parts = [child for child in module.children() if not isinstance(child, FakeQuantize)]
+    return bool(parts) or not _users_type(module).__module__.startswith("torch.nn")
+
+
+def _is_torch(function: Any) -> bool:
+    """Whether a function is torch's own or one of Python's operators."""
+    module = getattr(function, "__module__", None) or "torch"  # torch's builtins name none
+    return module.partition(".")[0] in ("torch", "_operator", "operator", "builtins", "math")
+
+
+def _has_constant(node: fx.Node) -> bool:
+    name = getattr(node.target, "__name__", str(node.target)).strip("_")
+    if name.removeprefix("i") not in _BINARY and name not in _BINARY:
+        return False
+    factors = product_operands(node)
+    return any(not isinstance(a, fx.Node) or a.meta["kind"] is Kind.SCALAR for a in factors)
+
+
+def _inside(model: GraphModel, node: fx.Node) -> str:
+    """A remark for the functions that attention was opened into."""
+    if node.op == "call_module":
+        return ""
+    owner = model.get_submodule(node.meta.get("owner", ""))
+    return " (a piece of attention)" if isinstance(owner, nn.MultiheadAttention) else ""
