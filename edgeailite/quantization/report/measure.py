@@ -40,7 +40,7 @@ def histogram(values: Tensor, low: float, high: float, num_bins: int = NUM_BINS)
     """Histogram of `values` from `low` to `high`; the outermost bins take what lies beyond."""
     if not low < high:
         low, high = low - 0.5, high + 0.5
-    values = values.detach().float().flatten().clamp(low, high)
+    values = values.detach().float().cpu().flatten().clamp(low, high)
     counts = torch.histc(values, bins=num_bins, min=low, max=high)
     return Histogram(low, high, [int(c) for c in counts.tolist()])
 
