@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -69,6 +71,8 @@ class Options:
     """Batches to calibrate on, and batches to compare on."""
     json_path: Path | None = None
     """Also write all rows to this file."""
+    jobs: int = 1
+    """Models at a time; each computes with one thread if there are several."""
     timeout: int = 1200
     """Seconds after which a model counts as failed."""
 
@@ -210,9 +214,10 @@ def main(options: Options) -> int:
         f"{'int-on':>7} {'s':>6} {'MB':>7}"
     )
     rows = []
-    for name in names:
-        rows.append(_in_own_process(name, options))
-        print_row(rows[-1])
+    pool = ThreadPoolExecutor(options.jobs)
+    for row in pool.map(lambda name: _in_own_process(name, options), names):
+        rows.append(row)
+        print_row(row)
         if options.json_path is not None:
             options.json_path.write_text(json.dumps([asdict(r) for r in rows], indent=1))
     failed = [r for r in rows if r.error]
@@ -232,8 +237,15 @@ def _in_own_process(name: str, options: Options) -> Row:
         options.qconfig_type, "--batch_size", str(options.batch_size), "--num_batches",
         str(options.num_batches), "--only",
     ]  # fmt: skip
+    threads = {"OMP_NUM_THREADS": "1"} if options.jobs > 1 else {}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=options.timeout)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=options.timeout,
+            env={**os.environ, **threads},
+        )
         return Row(**json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
         return Row(name, error=f"took more than {options.timeout} s")

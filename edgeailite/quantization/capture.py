@@ -20,6 +20,7 @@ from edgeailite.quantization.fake_quantize import FakeQuantize, NoQAct, QAct
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.operators import DROPS_PATHS, is_training
+from edgeailite.quantization.window_attention import is_window_attention, window_attention
 
 _ENGINE = Path(__file__).parent
 # F.max_pool2d and its kin are closures that choose by `return_indices`; a graph that holds one
@@ -56,17 +57,18 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         path = self.path_of_module(m)
         self.current.append(path)
-        if self._is_opened_attention(m, path, args, kwargs):
-            result: Any = multihead_attention(m, *args, **kwargs)  # type: ignore[arg-type]
+        asked_for = isinstance(m, self.leaf_types) or path in self.leaf_paths
+        result: Any
+        if asked_for:
+            result = super().call_module(m, forward, args, kwargs)
+        elif type(m) is nn.MultiheadAttention and is_traceable_attention(m, *args, **kwargs):
+            result = multihead_attention(m, *args, **kwargs)
+        elif is_window_attention(m):
+            result = window_attention(m, *args, **kwargs)
         else:
             result = super().call_module(m, forward, args, kwargs)
         self.current.pop()  # not in a `finally`: after an error the path says where it happened
         return result
-
-    def _is_opened_attention(self, m: nn.Module, path: str, args: tuple, kwargs: dict) -> bool:
-        asked_for = isinstance(m, self.leaf_types) or path in self.leaf_paths
-        is_attention = type(m) is nn.MultiheadAttention and not asked_for
-        return is_attention and is_traceable_attention(m, *args, **kwargs)
 
     def create_node(
         self,
