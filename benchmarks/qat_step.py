@@ -1,9 +1,8 @@
 """Time and memory of one training step: float, ours before and after the freeze, and ``torch.ao`` FX QAT.
 
 All variants run alternately in one process on the same batch; medians and ratios to float are
-printed. Peak
-memory is measured afterwards, each variant in a process of its own (a process's peak never goes
-down).
+printed. Peak memory is measured afterwards, each variant in a process of its own (a process's peak
+never goes down).
 
     python benchmarks/qat_step.py --models mobilenet_v2 resnet50 --batch_size 16 --steps 7
 """

@@ -55,8 +55,8 @@ def convert(model: GraphModel) -> GraphModel:
 
     Returns:
         A new model that takes and returns real values and computes in integers in between; what
-        could not be
-        put on a grid runs in float. Its parameters' names are gone: its state are integers.
+        could not be put on a grid runs in float. Its parameters' names are gone: its state are
+        integers.
     """
     source = copy.deepcopy(model).eval()
     source.classify()

@@ -22,16 +22,16 @@ class FakeQuantize(RangeObserver):
 
     Args:
         spec: Per-tensor spec of the activation.
-        bounds: ``(low, high)`` of an activation function that this quantizer absorbed (``(0, 6)`` of ReLU6):
-            the grid is cut at the nearest integers. None: the grid alone clips.
+        bounds: ``(low, high)`` of an activation function that this quantizer absorbed (``(0, 6)``
+            of ReLU6): the grid is cut at the nearest integers. None: the grid alone clips.
 
     Attributes:
         inplace: Overwrite the input, as ``ReLU(inplace=True)`` does.
 
     State:
         clips_act, num_batches_tracked: See :class:`RangeObserver`.
-        observer_enabled, fake_quant_enabled: The two flags, uint8. Missing ones (historical checkpoints)
-            leave the flags as they are.
+        observer_enabled, fake_quant_enabled: The two flags, uint8. Missing ones (historical
+            checkpoints) leave the flags as they are.
 
     Shape:
         Any, out the same.

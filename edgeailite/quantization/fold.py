@@ -10,7 +10,8 @@ def batch_norm_gain(batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
     """``f = gamma / sqrt(var + eps)`` and ``beta - mean * f``: evaluation-mode batch norm is ``f * x + offset``.
 
     Args:
-        batch_norm: With running statistics; without affine parameters ``gamma = 1`` and ``beta = 0``.
+        batch_norm: With running statistics; without affine parameters ``gamma = 1`` and
+            ``beta = 0``.
 
     Returns:
         Gain and offset, shape ``(C,)`` each; differentiable with respect to ``gamma`` and ``beta``.

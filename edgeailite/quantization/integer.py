@@ -1,11 +1,10 @@
 """Integer operators: what a converted graph is made of. Exact arithmetic.
 
 Between operators a value is a tensor of integers, carried in float32 (every integer of up to 16
-bits is exact
-there). Under ``torch.export`` each operator presents its ONNX form instead: DequantizeLinear, the operation,
-QuantizeLinear, with real int8 tensors in between. What has no such form (half-up rounding, more than 8 bits)
-exports the float-carried arithmetic that also runs here; how a value is stored follows from its
-grid alone.
+bits is exact there). Under ``torch.export`` each operator presents its ONNX form instead:
+DequantizeLinear, the operation, QuantizeLinear, with real int8 tensors in between. What has no such
+form (half-up rounding, more than 8 bits) exports the float-carried arithmetic that also runs here;
+how a value is stored follows from its grid alone.
 """
 
 from __future__ import annotations
@@ -266,9 +265,9 @@ class IntegerMatMul(nn.Module):
 class IntegerLayer(nn.Module):
     """Convolution or linear in integers: ``acc = sum (x_q - z_x) * w_q + b_q``, then ``round(acc * M) + z_y``.
 
-    ``M = s_x * s_w / s_y`` per output channel, computed and applied in float32, as ONNX Runtime's integer
-    kernels do. The sum runs in float32 where ``sum |w_q| * max |x_q - z_x| + |b_q| < 2^24`` for every output
-    channel, which makes it exact; else in float64.
+    ``M = s_x * s_w / s_y`` per output channel, computed and applied in float32, as ONNX Runtime's
+    integer kernels do. The sum runs in float32 where ``sum |w_q| * max |x_q - z_x| + |b_q| < 2^24``
+    for every output channel, which makes it exact; else in float64.
 
     Args:
         layer: Says which operation; its own parameters are not used.
@@ -370,7 +369,8 @@ class IntegerLayer(nn.Module):
         """Digits with ``w = sum_j base^j * digit_j``, so small that each one's sums stay below 2^24.
 
         Returns:
-            2, 4 or 8 digits, float32, shape ``(digits, *weight.shape)``; ``base = 2^(16 / digits)``.
+            2, 4 or 8 digits, float32, shape ``(digits, *weight.shape)``;
+            ``base = 2^(16 / digits)``.
         """
         for count in (2, 4, 8):
             base, rest, digits = float(1 << (16 // count)), self.weight.double(), []

@@ -37,12 +37,10 @@ class FoldedLayer(NamedTuple):
 class QuantLayer(nn.Module):
     """Mixin over torch's convolutions and linear; parameters, paths and hooks stay those of the float layer.
 
-    In training, with the batch norm still learning, the weight is fake-quantized with step ``s /
-    f`` per
-    channel, which is the grid of the folded weight ``W * f``, and the batch norm runs as ever:
-    weight-sized
-    work only. As soon as the batch norm is in evaluation mode it is folded: one convolution with
-    bias.
+    In training, with the batch norm still learning, the weight is fake-quantized with step
+    ``s / f`` per channel, which is the grid of the folded weight ``W * f``, and the batch norm runs
+    as ever: weight-sized work only. As soon as the batch norm is in evaluation mode it is folded:
+    one convolution with bias.
 
     Attributes:
         weight_spec: Grid of the (folded) weight.

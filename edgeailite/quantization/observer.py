@@ -100,9 +100,8 @@ class RangeObserver(nn.Module):
     """Running ``[min, max]`` of what passes through.
 
     The n-th batch counts with weight ``max(1 / max(n, 1), 0.001)``: the first ones replace, then
-    the
-    cumulative mean, then an exponential average. Under ``torch.distributed`` the range is that of
-    the joint batch.
+    the cumulative mean, then an exponential average. Under ``torch.distributed`` the range is that
+    of the joint batch.
 
     Args:
         spec: Its ``range_rule`` decides how a batch's range is found; ``fixed_range`` switches
@@ -181,8 +180,8 @@ def weight_max_abs(rows: Tensor, spec: QuantSpec) -> Tensor:
     Args:
         rows: Weights of one output channel a row, shape ``(C, n)``.
         spec: ``percentile`` leaves ``range_shrink_percentile`` percent of the magnitudes outside
-            (of the
-            channel's, or of the tensor's for a per-tensor spec); ``mse`` has the least squared error.
+            (of the channel's, or of the tensor's for a per-tensor spec); ``mse`` has the least
+            squared error.
 
     Returns:
         Shape ``(C,)``.

@@ -54,9 +54,8 @@ def fake_quantize_reference(
 
 
 # Elements that a thread works on at a time on CPU: div, round, clamp, compare and mul on a block
-# that stays in
-# its cache. One pass over memory instead of five: 2.5 times as fast as whole tensors, 6 times as
-# torch's kernel.
+# that stays in its cache. One pass over memory instead of five: 2.5 times as fast as whole tensors,
+# 6 times as torch's kernel.
 BLOCK_SIZE = 1 << 16
 
 

@@ -36,9 +36,8 @@ def ceil_power_of_two(x: Tensor) -> Tensor:
     """The smallest power of two that is not below `x`: ``2^ceil(log2(x))``, exactly.
 
     Works on the bits (exponent + 1 where the mantissa is not zero): ``log2`` and ``exp2`` are not
-    exact in
-    every math library, and a scale that is nearly a power of two breaks every equality this
-    package claims.
+    exact in every math library, and a scale that is nearly a power of two breaks every equality
+    this package claims.
 
     Args:
         x: Positive normal float32 values, any shape.
@@ -79,8 +78,8 @@ def activation_qparams(clips: Tensor, spec: QuantSpec) -> QParams:
     Args:
         clips: ``[min, max]``, float32, shape ``(2,)``.
         spec: Per-tensor spec. With ``signed=None`` and a symmetric grid, ``min < 0`` makes it
-            signed; an
-            unsigned one is then carried as signed integers with ``zero_point = quant_min``, the same grid.
+            signed; an unsigned one is then carried as signed integers with
+            ``zero_point = quant_min``, the same grid.
 
     Returns:
         Grid with 0-dim `scale` and `zero_point`.

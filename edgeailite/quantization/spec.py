@@ -124,8 +124,8 @@ class BiasSpec:
     Args:
         bit_width: Bits the addend may take, 8 to 32.
         rule: What happens to a bias that does not fit: ``none`` (32 bits; the weight scale is
-            floored so that it always fits), ``saturate`` (clamped) or ``reduce_weight_scale`` (the weight's
-            scale is made coarser until it fits).
+            floored so that it always fits), ``saturate`` (clamped) or ``reduce_weight_scale`` (the
+            weight's scale is made coarser until it fits).
         rounding: As in :class:`QuantSpec`.
 
     Raises:

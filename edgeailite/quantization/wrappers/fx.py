@@ -45,8 +45,8 @@ class QATFxModule(QuantModule):
             by models whose optional arguments are given; with it, a wrong shape is found here.
         example_kwargs: Inputs by name.
         is_qat: False: training mode only calibrates, as in :class:`PTCFxModule`.
-        backend: ``'qnnpack'`` or ``'onednn'``; ``'x86'`` or ``'fbgemm'`` limit a preset's activations
-            to 7 bits, for CPUs whose 8-bit kernels saturate.
+        backend: ``'qnnpack'`` or ``'onednn'``; ``'x86'`` or ``'fbgemm'`` limit a preset's
+            activations to 7 bits, for CPUs whose 8-bit kernels saturate.
         total_epochs: Epochs of the training; it decides when batch norm and ranges freeze.
         num_batch_norm_update_epochs: Batch norm statistics learn for as many epochs. None: until
             epoch ``total_epochs // 2 - 1``. False: always.

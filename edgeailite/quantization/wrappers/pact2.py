@@ -152,7 +152,8 @@ class QuantTrainModule(_PACT2Module):
             ``total_epochs // 2 - 1`` (counted from 0 by calls of ``train()``), ranges at
             ``total_epochs // 2 + 1``.
         rounding: ``'half_even'``: ONNX's and ONNX Runtime's. ``'half_up'``: TIDL's.
-        range_rule: ``'percentile'``, ``'min_max'`` or ``'mse'`` for activation ranges; None: by `histogram_range`.
+        range_rule: ``'percentile'``, ``'min_max'`` or ``'mse'`` for activation ranges; None: by
+            `histogram_range`.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
         lr_calib: Rate of `bias_calibration`.
 
@@ -179,8 +180,8 @@ class QuantTrainModule(_PACT2Module):
 class QuantCalibrateModule(_PACT2Module):
     """Post-training calibration: run data through the wrapper in training mode; no labels, no gradients.
 
-    Per batch a float pass records each layer's mean output per channel, a quantized pass updates the ranges,
-    and the biases move towards the float means. Batch norm statistics do not change.
+    Per batch a float pass records each layer's mean output per channel, a quantized pass updates
+    the ranges, and the biases move towards the float means. Batch norm statistics do not change.
 
     Args:
         module: As in :class:`QuantTrainModule`; so are all other arguments, but `total_epochs` is
