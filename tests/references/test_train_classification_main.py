@@ -441,10 +441,14 @@ def test_compiled_run_computes_what_an_eager_one_does(run_script, float_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", ["training", "calibration"])
-def test_two_processes_quantize(arguments, float_run, tmp_path, phase):
+@pytest.mark.parametrize(
+    ("phase", "method"),
+    [("training", "pact2"), ("calibration", "pact2"), ("training", "qat_fx")],
+)
+def test_two_processes_quantize(arguments, float_run, tmp_path, phase, method):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     more = ["--phase", phase, "--quantize", "True", "--pretrained", str(float_run)]
+    more += ["--quantize_method", method]
     script = tmp_path / "main.py"
     conftest = Path(__file__).parent / "conftest.py"
     script.write_text(
