@@ -3,16 +3,29 @@
 Networks and images are those of ``--data`` (what is absent is skipped): a CIFAR ResNet-20 and a
 MobileNetV1 of width 0.25. Calibration never sees an evaluated image.
 
-    python benchmarks/ptq_accuracy.py --data ../shared/data
+    python benchmarks/ptq_accuracy.py --data FOLDER
+
+``FOLDER/cifar10_small`` holds ``resnet20.pth``, ``train/CLASS/*.png`` and ``val/CLASS/*.png``;
+``FOLDER/imagenet_samples`` holds ``mobilenet_v1_025.pth``, ``calibration/*.jpg`` and
+``evaluation/*.jpg``.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import os
+import platform
+import shlex
+import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +35,12 @@ from torch import Tensor, nn
 
 from edgeailite import xnn
 from edgeailite.models import create_model
+from edgeailite.quantization import PTCFxModule, QuantCalibrateModule, QuantModule
 from edgeailite.quantization.report import sqnr
 
 BATCH_SIZE = 50
+RESNET20 = Path("cifar10_small/resnet20.pth")
+MOBILENET = Path("imagenet_samples/mobilenet_v1_025.pth")
 
 
 class BasicBlock(nn.Module):
@@ -82,35 +98,45 @@ def _rgb(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
 
 
-def _stack(paths: list[Path], prepare: Callable[[np.ndarray], Tensor]) -> list[Tensor]:
-    return list(torch.stack([prepare(_rgb(p)) for p in paths]).split(BATCH_SIZE))
+def _stack(paths: list[Path], prepare: Callable[[np.ndarray], Tensor]) -> Tensor:
+    return torch.stack([prepare(_rgb(p)) for p in paths])
 
 
-def resnet20_task(data: Path) -> Task:
-    """CIFAR-10: 500 training images to calibrate, all validation images to evaluate."""
-    root = data / "cifar10_small"
+def load_resnet20(data: Path) -> ResNet20:
+    """The float network, in evaluation mode."""
+    model = ResNet20()
+    model.load_state_dict(torch.load(data / RESNET20, weights_only=True))
+    return model.eval()
+
+
+def cifar10_images(folder: Path) -> tuple[Tensor, Tensor]:
+    """A split of ``cifar10_small``: normalized images (N, 3, 32, 32) and class indices (N,)."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
     def prepare(image: np.ndarray) -> Tensor:
         return ((torch.from_numpy(image) / 255 - mean) / std).permute(2, 0, 1)
 
-    model = ResNet20()
-    model.load_state_dict(torch.load(root / "resnet20.pth", weights_only=True))
-    train = sorted((root / "train").glob("*/*.png"))
-    chosen = [
-        train[i]
-        for i in torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[
-            :500
-        ].tolist()
-    ]
-    val = sorted((root / "val").glob("*/*.png"))
-    labels = torch.tensor([int(p.parent.name.split("_")[0]) for p in val])
-    return Task("resnet20", model.eval(), _stack(chosen, prepare), _stack(val, prepare), labels)
+    paths = sorted(folder.glob("*/*.png"))
+    labels = torch.tensor([int(p.parent.name.split("_")[0]) for p in paths])
+    return _stack(paths, prepare), labels
+
+
+def resnet20_task(data: Path) -> Task:
+    """CIFAR-10: 500 training images to calibrate, all validation images to evaluate."""
+    root = (data / RESNET20).parent
+    train, _ = cifar10_images(root / "train")
+    val, labels = cifar10_images(root / "val")
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:500]
+    calibration = list(train[chosen].split(BATCH_SIZE))
+    return Task("resnet20", load_resnet20(data), calibration, list(val.split(BATCH_SIZE)), labels)
 
 
 def mobilenet_task(data: Path) -> Task:
-    """ImageNet samples: 62 images of other classes to calibrate, 500 to evaluate; rotated, as the weights need."""
-    root = data / "imagenet_samples"
+    """ImageNet samples: 62 images of other classes to calibrate, 500 to evaluate.
+
+    The weights need images that are rotated by 180 degrees.
+    """
+    root = (data / MOBILENET).parent
 
     def prepare(image: np.ndarray) -> Tensor:
         top, left = (image.shape[0] - 224) // 2, (image.shape[1] - 224) // 2
@@ -123,23 +149,20 @@ def mobilenet_task(data: Path) -> Task:
             module.eps = 1e-3
     xnn.utils.load_weights(
         model,
-        torch.load(root / "mobilenet_v1_025.pth", weights_only=True),
+        torch.load(data / MOBILENET, weights_only=True),
         strict=True,
         verbose=False,
     )
     val = sorted((root / "evaluation").glob("*.jpg"))
     labels = torch.tensor([int(p.name.split("_")[0]) for p in val])
-    calibration = sorted((root / "calibration").glob("*.jpg"))
-    return Task(
-        "mobilenet_v1_025", model.eval(), _stack(calibration, prepare), _stack(val, prepare), labels
-    )
+    seen = _stack(sorted((root / "calibration").glob("*.jpg")), prepare)
+    images = _stack(val, prepare)
+    calibration, images = list(seen.split(31)), list(images.split(BATCH_SIZE))
+    return Task("mobilenet_v1_025", model.eval(), calibration, images, labels)
 
 
-TASKS = {
-    "cifar10_small/resnet20.pth": resnet20_task,
-    "imagenet_samples/mobilenet_v1_025.pth": mobilenet_task,
-}
-SCHEMES: dict[str, dict] = {
+TASKS = {RESNET20: resnet20_task, MOBILENET: mobilenet_task}
+PACT2_SCHEMES: dict[str, dict[str, Any]] = {
     "default (W8A8 power of two, per tensor)": {},
     "simple: min/max, no bias correction": {"histogram_range": False, "bias_calibration": False},
     "advanced-DW: per-channel depthwise": {"per_channel_q": True},
@@ -150,6 +173,21 @@ SCHEMES: dict[str, dict] = {
         "power2_activation_range": False,
     },
 }
+FX_PRESETS = ("WC8_AT8", "WC8P2_AT8P2", "WC8SYMP2_AT8SYMP2")
+
+
+def environment() -> str:
+    """The command, the versions and the kind of machine, as Markdown."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if "--data" in words:
+        words[words.index("--data") + 1] = "FOLDER"
+    threads = torch.get_num_threads()
+    return (
+        f"`python benchmarks/{shlex.join(words)}`\n\n"
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, "
+        f"{threads} thread{'s' if threads > 1 else ''}"
+    )
 
 
 @torch.no_grad()
@@ -158,18 +196,54 @@ def logits(model: nn.Module, images: list[Tensor]) -> Tensor:
     return torch.cat([model(x) for x in images])
 
 
-def calibrate(task: Task, options: dict, passes: int) -> nn.Module:
-    """A calibrated copy of the task's model."""
-    import copy
+def percent_correct(output: Tensor, labels: Tensor) -> float:
+    """Percent of the rows of `output` (N, classes) whose largest value is at `labels` (N,)."""
+    return float((output.argmax(1) == labels).float().mean()) * 100
 
-    wrapper = xnn.quantize.QuantCalibrateModule(
-        copy.deepcopy(task.model), dummy_input=task.images[0][:1], **options
-    )
+
+def calibrate_pact2(task: Task, batches: list[Tensor], options: dict[str, Any]) -> QuantModule:
+    """A calibrated copy of the task's model."""
+    model = copy.deepcopy(task.model)
+    wrapper = QuantCalibrateModule(model, dummy_input=batches[0][:1], **options)
     wrapper.train()
-    for _ in range(passes):
-        for batch in task.calibration:
-            wrapper(batch)
+    for batch in batches:
+        wrapper(batch)
     return wrapper.eval()
+
+
+def calibrate_fx(task: Task, batches: list[Tensor], preset: str) -> QuantModule:
+    """A calibrated copy of the task's model."""
+    return PTCFxModule(copy.deepcopy(task.model), qconfig_type=preset).calibrate(batches)
+
+
+SCHEMES: dict[str, Callable[[Task, list[Tensor]], QuantModule]] = {
+    f"QuantCalibrateModule, {name}": partial(calibrate_pact2, options=options)
+    for name, options in PACT2_SCHEMES.items()
+} | {f"PTCFxModule, {name}": partial(calibrate_fx, preset=name) for name in FX_PRESETS}
+
+
+def print_task(task: Task, num_batches: int) -> None:
+    """Calibrate and evaluate with each scheme; print a line for each."""
+    reference = logits(task.model, task.images)
+    top1 = percent_correct(reference, task.labels)
+    batches = list(islice(cycle(task.calibration), num_batches))
+    print(
+        f"\n{task.name}: float top-1 {top1:.2f} % on {len(task.labels)} images; calibrated with "
+        f"{num_batches} batches of {len(torch.cat(task.calibration))} others\n\n"
+        "| scheme | top-1 % | change | agreement with float % | SQNR dB | seconds |\n"
+        "|---|---|---|---|---|---|",
+        flush=True,
+    )
+    for name, calibrate in SCHEMES.items():
+        start = time.perf_counter()
+        with redirect_stdout(sys.stderr):  # which weights are clipped: not part of the table
+            wrapper = calibrate(task, batches)
+        seconds = time.perf_counter() - start
+        out = logits(wrapper, task.images)
+        accuracy = percent_correct(out, task.labels)
+        agreement = percent_correct(out, reference.argmax(1))
+        row = f"| {name} | {accuracy:.2f} | {accuracy - top1:+.2f} | {agreement:.2f}"
+        print(f"{row} | {sqnr(reference, out):.2f} | {seconds:.1f} |", flush=True)
 
 
 def main() -> None:
@@ -177,33 +251,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--data", type=Path, help="folder with cifar10_small and imagenet_samples")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder with cifar10_small and imagenet_samples"
-    )
-    parser.add_argument(
-        "--passes", type=int, default=2, help="how often the calibration images are run"
+        "--batches", type=int, default=20, help="calibration batches; images are repeated"
     )
     args = parser.parse_args()
+    if args.data is None:
+        print("skipped: it needs real images and weights, --data FOLDER; --help says which")
+        return
+    print(environment())
     for needed, make in TASKS.items():
-        if not (args.data / needed).is_file():
-            print(f"skipped: no {args.data / needed}")
-            continue
-        task = make(args.data)
-        reference = logits(task.model, task.images)
-        top1 = float((reference.argmax(1) == task.labels).float().mean()) * 100
-        print(f"\n{task.name}: float top-1 {top1:.2f} % on {len(task.labels)} images")
-        print(
-            f"{'scheme':42} {'top-1':>7} {'change':>7} {'agree':>7} {'SQNR dB':>8} {'seconds':>8}"
-        )
-        for name, options in SCHEMES.items():
-            start = time.perf_counter()
-            wrapper = calibrate(task, options, args.passes)
-            seconds = time.perf_counter() - start
-            out = logits(wrapper, task.images)
-            accuracy = float((out.argmax(1) == task.labels).float().mean()) * 100
-            agreement = float((out.argmax(1) == reference.argmax(1)).float().mean()) * 100
-            row = f"{name:42} {accuracy:7.2f} {accuracy - top1:+7.2f} {agreement:7.2f}"
-            print(f"{row} {sqnr(reference, out):8.2f} {seconds:8.1f}", flush=True)
+        if (args.data / needed).is_file():
+            print_task(make(args.data), args.batches)
+        else:
+            print(f"\nskipped: no {needed} in {args.data}")
 
 
 if __name__ == "__main__":
