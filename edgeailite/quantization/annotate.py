@@ -1,4 +1,4 @@
-"""Policy: which value gets which spec. Nothing is inserted here; :mod:`insert` reads what this writes.
+"""Policy: which value gets which spec. Nothing is inserted here; :mod:`insert` reads the result.
 
 Annotations are written to ``node.meta['quant']``. What is fused follows the hardware: convolution,
 transposed convolution or linear + batch norm + ReLU, ReLU6 or Hardtanh is one unit with one output
@@ -26,8 +26,8 @@ from edgeailite.quantization.spec import QConfig, QuantSpec
 MOVES_VALUES = (Kind.PRESERVE, Kind.PAD)
 ACTIVATIONS = (Kind.RELU, Kind.CLAMP)
 COMPUTES_ON_GRID = (
-    Kind.LAYER, Kind.BATCH_NORM, Kind.RELU, Kind.CLAMP, Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL, Kind.CAT,
-    Kind.AVERAGE, Kind.RESIZE,
+    Kind.LAYER, Kind.BATCH_NORM, Kind.RELU, Kind.CLAMP, Kind.ADD, Kind.SUB, Kind.MUL,
+    Kind.MATMUL, Kind.CAT, Kind.AVERAGE, Kind.RESIZE,
 )  # fmt: skip
 _KEEPS_SIGN = (Kind.ADD, Kind.MUL, Kind.CAT, Kind.AVERAGE, Kind.RESIZE, *MOVES_VALUES)
 
@@ -192,7 +192,7 @@ def _layer_qconfig(
 
 
 def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy) -> bool:
-    """Whether this node's own value, and not the one of what is fused behind it, gets a quantizer."""
+    """Whether this node's own value, and not that of what is fused behind it, gets a quantizer."""
     kind, user = node.meta["kind"], _only_user(node)
     if kind in (Kind.OUTPUT, Kind.SCALAR, Kind.QUANTIZER, Kind.FORBID) or not node.users:
         return False
@@ -248,9 +248,7 @@ def _output_annotation(
         spec = replace(spec, signed=False)
     elif bounds is not None:
         spec = _clamp_spec(spec, bounds)
-    elif not spec.signed and kind in _KEEPS_SIGN and all(
-        is_unsigned(model, a) for a in operands(node)
-    ):
+    elif not spec.signed and kind in _KEEPS_SIGN and _are_unsigned(model, operands(node)):
         spec = replace(spec, signed=False)
     absorbs = kind is Kind.RELU or bounds is not None
     if absorbs and node.op == "call_module":
@@ -281,12 +279,20 @@ def is_unsigned(model: GraphModel, node: fx.Node) -> bool:
         quantizer = model.module_of(node)
         return isinstance(quantizer, FakeQuantize) and quantizer.spec.signed is False
     if node.meta["kind"] in MOVES_VALUES or node.meta["kind"] is Kind.CAT:
-        return bool(operands(node)) and all(is_unsigned(model, a) for a in operands(node))
+        return bool(operands(node)) and _are_unsigned(model, operands(node))
     return False
 
 
+def _are_unsigned(model: GraphModel, nodes: list[fx.Node]) -> bool:
+    return all(is_unsigned(model, node) for node in nodes)
+
+
 def _added_path(model: GraphModel, node: fx.Node) -> str:
-    """``<first>.activation_in`` for an input, ``<module>.activation_q`` behind a module, else ``<owner>.<op>_q``."""
+    """Where a quantizer that replaces nothing lives.
+
+    ``<first>.activation_in`` for an input, ``<module>.activation_q`` behind a module, else
+    ``<owner>.<operation>_q``.
+    """
     if node.meta["kind"] is Kind.INPUT:
         first = next(iter(node.users))
         can_hold = first.op == "call_module" and first.meta["kind"] not in ACTIVATIONS
@@ -305,6 +311,6 @@ def _added_path(model: GraphModel, node: fx.Node) -> str:
 
 
 def _held_by(model: GraphModel, node: fx.Node, name: str) -> str:
-    """``<module>.<name>``; beside a module that runs its own children, which a new one would join."""
+    """``<module>.<name>``; beside a module that runs its children, which a new one would join."""
     runs_children = next(model.get_submodule(str(node.target)).children(), None) is not None
     return f"{node.target}{'_' if runs_children else '.'}{name}"

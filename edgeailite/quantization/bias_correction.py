@@ -1,4 +1,4 @@
-"""Bias correction: move each layer's mean output back to where it is in float, channel by channel."""
+"""Bias correction: move each layer's mean output back to where it is in float, per channel."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class _ChannelMeans:
 
 
 def correctable_bias(unit: LayerUnit) -> Tensor | None:
-    """What a correction is added to: the batch norm's bias, else the layer's; None if there is neither."""
+    """What a correction is added to: the batch norm's bias, else the layer's; None without both."""
     if unit.batch_norm is not None:
         return unit.batch_norm.bias  # type: ignore[return-value]
     return unit.bias
 
 
 class BiasCorrection:
-    """Calibration by bias: ``c += rate * (mean(float) - mean(quantized))`` per layer and channel, ``bias + c`` in use.
+    """Per layer and channel ``c += rate * (mean(float) - mean(quantized))``, with ``bias + c`` used.
 
     The float pass runs without the corrections made so far: it is the reference, and must not
     follow them.
@@ -73,7 +73,7 @@ class BiasCorrection:
 
     @property
     def is_stale(self) -> bool:
-        """Whether other weights were loaded since: the corrections made so far are not part of those."""
+        """Whether other weights were loaded since: they do not contain the corrections so far."""
         return self.num_loads != self.model.num_loads
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Activation quantizers: an observer, the op, enable flags, and the state-dict contract. PACT2 is one of these."""
+"""Activation quantizers: an observer, the op, flags and the state-dict contract. PACT2 is one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FakeQuantize(RangeObserver):
         return activation_qparams(clips, self.spec)
 
     def limits(self, grid: QParams) -> tuple[Tensor, Tensor]:
-        """Smallest and largest integer after the absorbed bounds, ``round(bound / s) + z``; shape ``()`` each."""
+        """Smallest and largest integer after the absorbed bounds: ``round(bound / s) + z``."""
         assert self.bounds is not None
         low, high = (torch.round(b / grid.scale) + grid.zero_point for b in self.bounds)
         return low.clamp_min(grid.quant_min), high.clamp_max(grid.quant_max)
@@ -70,7 +70,7 @@ class FakeQuantize(RangeObserver):
         )
 
     def float_activation(self, x: Tensor) -> Tensor:
-        """What this quantizer stands for in the float model: the absorbed activation function, or nothing."""
+        """The activation function that this quantizer stands for in the float model, if any."""
         if self.bounds is not None:
             return x.clamp(*self.bounds)
         return torch.relu(x) if self.spec.signed is False else x
@@ -140,6 +140,7 @@ class PACT2(FakeQuantize):
     ) -> None:
         if clip_range is not None and signed is None:
             signed = clip_range[0] < 0
+        fixed = None if clip_range is None else (float(clip_range[0]), float(clip_range[1]))
         super().__init__(
             QuantSpec(
                 bit_width=bitwidth_activations,
@@ -148,16 +149,14 @@ class PACT2(FakeQuantize):
                 rounding=rounding,
                 range_rule=range_rule,  # type: ignore[arg-type]
                 range_shrink_percentile=range_shrink_activations,
-                fixed_range=None
-                if clip_range is None
-                else (float(clip_range[0]), float(clip_range[1])),
+                fixed_range=fixed,
             )
         )
         self.inplace = inplace
 
     @classmethod
     def from_spec(cls, spec: QuantSpec, bounds: tuple[float, float] | None = None) -> FakeQuantize:
-        """A PACT2 for symmetric specs (the historical scheme), a plain :class:`FakeQuantize` for affine ones."""
+        """A PACT2 for symmetric specs (the historical scheme), a FakeQuantize for affine ones."""
         if not spec.symmetric:
             return FakeQuantize(spec, bounds)
         quantizer = cls()
@@ -186,7 +185,7 @@ class NoQAct(nn.Identity):
 def get_fixed_pact2_type(
     low: float, high: float, signed: bool | None = None, power2_activation_range: bool = True
 ) -> Callable[..., PACT2]:
-    """What makes PACT2 layers whose range is fixed at ``[low, high]``; stands where a layer type is asked for.
+    """What makes PACT2 layers with the fixed range ``[low, high]``, where a layer type is asked for.
 
     Example:
         >>> layer = get_fixed_pact2_type(0.0, 6.0)(inplace=True)
@@ -205,12 +204,12 @@ def quantizers(model: nn.Module) -> dict[str, FakeQuantize]:
 
 
 def freeze_quant_range(model: nn.Module) -> None:
-    """Stop the statistics of every activation quantizer in `model`; see :func:`unfreeze_quant_range`."""
+    """Stop the statistics of every quantizer in `model`; :func:`unfreeze_quant_range` undoes it."""
     for quantizer in quantizers(model).values():
         quantizer.observer_enabled = False
 
 
 def unfreeze_quant_range(model: nn.Module) -> None:
-    """Let the statistics of every activation quantizer go on, except where the range is fixed by its spec."""
+    """Let the statistics of every quantizer go on, except where the spec fixes the range."""
     for quantizer in quantizers(model).values():
         quantizer.observer_enabled = quantizer.spec.fixed_range is None

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def batch_norm_gain(batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """``f = gamma / sqrt(var + eps)`` and ``beta - mean * f``: evaluation-mode batch norm is ``f * x + offset``.
+    """``f = gamma / sqrt(var + eps)`` and ``beta - mean * f``, which evaluation mode computes with.
 
     Args:
         batch_norm: With running statistics; without affine parameters ``gamma = 1`` and
             ``beta = 0``.
 
     Returns:
-        Gain and offset, shape ``(C,)`` each; differentiable with respect to ``gamma`` and ``beta``.
+        Gain and offset with ``y = f * x + offset`` in evaluation mode, shape ``(C,)`` each;
+        differentiable with respect to ``gamma`` and ``beta``.
     """
+    assert isinstance(batch_norm, _BatchNorm)
     mean, var = batch_norm.running_mean, batch_norm.running_var
+    assert mean is not None
+    assert var is not None
     gain = torch.rsqrt(var + batch_norm.eps)
     if batch_norm.weight is not None:
         gain = gain * batch_norm.weight
@@ -44,10 +49,8 @@ def channel_view(vector: Tensor, weight: Tensor, transposed: bool, groups: int) 
     tail = [1] * (weight.dim() - 2)
     if not transposed:
         return vector.reshape(-1, 1, *tail)
-    per_group = vector.reshape(groups, -1)
-    return per_group.repeat_interleave(weight.shape[0] // groups, dim=0).reshape(
-        *weight.shape[:2], *tail
-    )
+    per_input = vector.reshape(groups, -1).repeat_interleave(weight.shape[0] // groups, dim=0)
+    return per_input.reshape(*weight.shape[:2], *tail)
 
 
 def weight_rows(weight: Tensor, transposed: bool, groups: int) -> Tensor:

@@ -37,9 +37,8 @@ class GraphModel(nn.Module):
                 name, buffer, persistent=name not in root._non_persistent_buffers_set
             )
         self.graph = graph
-        self.num_loads = (
-            0  # state dicts loaded so far: what was derived from the weights before is stale
-        )
+        # State dicts loaded so far: what was derived from the weights before is stale.
+        self.num_loads = 0
         self.export_view: Callable[[GraphModel], nn.Module] | None = None
         self.recompile()
         self._remember_tensors()
@@ -72,7 +71,7 @@ class GraphModel(nn.Module):
         return self._run(self, *args, **kwargs)
 
     def _remember_tensors(self) -> None:
-        """Keep references to the tensors: while ``torch.export`` traces, fake ones stand in their places."""
+        """Keep references to the tensors: while ``torch.export`` traces, fake ones replace them."""
         # By module, not by its dictionaries: torch.export leaves other ones behind.
         self._tensors = [
             (module, kind, name, tensor)
@@ -82,7 +81,7 @@ class GraphModel(nn.Module):
         ]
 
     def _viewed_for_export(self) -> nn.Module:
-        """Make the view from the real tensors, outside of the running trace: none of that work is exported."""
+        """Make the view from the real tensors, outside of the trace: that work is not exported."""
         assert self.export_view is not None
         fakes = [(m, kind, name, getattr(m, kind)[name]) for m, kind, name, _ in self._tensors]
         with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():

@@ -72,7 +72,8 @@ def _may_overwrite(quantizer: fx.Node) -> bool:
     """Whether nothing but the quantizer reads its input, not even its producer's backward pass."""
     (operand,) = quantizer.all_input_nodes
     fresh = (
-        Kind.LAYER, Kind.BATCH_NORM, Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL, Kind.CAT, Kind.RESIZE,
+        Kind.LAYER, Kind.BATCH_NORM, Kind.ADD, Kind.SUB, Kind.MUL,
+        Kind.MATMUL, Kind.CAT, Kind.RESIZE,
     )  # fmt: skip
     return len(operand.users) == 1 and operand.meta["kind"] in fresh
 
@@ -114,17 +115,15 @@ def _insert_layer(model: GraphModel, node: fx.Node, annotation: LayerAnnotation)
 
 
 def _lift_function(model: GraphModel, node: fx.Node, annotation: LayerAnnotation) -> fx.Node:
-    """Make ``F.conv2d(x, w, b, stride)`` a module call with arguments ``x, w, b``; the module holds the rest."""
+    """Make ``F.conv2d(x, w, b, ...)`` a module call with ``x, w, b``; the module holds the rest."""
     names = _parameters_of(node)
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     tensors = tuple(given.pop(name, None) for name in names[:3])
     qconfig = annotation.qconfig
     assert qconfig.weight is not None
     layer = QuantFunctionalLayer(node.target, given, qconfig.weight, qconfig.bias)  # type: ignore[arg-type]
-    owner = node.meta.get("owner", "")
-    path = model.free_path(
-        f"{owner}.{node.name.rstrip('_0123456789')}" if owner else node.name.rstrip("_0123456789")
-    )
+    owner, name = node.meta.get("owner", ""), node.name.rstrip("_0123456789")
+    path = model.free_path(f"{owner}.{name}" if owner else name)
     model.add_module_at(path, layer)
     with model.graph.inserting_after(node):
         call = model.graph.call_module(path, tensors)

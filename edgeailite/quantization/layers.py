@@ -1,4 +1,4 @@
-"""Layers that quantize their own weight and bias: what annotated convolutions and linears become."""
+"""Layers that quantize their weight and bias: what annotated convolutions and linears become."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FoldedLayer(NamedTuple):
 
 
 class QuantLayer(nn.Module):
-    """Mixin over torch's convolutions and linear; parameters, paths and hooks stay those of the float layer.
+    """Mixin over torch's convolutions and linear; parameters, paths and hooks stay as they were.
 
     In training, with the batch norm still learning, the weight is fake-quantized with step
     ``s / f`` per channel, which is the grid of the folded weight ``W * f``, and the batch norm runs
@@ -52,11 +52,22 @@ class QuantLayer(nn.Module):
     bias_spec: BiasSpec
     fake_quant_enabled: bool
 
+    weight: Tensor
+    bias: Tensor | None
+    # Of convolutions only.
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    groups: int
+    dilation: tuple[int, ...]
+    _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
     @classmethod
-    def adopt(cls, layer: nn.Module, weight_spec: QuantSpec, bias_spec: BiasSpec) -> nn.Module:
+    def adopt(cls, layer: nn.Module, weight_spec: QuantSpec, bias_spec: BiasSpec) -> QuantLayer:
         """Turn `layer` itself into its quantizing twin; one that is shared may already be."""
         layer.__class__ = QUANT_LAYERS.get(type(layer), type(layer))
-        layer.weight_spec, layer.bias_spec, layer.fake_quant_enabled = weight_spec, bias_spec, True  # type: ignore
+        assert isinstance(layer, QuantLayer)
+        layer.weight_spec, layer.bias_spec, layer.fake_quant_enabled = weight_spec, bias_spec, True
         return layer
 
     @property
@@ -74,16 +85,10 @@ class QuantLayer(nn.Module):
         if isinstance(self, nn.Linear):
             return F.linear(x, weight, bias)
         if self.is_transposed:
-            return _TRANSPOSED[weight.dim() - 2](
-                x,
-                weight,
-                bias,
-                self.stride,
-                self.padding,
-                self.output_padding,
-                self.groups,
-                self.dilation,
-            )
+            function = _TRANSPOSED[weight.dim() - 2]
+            stride, padding = self.stride, self.padding
+            further = self.output_padding, self.groups, self.dilation
+            return function(x, weight, bias, stride, padding, *further)
         return self._conv_forward(x, weight, bias)
 
     def forward(
@@ -111,14 +116,10 @@ class QuantLayer(nn.Module):
             y = self.operate(x, weight, bias)
             return y if batch_norm is None else batch_norm(y)
         if batch_norm is not None and batch_norm.training:
-            return batch_norm(
-                self.operate(
-                    x, self._training_weight(weight, bias, batch_norm, input_quantizer), bias
-                )
-            )
-        return self.operate(
-            x, *self.quantized_parameters(weight, bias, batch_norm, input_quantizer)
-        )
+            weight = self._training_weight(weight, bias, batch_norm, input_quantizer)
+            return batch_norm(self.operate(x, weight, bias))
+        parameters = self.quantized_parameters(weight, bias, batch_norm, input_quantizer)
+        return self.operate(x, *parameters)
 
     def channels(self, vector: Tensor, weight: Tensor) -> Tensor:
         """A vector over output channels shaped to multiply `weight`."""
@@ -138,11 +139,9 @@ class QuantLayer(nn.Module):
             weight, bias = weight * self.channels(gain, weight), fold_bias(bias, gain, offset)
         with torch.no_grad():
             max_abs = weight_max_abs(self.rows(weight), self.weight_spec)
-            return FoldedLayer(
-                weight,
-                bias,
-                weight_scale(max_abs, self.weight_spec, self._min_scale(bias, input_quantizer)),
-            )
+            min_scale = self._min_scale(bias, input_quantizer)
+            scale = weight_scale(max_abs, self.weight_spec, min_scale)
+        return FoldedLayer(weight, bias, scale)
 
     def quantized_parameters(
         self, weight: Tensor, bias: Tensor | None,
@@ -157,9 +156,8 @@ class QuantLayer(nn.Module):
         if bias is None or input_quantizer is None:
             return weight, bias
         bias_scale = input_quantizer.qparams().scale * scale
-        return weight, fake_quantize_bias(
-            bias, bias_scale, self.bias_limit, self.bias_spec.rounding
-        )
+        rounding = self.bias_spec.rounding
+        return weight, fake_quantize_bias(bias, bias_scale, self.bias_limit, rounding)
 
     @property
     def bias_limit(self) -> int:
@@ -181,12 +179,10 @@ class QuantLayer(nn.Module):
                 max_abs = weight_max_abs(self.rows(weight), spec) * gain.abs()
             else:
                 max_abs = weight_max_abs(self.rows(weight) * gain[:, None], spec)
-            scale = weight_scale(
-                max_abs, spec, self._min_scale(fold_bias(bias, gain, offset), input_quantizer)
-            )
-            step = torch.where(
-                gain == 0, scale, scale / gain
-            )  # a dead channel: any grid, its output is times 0
+            min_scale = self._min_scale(fold_bias(bias, gain, offset), input_quantizer)
+            scale = weight_scale(max_abs, spec, min_scale)
+            # A dead channel takes any grid: its output is times 0.
+            step = torch.where(gain == 0, scale, scale / gain)
         return fake_quantize_weight(
             weight, self.channels(step, weight), spec.quant_min, spec.quant_max, spec.rounding
         )
@@ -194,17 +190,17 @@ class QuantLayer(nn.Module):
     def _min_scale(
         self, bias: Tensor | None, input_quantizer: FakeQuantize | None
     ) -> Tensor | None:
-        """The finest weight steps with which the bias still fits its integers; None where it is clamped instead."""
+        """The finest weight steps with which the bias fits its integers; None if it is clamped."""
         if bias is None or input_quantizer is None or self.bias_spec.rule == "saturate":
             return None
         return bias.detach().abs() / (input_quantizer.qparams().scale * (self.bias_limit - 1))
 
 
 class QuantFunctionalLayer(QuantLayer):
-    """A functional convolution or linear, ``F.conv2d(x, w, b, ...)``, whose weight and bias come with the call.
+    """A functional convolution or linear, whose weight and bias come with each call.
 
     Args:
-        function: One of ``F.conv*`` or ``F.linear``.
+        function: One of ``F.conv*`` or ``F.linear``, called as ``function(x, w, b, ...)``.
         options: Its further arguments: stride, padding, ...
         weight_spec: Grid of the weight.
         bias_spec: Grid of the bias.
@@ -302,7 +298,8 @@ def _twin(base: type[nn.Module], mixin: type[nn.Module] = QuantLayer) -> type[nn
 QUANT_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     base: _twin(base)
     for base in (
-        nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
+        nn.Conv1d, nn.Conv2d, nn.Conv3d,
+        nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
     )
 }  # fmt: skip
 STANDALONE_BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {

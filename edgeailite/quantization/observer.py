@@ -35,9 +35,7 @@ def sample(x: Tensor, size: int = SAMPLE_SIZE) -> Tensor:
     """
     flat = in_memory_order(x.detach())
     world = _world_size()
-    step = (
-        max(flat.numel() * world // size, 1) | 1
-    )  # odd: does not fall into step with rows and channels
+    step = max(flat.numel() * world // size, 1) | 1  # odd: out of step with rows and channels
     start = -(dist.get_rank() * flat.numel()) % step if world > 1 else 0
     return flat[start::step].float()
 
@@ -49,11 +47,10 @@ def _largest(values: Tensor, percent: float) -> Tensor:
     if world > 1:
         dist.all_reduce(count)
     skip = int(int(count) * percent / 100) if world > 1 else int(values.numel() * percent / 100)
-    top = (
-        torch.topk(values, min(skip + 1, values.numel()), sorted=True).values
-        if skip
-        else values.amax().reshape(1)
-    )
+    if skip:
+        top = torch.topk(values, min(skip + 1, values.numel()), sorted=True).values
+    else:
+        top = values.amax().reshape(1)
     if world > 1:
         padded = torch.full((skip + 1,), -torch.inf, device=values.device)
         padded[: top.numel()] = top
@@ -64,11 +61,11 @@ def _largest(values: Tensor, percent: float) -> Tensor:
 
 
 def percentile_range(values: Tensor, percent: float, from_zero: bool = False) -> Tensor:
-    """``[low, high]`` that leave `percent` percent of the values outside on each side; 0: plain min and max.
+    """``[low, high]`` that leave `percent` percent of the values outside on each side.
 
     Args:
         values: Shape ``(n,)``, float32.
-        percent: Per side.
+        percent: Per side; 0: plain min and max.
         from_zero: The grid starts at zero: `low` is the plain minimum, which costs less.
 
     Returns:
@@ -80,7 +77,7 @@ def percentile_range(values: Tensor, percent: float, from_zero: bool = False) ->
 
 
 def mse_range(values: Tensor, spec: QuantSpec) -> Tensor:
-    """The part of the full range whose grid has the least squared error on `values`; shape ``(2,)``."""
+    """The part of the full range with the least squared error on `values`; shape ``(2,)``."""
     full = percentile_range(values, 0.0)
     candidates = _MSE_CANDIDATES if spec.power_of_two else _MSE_CANDIDATES_FREE
     ranges = torch.stack([full * c for c in candidates])
@@ -142,8 +139,7 @@ class RangeObserver(nn.Module):
             raise ValueError(self._not_finite_message())
         self.num_batches_tracked += 1
         weight = (1.0 / self.num_batches_tracked.clamp_min(1.0)).clamp_min(MIN_AVERAGING_WEIGHT)
-        # First batch: the old content (a placeholder, or NaN from elsewhere) must not take part at
-        # all.
+        # First batch: the old content (a placeholder, or NaN from elsewhere) must take no part.
         averaged = torch.where(weight >= 1.0, batch, torch.lerp(self.clips_act, batch, weight))
         self.clips_act.copy_(averaged)
 
@@ -157,14 +153,15 @@ class RangeObserver(nn.Module):
         return percentile_range(in_memory_order(x.detach()).float(), 0.0)
 
     def check_finite(self) -> None:
-        """Raise the error that :meth:`observe` cannot raise on an accelerator without waiting for it."""
+        """Raise what :meth:`observe` cannot raise on an accelerator without waiting for it."""
         if not bool(self.clips_act.isfinite().all()):
             raise ValueError(self._not_finite_message())
 
     def _not_finite_message(self) -> str:
         return (
             f"The activation at '{self.name or type(self).__name__}' holds NaN or infinite values. "
-            "Look for them in the input images, in the layers before it, or lower the learning rate."
+            "Look for them in the input images, in the layers before it, "
+            "or lower the learning rate."
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -200,7 +197,7 @@ def weight_max_abs(rows: Tensor, spec: QuantSpec) -> Tensor:
 
 
 def _least_squares_max_abs(magnitudes: Tensor, spec: QuantSpec) -> Tensor:
-    """Of candidates for each row's limit the one with the least squared error; shape ``(rows,)``."""
+    """Each row's limit: the candidate with the least squared error; shape ``(rows,)``."""
     full = magnitudes.amax(dim=1)
     candidates = _MSE_CANDIDATES if spec.power_of_two else _MSE_CANDIDATES_FREE
     limits = torch.stack([full * c for c in candidates])

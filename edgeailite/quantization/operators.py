@@ -1,4 +1,4 @@
-"""What kind of operation a graph node is: one table for modules, functions and tensor methods alike."""
+"""What kind of operation a graph node is: one table for modules, functions and tensor methods."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ LAYER_MODULES = (
     nn.Linear,
 )
 LAYER_FUNCTIONS: tuple[Callable, ...] = (
-    F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear,
+    F.conv1d, F.conv2d, F.conv3d,
+    F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear,
 )  # fmt: skip
 BATCH_NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -73,14 +74,18 @@ _MODULES: dict[Kind, tuple[type[nn.Module], ...]] = {
     ),
     Kind.RESIZE: (nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d),
     Kind.PRESERVE: (
-        nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
-        nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-        nn.FeatureAlphaDropout, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle,
+        nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+        nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+        nn.Flatten, nn.Unflatten, nn.Identity,
+        nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
+        nn.AlphaDropout, nn.FeatureAlphaDropout,
+        nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle,
         nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
         nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
     ),
     Kind.PAD: (
-        nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
+        nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d,
+        nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
     ),
 }  # fmt: skip
 
@@ -99,14 +104,17 @@ _FUNCTIONS: dict[Kind, tuple[Callable, ...]] = {
     ),
     Kind.RESIZE: (F.interpolate, F.upsample),
     Kind.PRESERVE: (
-        F._max_pool1d, F._max_pool2d, F._max_pool3d,
-        F._adaptive_max_pool1d, F._adaptive_max_pool2d, F._adaptive_max_pool3d,
+        F._max_pool1d, F._max_pool2d, F._max_pool3d,  # type: ignore[attr-defined]
+        F._adaptive_max_pool1d,  # type: ignore[attr-defined]
+        F._adaptive_max_pool2d, F._adaptive_max_pool3d,  # type: ignore[attr-defined]
         torch.max_pool1d, torch.max_pool2d, torch.max_pool3d, torch.amax, torch.amin,
-        torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.swapaxes, torch.swapdims, torch.movedim,
-        torch.squeeze, torch.unsqueeze, torch.t, torch.chunk, torch.split, torch.tensor_split, torch.unbind,
+        torch.flatten, torch.reshape, torch.permute, torch.transpose,
+        torch.swapaxes, torch.swapdims, torch.movedim, torch.squeeze, torch.unsqueeze, torch.t,
+        torch.chunk, torch.split, torch.tensor_split, torch.unbind,
         torch.narrow, torch.select, torch.index_select, torch.flip, torch.roll, torch.tile,
         torch.repeat_interleave, torch.clone, torch.detach,
-        F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle,
+        F.dropout, F.dropout1d, F.dropout2d, F.dropout3d,
+        F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle,
     ),
     Kind.PAD: (F.pad,),
     Kind.SCALAR: (is_training, getattr, len, int, operator.floordiv, math.floor, math.ceil),
@@ -121,10 +129,11 @@ _METHODS: dict[Kind, tuple[str, ...]] = {
     Kind.MATMUL: ("matmul", "bmm"),
     Kind.AVERAGE: ("mean",),
     Kind.PRESERVE: (
-        "flatten", "reshape", "view", "permute", "transpose", "swapaxes", "swapdims", "movedim", "squeeze", "unsqueeze",
-        "t", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "index_select", "flip", "roll", "expand",
-        "expand_as", "view_as", "reshape_as", "repeat", "tile", "repeat_interleave", "contiguous", "clone", "detach",
-        "unflatten", "amax", "amin", "cpu", "cuda",
+        "flatten", "reshape", "view", "permute", "transpose", "swapaxes", "swapdims", "movedim",
+        "squeeze", "unsqueeze", "t", "chunk", "split", "tensor_split", "unbind", "narrow",
+        "select", "index_select", "flip", "roll", "expand", "expand_as", "view_as", "reshape_as",
+        "repeat", "tile", "repeat_interleave", "contiguous", "clone", "detach", "unflatten",
+        "amax", "amin", "cpu", "cuda",
     ),
     Kind.SCALAR: ("size", "dim", "numel", "ndimension"),
 }  # fmt: skip
@@ -207,12 +216,9 @@ def _refined(kind: Kind, node: fx.Node, module: nn.Module | None) -> Kind:
         return Kind.PRESERVE if "nearest" in str(mode) else kind
     elif kind is Kind.PAD:
         return _pad_kind(node, module)
-    elif kind is Kind.FLOAT and node.all_input_nodes:
-        if (
-            all(a.meta.get("kind") is Kind.SCALAR for a in node.all_input_nodes)
-            and node.op == "call_function"
-        ):
-            return Kind.SCALAR
+    elif kind is Kind.FLOAT and node.op == "call_function" and node.all_input_nodes:
+        only_scalars = all(a.meta.get("kind") is Kind.SCALAR for a in node.all_input_nodes)
+        return Kind.SCALAR if only_scalars else kind
     return kind
 
 
@@ -226,7 +232,7 @@ def _pad_kind(node: fx.Node, module: nn.Module | None) -> Kind:
 
 
 def clamp_bounds(node: fx.Node, module: nn.Module | None) -> tuple[float, float] | None:
-    """``(low, high)`` of a ReLU6, Hardtanh or clamp with two numbers; None where a bound is missing or a tensor."""
+    """``(low, high)`` of a ReLU6, Hardtanh or clamp; None where a bound is missing or a tensor."""
     if isinstance(module, nn.Hardtanh):
         return float(module.min_val), float(module.max_val)
     if node.target is F.relu6:

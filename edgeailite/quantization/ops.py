@@ -1,4 +1,4 @@
-"""The fake-quantize autograd functions, and beside each the plain reference that its tests compare with."""
+"""The fake-quantize autograd functions, and the plain references that their tests compare with."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ BLOCK_SIZE = 1 << 16
 
 
 def in_memory_order(x: Tensor) -> Tensor:
-    """All values as one dimension, without a copy where memory has no gaps (NCHW and NHWC alike)."""
+    """All values as one dimension, without a copy where memory has no gaps (NCHW and NHWC)."""
     dense = x.is_contiguous() or (
         x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     )
@@ -73,12 +73,12 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """The gradient passes where the rounded value was not clamped; only one byte per value is kept for that."""
+    """The gradient passes where nothing was clamped; one byte per value is kept for that."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, low: int | Tensor, high: int | Tensor,
-        rounding: Rounding, inplace: bool,
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor,
+        low: int | Tensor, high: int | Tensor, rounding: Rounding, inplace: bool,
     ) -> Tensor:  # fmt: skip
         low, high = low - zero_point, high - zero_point
         mask = torch.empty_like(x, dtype=torch.bool) if ctx.needs_input_grad[0] else None
@@ -108,7 +108,7 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _is_blockwise(x: Tensor, out: Tensor) -> bool:
-    """CPU tensors whose elements lie in the same order without gaps; not while a compiler fuses the passes itself."""
+    """CPU tensors in the same order without gaps; not while a compiler fuses the passes itself."""
     if x.device.type != "cpu" or torch.compiler.is_compiling() or x.stride() != out.stride():
         return False
     return x.is_contiguous() or (

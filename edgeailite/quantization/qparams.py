@@ -1,4 +1,4 @@
-"""From a range and a spec to ``scale``, ``zero_point``, ``quant_min``, ``quant_max``: pure functions of tensors.
+"""From a range and a spec to a grid's scale and zero point: pure functions of tensors.
 
 Nothing here reads a value back to Python, so that no device waits in a training step.
 """
@@ -58,12 +58,12 @@ def symmetric_scale(max_abs: Tensor, spec: QuantSpec) -> Tensor:
 
 
 def unsigned_scale(max_value: Tensor, spec: QuantSpec) -> Tensor:
-    """Step of an unsigned grid ``[0, max_value]``: ``2^ceil(log2 M) / 2^b``, or ``M / (2^b - 1)``."""
+    """Step of an unsigned grid ``[0, M]``: ``2^ceil(log2 M) / 2^b``, or ``M / (2^b - 1)``."""
     return _scale(max_value, (1 << spec.bit_width) - 1, spec)
 
 
 def _scale(limit: Tensor, quant_max: int, spec: QuantSpec) -> Tensor:
-    """The step with which `limit` is the integer `quant_max`, or for powers of two the one after it."""
+    """The step with which `limit` is `quant_max`, or for powers of two the integer after it."""
     if spec.quant_range is not None:
         quant_max = spec.quant_max
     limit = limit.float().clamp_min(MIN_RANGE)
@@ -102,7 +102,7 @@ def activation_qparams(clips: Tensor, spec: QuantSpec) -> QParams:
 
 
 def _affine_qparams(clips: Tensor, spec: QuantSpec) -> QParams:
-    """``s = (max - min) / (q_max - q_min)``, ``z = q_min - round(min / s)``; zero always lies on the grid."""
+    """``s = (max - min) / (q_max - q_min)``, ``z = q_min - round(min / s)``; zero is on the grid."""
     low = torch.zeros_like(clips[0]) if spec.signed is False else clips[0].clamp_max(0.0)
     high = clips[1].clamp_min(0.0)
     quant_min, quant_max = spec.quant_min, spec.quant_max

@@ -93,7 +93,7 @@ def layer_units(model: GraphModel) -> list[LayerUnit]:
 
 @contextmanager
 def float_arithmetic(model: nn.Module) -> Iterator[None]:
-    """Inside, every quantizer and quantizing layer of `model` computes as the float model, and observes nothing."""
+    """Inside, all quantizers and layers of `model` compute as in float, and observe nothing."""
     modules = [m for m in model.modules() if isinstance(m, FakeQuantize | QuantLayer)]
     before = [(m, m.fake_quant_enabled, getattr(m, "observer_enabled", None)) for m in modules]
     try:
@@ -111,7 +111,7 @@ def float_arithmetic(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def recorded_outputs(units: list[LayerUnit], record: Any) -> Iterator[None]:
-    """Inside, ``record(unit, output)`` is called after every call of a unit's layer (once per layer object)."""
+    """Inside, ``record(unit, output)`` runs after each call of a layer (once per layer object)."""
     handles, seen = [], set()
     for unit in units:
         if id(unit.layer) in seen:

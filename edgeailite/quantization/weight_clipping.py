@@ -1,4 +1,4 @@
-"""Clip weights that a few outliers stretch: they would leave the others a handful of grid points."""
+"""Clip weights that a few outliers stretch: the others would share a handful of grid points."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ HEADROOM = 120.0 / 128.0
 
 @torch.no_grad()
 def constrain_weights(model: GraphModel) -> list[str]:
-    """Clip each layer's folded weight if its maximum is above 15 and above 16 times its median magnitude.
+    """Clip each layer's folded weight if its maximum is above 15 and 16 times its median magnitude.
 
-    The limit is ``ceil_pow2(min(max, 16 * median)) * 120 / 128``. The float weights themselves
-    change.
+    The limit is ``ceil_pow2(min(max, 16 * median)) * 120 / 128``. The float weights change.
 
     Args:
         model: Prepared model.
@@ -40,8 +39,7 @@ def _constrain(unit: LayerUnit) -> bool:
     if not (largest > MAX_UNCLIPPED and largest > allowed):
         return False
     limit = ceil_power_of_two(torch.minimum(largest, allowed)) * HEADROOM
-    bound = (
-        limit / torch.as_tensor(scale, dtype=unit.weight.dtype).abs()
-    )  # infinite for a dead channel: not clipped
+    # Infinite for a dead channel: not clipped.
+    bound = limit / torch.as_tensor(scale, dtype=unit.weight.dtype).abs()
     unit.weight.copy_(torch.maximum(torch.minimum(unit.weight, bound), -bound))
     return True
