@@ -1,4 +1,4 @@
-"""Time and memory of one training step: float, ours before and after the freeze, and ``torch.ao`` FX QAT.
+"""Time and memory of a training step: float, ours before and after the freeze, ``torch.ao`` FX QAT.
 
 All variants run alternately in one process on the same batch; medians and ratios to float are
 printed. Peak memory is measured afterwards, each variant in a process of its own (a process's peak
@@ -128,9 +128,8 @@ def main() -> None:
     if args.memory_of:
         print_memory(args.memory_of, args)
         return
-    print(
-        f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"torch {torch.__version__}, {machine}, {torch.get_num_threads()} threads")
     print(f"batch {args.batch_size} x 3 x {args.size} x {args.size}, medians of {args.steps} steps")
     print(f"{'model':14} {'variant':20} {'s/step':>8} {'ratio':>7} {'peak MiB':>9} {'ratio':>7}")
     for name in args.models:

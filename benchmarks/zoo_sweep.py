@@ -7,8 +7,8 @@
 For each model, with random weights: trace, calibrate on noise, convert, export, run ONNX Runtime
 (optimizations off and on) on further noise. Prints how many output values of the integer graph
 differ from the simulation and from ONNX Runtime, how many levels the outputs have (few would make
-equality cheap), seconds, peak memory and what stayed in float.
-Each model runs in a process of its own; one that fails is a row with its error.
+equality cheap), seconds, peak memory and what stayed in float. Each model runs in a process of its
+own; one that fails is a row with its error.
 """
 
 from __future__ import annotations
@@ -43,15 +43,18 @@ SIZED_BY_ARGUMENT = {"vit": "image_size"}
 # timm's families of convolutional networks, the smallest member of each.
 TIMM_CNNS = (
     "resnet18", "resnetv2_50", "resnest14d", "res2net50_26w_4s", "resnext50_32x4d", "seresnet18",
-    "densenet121", "dla34", "dpn48b", "vgg11_bn", "inception_v4", "inception_resnet_v2", "xception41",
-    "mobilenetv2_050", "mobilenetv3_small_050", "efficientnet_b0", "efficientnet_lite0",
+    "densenet121", "dla34", "dpn48b", "vgg11_bn", "inception_v4", "inception_resnet_v2",
+    "xception41", "mobilenetv2_050", "mobilenetv3_small_050", "efficientnet_b0",
+    "efficientnet_lite0",
     "tf_efficientnetv2_b0", "mnasnet_050", "semnasnet_075", "spnasnet_100", "fbnetc_100",
     "fbnetv3_b", "ghostnet_050", "ghostnetv2_100", "hardcorenas_a", "tinynet_e", "rexnet_100",
     "regnetx_002", "regnety_002", "hrnet_w18_small", "repvgg_a0", "mobileone_s0", "cspresnet50",
-    "cspdarknet53", "darknet53", "nfnet_f0", "dm_nfnet_f0", "nf_resnet50", "selecsls42", "skresnet18",
-    "ese_vovnet19b_dw", "hgnet_tiny", "hgnetv2_b0", "lcnet_050", "convnext_atto", "convnextv2_atto",
+    "cspdarknet53", "darknet53", "nfnet_f0", "dm_nfnet_f0", "nf_resnet50", "selecsls42",
+    "skresnet18", "ese_vovnet19b_dw", "hgnet_tiny", "hgnetv2_b0", "lcnet_050", "convnext_atto",
+    "convnextv2_atto",
     "convmixer_768_32", "edgenext_xx_small", "mobilenetv4_conv_small", "starnet_s1", "fastvit_t8",
-    "repghostnet_050", "tresnet_m", "ecaresnet26t", "gernet_s", "pnasnet5large", "rdnet_tiny", "inception_next_atto", "repvit_m0_9", "xcit_nano_12_p16_224",
+    "repghostnet_050", "tresnet_m", "ecaresnet26t", "gernet_s", "pnasnet5large", "rdnet_tiny",
+    "inception_next_atto", "repvit_m0_9", "xcit_nano_12_p16_224",
 )  # fmt: skip
 
 
@@ -196,8 +199,8 @@ def print_row(row: Row) -> None:
     kinds = sorted({f.split(" ")[0] for f in row.floats})
     tail = f"{row.stage}: {row.error}" if row.error else f"float: {', '.join(kinds) or 'nothing'}"
     print(
-        f"{row.model:32} {row.params / 1e6:7.1f} {row.layers:6} {row.values:6} {row.levels:6} {counts} "
-        f"{row.seconds:6.1f} {row.peak_mb:7.0f}  {tail}",
+        f"{row.model:32} {row.params / 1e6:7.1f} {row.layers:6} {row.values:6} {row.levels:6} "
+        f"{counts} {row.seconds:6.1f} {row.peak_mb:7.0f}  {tail}",
         flush=True,
     )
 
@@ -210,8 +213,8 @@ def main(options: Options) -> int:
         return 2
     print(f"{len(names)} models of {options.library}, {options.qconfig_type}")
     print(
-        f"{'model':32} {'params':>7} {'layers':>6} {'values':>6} {'levels':>6} {'sim-int':>7} {'int-off':>7} "
-        f"{'int-on':>7} {'s':>6} {'MB':>7}"
+        f"{'model':32} {'params':>7} {'layers':>6} {'values':>6} {'levels':>6} "
+        f"{'sim-int':>7} {'int-off':>7} {'int-on':>7} {'s':>6} {'MB':>7}"
     )
     rows = []
     pool = ThreadPoolExecutor(options.jobs)

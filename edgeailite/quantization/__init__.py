@@ -1,4 +1,4 @@
-"""The quantization engine: capture, annotate, insert, train or calibrate, convert, export, verify."""
+"""The quantization engine: capture, annotate, insert, train, calibrate, convert, export, verify."""
 
 from edgeailite.quantization.spec import BiasSpec, QConfig, QConfigType, QuantSpec
 from edgeailite.quantization.wrappers import (

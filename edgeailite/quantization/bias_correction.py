@@ -24,7 +24,8 @@ class _ChannelMeans:
     def __call__(self, unit: LayerUnit, output: Tensor) -> None:
         axes = [a for a in range(output.dim()) if a != unit.channel_axis % output.dim()]
         mean = output.float().mean(dim=axes)
-        self.sums[unit.path] = self.sums.get(unit.path, 0.0) + mean  # type: ignore[assignment]
+        known = self.sums.get(unit.path)
+        self.sums[unit.path] = mean if known is None else known + mean
         self.calls[unit.path] = self.calls.get(unit.path, 0) + 1
 
     def result(self) -> dict[str, Tensor]:
@@ -39,12 +40,14 @@ class _ChannelMeans:
 def correctable_bias(unit: LayerUnit) -> Tensor | None:
     """What a correction is added to: the batch norm's bias, else the layer's; None without both."""
     if unit.batch_norm is not None:
-        return unit.batch_norm.bias  # type: ignore[return-value]
+        bias = unit.batch_norm.bias
+        assert bias is None or isinstance(bias, Tensor)
+        return bias
     return unit.bias
 
 
 class BiasCorrection:
-    """Per layer and channel ``c += rate * (mean(float) - mean(quantized))``, with ``bias + c`` used.
+    """Per layer and channel ``c += rate * (mean(float) - mean(quantized))``; ``bias + c`` is used.
 
     The float pass runs without the corrections made so far: it is the reference, and must not
     follow them.

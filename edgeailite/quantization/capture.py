@@ -26,10 +26,13 @@ _ENGINE = Path(__file__).parent
 # F.max_pool2d and its kin are closures that choose by `return_indices`; a graph that holds one
 # cannot be pickled.
 _PICKLABLE = {
-    F.max_pool1d: F._max_pool1d, F.max_pool2d: F._max_pool2d, F.max_pool3d: F._max_pool3d,
-    F.adaptive_max_pool1d: F._adaptive_max_pool1d, F.adaptive_max_pool2d: F._adaptive_max_pool2d,
-    F.adaptive_max_pool3d: F._adaptive_max_pool3d,
-}  # fmt: skip
+    F.max_pool1d: F._max_pool1d,  # type: ignore[attr-defined]
+    F.max_pool2d: F._max_pool2d,  # type: ignore[attr-defined]
+    F.max_pool3d: F._max_pool3d,  # type: ignore[attr-defined]
+    F.adaptive_max_pool1d: F._adaptive_max_pool1d,  # type: ignore[attr-defined]
+    F.adaptive_max_pool2d: F._adaptive_max_pool2d,  # type: ignore[attr-defined]
+    F.adaptive_max_pool3d: F._adaptive_max_pool3d,  # type: ignore[attr-defined]
+}
 
 
 class TraceError(RuntimeError):
@@ -127,7 +130,7 @@ def capture(
 
 
 def _trace(
-    model: nn.Module, leaves: Iterable[str | type[nn.Module]], fixed: Mapping[str, Any]
+    model: nn.Module, leaves: Iterable[str | type[nn.Module]], fixed: dict[str, Any]
 ) -> fx.Graph:
     tracer = _Tracer(tuple(leaves))
     try:
@@ -251,7 +254,8 @@ def _trace_message(model: nn.Module, tracer: _Tracer, error: Exception) -> str:
         else "leaf_modules=[...] with the path of the part that branches"
     )
     return (
-        f"{type(model).__name__} cannot be captured as a graph: {where}{line} ({type(error).__name__}: {error}). "
+        f"{type(model).__name__} cannot be captured as a graph: {where}{line} "
+        f"({type(error).__name__}: {error}). "
         f"Make that code independent of the tensors' values, or pass {leaf}: "
         "such a module stays in float and the report says so."
     )

@@ -185,7 +185,7 @@ class NoQAct(nn.Identity):
 def get_fixed_pact2_type(
     low: float, high: float, signed: bool | None = None, power2_activation_range: bool = True
 ) -> Callable[..., PACT2]:
-    """What makes PACT2 layers with the fixed range ``[low, high]``, where a layer type is asked for.
+    """What makes PACT2 layers with the fixed range ``[low, high]``: stands for a layer type.
 
     Example:
         >>> layer = get_fixed_pact2_type(0.0, 6.0)(inplace=True)

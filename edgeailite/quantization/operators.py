@@ -203,7 +203,7 @@ def _function_kind(node: fx.Node) -> Kind:
 
 
 def _refined(kind: Kind, node: fx.Node, module: nn.Module | None) -> Kind:
-    """What depends on the arguments: scalars in arithmetic, resize modes, the value of a padding."""
+    """What depends on the arguments: scalars in arithmetic, resize modes, a padding's value."""
     if kind in _ONLY_ON_TENSORS:
         factors = product_operands(node)
         known = [a.meta.get("kind") if isinstance(a, fx.Node) else Kind.SCALAR for a in factors]

@@ -104,14 +104,11 @@ def _read_dict(given: Mapping[str, Any]) -> QConfig:
         )
     default = get_preset(QConfigType.DEFAULT.value)
     assert default is not None
-    return QConfig(
-        **{
-            role: _read_spec(given[role], role, getattr(default, role))
-            if role in given
-            else getattr(default, role)
-            for role in ("weight", "activation")
-        }
-    )
+    specs: dict[str, QuantSpec | None] = {}
+    for role in ("weight", "activation"):
+        spec = getattr(default, role)
+        specs[role] = _read_spec(given[role], role, spec) if role in given else spec
+    return QConfig(weight=specs["weight"], activation=specs["activation"])
 
 
 _KEYS = (
@@ -220,8 +217,9 @@ def _read_observer(make: Callable[[], Any], role: str) -> QuantSpec | None:
     dtype = getattr(observer, "dtype", None)
     if getattr(observer, "is_dynamic", False):
         raise ValueError(
-            f"The {role} of the given QConfig is quantized dynamically ({type(observer).__name__}): "
-            "its range would depend on the input. Use a static observer."
+            f"The {role} of the given QConfig is quantized dynamically "
+            f"({type(observer).__name__}): its range would depend on the input. "
+            "Use a static observer."
         )
     if dtype is None or dtype.is_floating_point:
         return None

@@ -102,7 +102,7 @@ def activation_qparams(clips: Tensor, spec: QuantSpec) -> QParams:
 
 
 def _affine_qparams(clips: Tensor, spec: QuantSpec) -> QParams:
-    """``s = (max - min) / (q_max - q_min)``, ``z = q_min - round(min / s)``; zero is on the grid."""
+    """``s = (max - min) / (q_max - q_min)``, ``z = q_min - round(min / s)``; 0.0 is on the grid."""
     low = torch.zeros_like(clips[0]) if spec.signed is False else clips[0].clamp_max(0.0)
     high = clips[1].clamp_min(0.0)
     quant_min, quant_max = spec.quant_min, spec.quant_max

@@ -1,4 +1,4 @@
-"""What values are quantized to: frozen descriptions, validated when made. No tensors, no modules."""
+"""What a value is quantized to: frozen descriptions, validated when made. No tensors or modules."""
 
 from __future__ import annotations
 

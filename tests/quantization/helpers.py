@@ -26,7 +26,7 @@ def seed_everything(seed: int) -> None:
 
 
 def randomize_batch_norms(model: nn.Module) -> nn.Module:
-    """Statistics and gains of a net that has been trained: some gains negative, one of each layer zero."""
+    """Statistics and gains as of a trained net: some gains negative, one of each layer zero."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.running_mean, -0.5, 0.5)

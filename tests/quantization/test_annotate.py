@@ -3,8 +3,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.annotate import Policy, annotate
-from edgeailite.quantization.fake_quantize import NoQAct, QAct
 from edgeailite.quantization.capture import capture
+from edgeailite.quantization.fake_quantize import NoQAct, QAct
 from edgeailite.quantization.operators import Kind
 from edgeailite.quantization.spec import QConfig, QuantSpec, get_preset
 from tests.quantization.zoo import ZOO, Dense, Residual, SharedUnit, WeightStandardization

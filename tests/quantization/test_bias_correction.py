@@ -36,7 +36,7 @@ def means(model: nn.Module, x: torch.Tensor, first: bool = False):
 
 
 def test_one_step_moves_the_bias_by_its_law():
-    """bias += rate * (mean_float - mean_quantized), on the convolution's bias and on a batch norm's."""
+    """bias += rate * (mean_float - mean_quantized), on the convolution's and on a batch norm's."""
     model = calibrated_model(
         nn.Sequential(
             nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4)

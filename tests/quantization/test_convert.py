@@ -88,7 +88,7 @@ def assert_equal(actual: tuple, expected: tuple, where: str) -> None:
 
 
 def assert_within_one_step(actual: tuple, expected: tuple, at_most: float = 0.005) -> None:
-    """Rare ties may go the other way: by one step of the output's grid, and what it makes of a later one."""
+    """Rare ties may go the other way: by one step of the grid, and what it makes of a later one."""
     for a, e in zip(actual, expected, strict=True):
         values = torch.cat([a.flatten(), e.flatten()]).unique()
         if values.numel() > 1 and not torch.equal(a, e):
@@ -171,7 +171,7 @@ def test_onnx_runtime_of_free_scales(options, name, tmp_path):
 
 @pytest.mark.parametrize("name", ["residual", "conv_transpose2d"])
 def test_16_bit_weights_and_activations(name, tmp_path):
-    """Sums beyond 2^24: the integer graph stays exact, and so does its file; the float simulation rounds."""
+    """Sums beyond 2^24: the integer graph and its file stay exact; the float simulation rounds."""
     wrapper, inputs, simulated = make(name, 0, bitwidth_weights=16, bitwidth_activations=16)
     integer = wrapper.convert()
     assert any(m.bound >= EXACT_IN_FLOAT32 for m in _layers(integer))

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from edgeailite.quantization.annotate import Policy, annotate
-from edgeailite.quantization.fake_quantize import FakeQuantize, quantizers
 from edgeailite.quantization.capture import capture
+from edgeailite.quantization.fake_quantize import FakeQuantize, quantizers
 from edgeailite.quantization.insert import insert, quantizer_of
 from edgeailite.quantization.layers import QuantFunctionalLayer, QuantLayer
 from edgeailite.quantization.operators import LAYER_MODULES, Kind
@@ -87,7 +87,7 @@ def test_quantizer_of_looks_through_moves():
 
 @pytest.mark.parametrize("name", list(ZOO))
 def test_overwriting_inputs_changes_no_value_and_no_gradient(name):
-    """Quantizers work in place where nothing else reads their input: the same as with none of them doing so."""
+    """Quantizers work in place where nothing else reads their input: the same as if none did."""
     model, inputs = prepared(randomize_batch_norms(ZOO[name].make())), batch(ZOO[name].shapes, 2)
     plain = copy.deepcopy(model)
     for quantizer in quantizers(plain).values():

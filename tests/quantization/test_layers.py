@@ -23,8 +23,8 @@ def input_quantizer(x: torch.Tensor) -> PACT2:
 @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_training_weight_is_on_the_grid_of_the_folded_weight(name, granularity):
-    """Training mode with running statistics equal to the batch's == folded: the same weights, the same outputs."""
-    layer, norm, x = make(name)
+    """With running statistics equal to the batch's, training and folded weights are the same."""
+    layer, norm, _ = make(name)
     spec = QuantSpec(signed=True, granularity=granularity, rounding="half_away")
     QuantLayer.adopt(layer, spec, BiasSpec())
     weight, _, scale = layer.folded(layer.weight, layer.bias, norm, None)

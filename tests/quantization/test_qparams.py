@@ -103,7 +103,7 @@ def test_sign_by_statistics_is_carried_as_signed_integers():
 
 
 def test_all_positive_narrow_range_includes_zero():
-    """Affine grids of [100, 101] once were a step of 1/255 around 100: zero padding fell off the grid."""
+    """A grid of [100, 101] with a step of 1/255 around 100 would leave zero padding off it."""
     spec = QuantSpec(symmetric=False, power_of_two=False)
     scale, zero_point, quant_min, quant_max = activation_qparams(torch.tensor([100.0, 101.0]), spec)
     assert float(scale) == pytest.approx(101.0 / 255)

@@ -36,30 +36,30 @@ def test_unknown_choice_lists_what_is_allowed(field, value, allowed):
 
 @pytest.mark.parametrize("percentile", [-0.1, 50, float("nan")])
 def test_percentile_outside_of_its_range_is_refused(percentile):
-    with pytest.raises(ValueError, match="range_shrink_percentile is .* 0 up to"):
+    with pytest.raises(ValueError, match=r"range_shrink_percentile is .* 0 up to"):
         QuantSpec(range_shrink_percentile=percentile)
 
 
 @pytest.mark.parametrize("fixed_range", [(1.0, 1.0), (2.0, -2.0), (float("nan"), 1.0)])
 def test_empty_fixed_range_is_refused(fixed_range):
-    with pytest.raises(ValueError, match="fixed_range is .* low < high"):
+    with pytest.raises(ValueError, match=r"fixed_range is .* low < high"):
         QuantSpec(fixed_range=fixed_range)
 
 
 @pytest.mark.parametrize("range_max", [0.0, -1.0, float("nan")])
 def test_range_max_must_be_positive(range_max):
-    with pytest.raises(ValueError, match="range_max is .* must be positive"):
+    with pytest.raises(ValueError, match=r"range_max is .* must be positive"):
         QuantSpec(range_max=range_max)
 
 
 def test_max_scale_ratio_below_one_is_refused():
-    with pytest.raises(ValueError, match="max_scale_ratio is 0.5; it must be at least 1"):
+    with pytest.raises(ValueError, match=r"max_scale_ratio is 0\.5; it must be at least 1"):
         QuantSpec(max_scale_ratio=0.5)
 
 
 @pytest.mark.parametrize("bit_width", [7, 33])
 def test_bias_bit_width_outside_of_8_to_32_is_refused(bit_width):
-    with pytest.raises(ValueError, match="bias bit_width is .*; allowed: 8 to 32"):
+    with pytest.raises(ValueError, match=r"bias bit_width is .*; allowed: 8 to 32"):
         BiasSpec(bit_width=bit_width)
 
 

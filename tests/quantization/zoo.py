@@ -1,4 +1,4 @@
-"""Small nets, one for each thing that a graph may hold: a name, what makes it, and the shapes of its inputs."""
+"""Small nets, one for each thing that a graph may hold: name, maker, shapes of the inputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IMAGE = (3, 8, 8)
 
 
 class Net(nn.Module):
-    """A convolution on each input, then a function of the results and of whatever modules it uses."""
+    """A convolution on each input, then a function of the results and of the modules it uses."""
 
     def __init__(
         self,
@@ -180,8 +180,8 @@ _body("square", lambda m, a: a * a)
 _body("squeeze_and_excite", lambda m, a: F.relu(a) * F.relu6(m["fc"](a.mean((2, 3), keepdim=True))),
       fc=lambda: nn.Conv2d(8, 8, 1))  # fmt: skip
 _body("cat", lambda m, a, b: torch.cat([a, F.relu(b)], dim=1), [8, 4])
-_body("cat_of_relus_then_conv", lambda m, a, b: m["conv"](torch.cat((F.relu(a), F.relu(b)), 1)), [8, 4],
-      conv=lambda: nn.Conv2d(12, 5, 3))  # fmt: skip
+_body("cat_of_relus_then_conv", lambda m, a, b: m["conv"](torch.cat((F.relu(a), F.relu(b)), 1)),
+      [8, 4], conv=lambda: nn.Conv2d(12, 5, 3))  # fmt: skip
 _body("cat_with_itself", lambda m, a: torch.cat([a, a], 1))
 _body("stack", lambda m, a, b: torch.stack([a, b], dim=2).flatten(1, 2), [8, 8])
 _body("add_broadcast", lambda m, a, b: a + b.mean((2, 3), keepdim=True), [8, 8])
@@ -279,7 +279,8 @@ _body("transpose_unsqueeze", lambda m, a: a.transpose(1, 2).unsqueeze(1).squeeze
 _body("slice", lambda m, a: m["conv"](a[:, 2:6, 1:, ::2]), conv=lambda: nn.Conv2d(4, 4, 1))
 _body("chunk", lambda m, a: a.chunk(2, 1)[0] + torch.chunk(a, 2, 1)[1])
 _body("split", lambda m, a: torch.relu(torch.split(a, [2, 6], 1)[1]))
-_body("split_with_names", lambda m, a: m["conv"](torch.split(a, split_size_or_sections=4, dim=1)[1]),
+_body("split_with_names",
+      lambda m, a: m["conv"](torch.split(a, split_size_or_sections=4, dim=1)[1]),
       conv=lambda: nn.Conv2d(4, 4, 1))  # fmt: skip
 _body("unbind", lambda m, a: a.unbind(1)[3])
 _body("dropout", lambda m, a: F.dropout(m["drop"](F.relu(a)), 0.2, False), drop=nn.Dropout)

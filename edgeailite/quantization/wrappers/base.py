@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy, annotate
 from edgeailite.quantization.bias_correction import BiasCorrection
+from edgeailite.quantization.capture import capture
 from edgeailite.quantization.convert import convert
 from edgeailite.quantization.export.clip import clip_model, export_clip
 from edgeailite.quantization.export.fakeq import export_fakeq
@@ -25,7 +26,6 @@ from edgeailite.quantization.fake_quantize import (
     quantizers,
     unfreeze_quant_range,
 )
-from edgeailite.quantization.capture import capture
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import insert
 from edgeailite.quantization.operators import BATCH_NORM_MODULES
@@ -77,7 +77,8 @@ def check_finite_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(
-                f"'{name}' holds NaN or infinite values. Load a healthy checkpoint, or lower the learning rate."
+                f"'{name}' holds NaN or infinite values. "
+                "Load a healthy checkpoint, or lower the learning rate."
             )
 
 
@@ -94,7 +95,8 @@ def _check_example(
             for x in (*example_inputs, *example_kwargs.values())
         )
         raise ValueError(
-            f"The example input (dummy_input, example_inputs) of shape {shapes} does not pass through {type(model).__name__} ({error}). "
+            f"The example input (dummy_input, example_inputs) of shape {shapes} does not pass "
+            f"through {type(model).__name__} ({error}). "
             "Give an input of the shape that the model is used with, batch included."
         ) from error
     finally:
@@ -158,9 +160,8 @@ class QuantModule(nn.Module):
         self.weights_clipped = True
         clipped = constrain_weights(self.module)
         if clipped:
-            print(
-                f"edgeailite: clipped outlying weights of {len(clipped)} layers: {', '.join(clipped)}"
-            )
+            paths = ", ".join(clipped)
+            print(f"edgeailite: clipped outlying weights of {len(clipped)} layers: {paths}")  # noqa: T201
 
     def _correct_biases(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One batch of bias correction; returns the quantized output."""
@@ -180,8 +181,9 @@ class QuantModule(nn.Module):
         missing = [name for name, q in quantizers(self.module).items() if not q.has_range]
         if missing:
             warnings.warn(
-                f"{len(missing)} activation ranges have never seen data (the first: '{missing[0]}'): "
-                "outputs are clipped at placeholders. Train or calibrate first, or load a quantized checkpoint.",
+                f"{len(missing)} activation ranges have never seen data (the first: "
+                f"'{missing[0]}'): outputs are clipped at placeholders. "
+                "Train or calibrate first, or load a quantized checkpoint.",
                 stacklevel=3,
             )
 
@@ -239,10 +241,8 @@ class QuantModule(nn.Module):
     def unfreeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> QuantModule:
         """Undo :meth:`freeze`; the schedule no longer freezes what it had frozen already."""
         if freeze_bn:
-            self.batch_norm_frozen, self.batch_norm_epoch = (
-                False,
-                self._later(self.batch_norm_epoch),
-            )
+            self.batch_norm_frozen = False
+            self.batch_norm_epoch = self._later(self.batch_norm_epoch)
             if self.training:
                 for module in self.module.modules():
                     if isinstance(module, BATCH_NORM_MODULES):
@@ -340,7 +340,8 @@ class ConvertedModule(nn.Module):
         """
         if mode:
             raise RuntimeError(
-                "A converted model holds integers and cannot be trained; train the wrapper it came from."
+                "A converted model holds integers and cannot be trained; "
+                "train the wrapper it came from."
             )
         super().train(False)
         return self

@@ -84,8 +84,8 @@ class QATFxModule(QuantModule):
         policy = make_policy(qconfig_type, backend)
         if isinstance(total_epochs, bool) or not isinstance(total_epochs, int) or total_epochs < 1:
             raise ValueError(
-                f"total_epochs is {total_epochs!r}; {type(self).__name__} needs the number of epochs "
-                "you will train (1 or more): it decides when batch norm and ranges freeze."
+                f"total_epochs is {total_epochs!r}; {type(self).__name__} needs the number of "
+                "epochs you will train (1 or more): it decides when batch norm and ranges freeze."
             )
         if not 0.0 <= bias_calibration_factor <= 1.0:
             raise ValueError(
@@ -149,7 +149,8 @@ class QATFxModule(QuantModule):
             source: A state dict, or the path of a checkpoint.
             **options: As in :func:`edgeailite.xnn.utils.load_weights`.
         """
-        load_weights(self.module, source, **options)
+        weights = source if isinstance(source, Mapping) else os.fspath(source)
+        load_weights(self.module, weights, **options)
         return self
 
 

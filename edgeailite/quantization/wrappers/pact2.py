@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy
@@ -23,7 +22,8 @@ CONSTRAIN_BIAS = {
 
 
 def _qconfig(
-    bitwidth_weights: int, bitwidth_activations: int, per_channel_q: bool | str, histogram_range: bool,
+    bitwidth_weights: int, bitwidth_activations: int,
+    per_channel_q: bool | str, histogram_range: bool,
     range_shrink_weights: float | None, range_shrink_activations: float | None,
     power2_weight_range: bool | None, power2_activation_range: bool | None,
     constrain_bias: str | None, rounding: Rounding, range_rule: str | None,
@@ -38,10 +38,13 @@ def _qconfig(
     rule = default if constrain_bias is None else constrain_bias
     if rule not in CONSTRAIN_BIAS:
         raise ValueError(
-            f"constrain_bias is {constrain_bias!r}; allowed: None, {', '.join(map(repr, CONSTRAIN_BIAS))}."
+            f"constrain_bias is {constrain_bias!r}; allowed: None, "
+            f"{', '.join(map(repr, CONSTRAIN_BIAS))}."
         )
     preset = get_preset("PACT2")
-    assert preset.weight is not None and preset.activation is not None
+    assert preset is not None
+    assert preset.weight is not None
+    assert preset.activation is not None
     shrink = 0.01 if range_shrink_activations is None else range_shrink_activations
     activations = {
         "bit_width": bitwidth_activations,
@@ -102,8 +105,10 @@ class _PACT2Module(QuantModule):
         lr_calib: float = 0.05,
     ) -> None:
         qconfig = _qconfig(
-            bitwidth_weights, bitwidth_activations, per_channel_q, histogram_range, range_shrink_weights,
-            range_shrink_activations, power2_weight_range, power2_activation_range, constrain_bias, rounding, range_rule,
+            bitwidth_weights, bitwidth_activations, per_channel_q, histogram_range,
+            range_shrink_weights, range_shrink_activations,
+            power2_weight_range, power2_activation_range,
+            constrain_bias, rounding, range_rule,
         )  # fmt: skip
         examples = (
             *(dummy_input if isinstance(dummy_input, tuple | list) else (dummy_input,)),
@@ -171,17 +176,18 @@ class QuantTrainModule(_PACT2Module):
     ) -> None:
         if isinstance(total_epochs, bool) or not isinstance(total_epochs, int) or total_epochs < 1:
             raise ValueError(
-                f"total_epochs is {total_epochs!r}; QuantTrainModule needs the number of epochs you will train "
-                "(1 or more): it decides when batch norm and ranges freeze."
+                f"total_epochs is {total_epochs!r}; QuantTrainModule needs the number of epochs "
+                "you will train (1 or more): it decides when batch norm and ranges freeze."
             )
         super().__init__(module, dummy_input, *args, total_epochs=total_epochs, **kwargs)
 
 
 class QuantCalibrateModule(_PACT2Module):
-    """Post-training calibration: run data through the wrapper in training mode; no labels, no gradients.
+    """Post-training calibration: run data through the wrapper in training mode.
 
-    Per batch a float pass records each layer's mean output per channel, a quantized pass updates
-    the ranges, and the biases move towards the float means. Batch norm statistics do not change.
+    No labels, no gradients. Per batch a float pass records each layer's mean output per channel, a
+    quantized pass updates the ranges, and the biases move towards the float means. Batch norm
+    statistics do not change.
 
     Args:
         module: As in :class:`QuantTrainModule`; so are all other arguments, but `total_epochs` is

@@ -23,9 +23,11 @@ X = (1, 3, 8, 8)
 def net() -> nn.Module:
     torch.manual_seed(3)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8, eps=1e-3, momentum=0.03), nn.ReLU(),
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8, eps=1e-3, momentum=0.03),
+        nn.ReLU(),
         nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), nn.ReLU6(), nn.Dropout(0.3),
-        nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+        nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
     )  # fmt: skip
 
 
@@ -87,7 +89,7 @@ def test_nan_weight_is_named():
 
 def test_nan_activation_names_the_quantizer():
     wrapper = wrap().train()
-    with pytest.raises(ValueError, match="'0.activation_in' holds NaN"):
+    with pytest.raises(ValueError, match=r"'0\.activation_in' holds NaN"):
         wrapper(torch.full(X, torch.nan))
 
 
@@ -157,11 +159,11 @@ def test_float_checkpoint_loads_strictly_and_another_models_does_not():
     wrapper.module.load_state_dict(net().state_dict())
     state = net().state_dict()
     state["11.more"] = torch.zeros(1)
-    with pytest.raises(RuntimeError, match="11.more"):
+    with pytest.raises(RuntimeError, match=r"11\.more"):
         wrapper.module.load_state_dict(state)
     state = net().state_dict()
     del state["0.weight"]
-    with pytest.raises(RuntimeError, match="0.weight"):
+    with pytest.raises(RuntimeError, match=r"0\.weight"):
         wrapper.module.load_state_dict(state)
 
 
