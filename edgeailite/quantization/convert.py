@@ -34,7 +34,7 @@ _SPLITS = ("chunk", "split", "tensor_split", "unbind")
 
 
 def grid_of(quantizer: FakeQuantize) -> Grid:
-    """The grid of an activation quantizer in Python numbers (reads values: waits for the device)."""
+    """The grid of an activation quantizer in Python numbers (reading them waits for the device)."""
     scale, zero_point, low, high = quantizer.qparams()
     zero = int(zero_point)
     spec = quantizer.spec
@@ -65,7 +65,13 @@ def convert(model: GraphModel) -> GraphModel:
 
 
 class _Converter:
-    """One pass over the nodes; `values` says what became of each, `grids` on which grid it lies (None: float)."""
+    """One pass over the nodes.
+
+    Attributes:
+        values: What became of each node.
+        grids: The grid that each node's value lies on; None: float.
+        reals: Values that were dequantized, where some node reads them so.
+    """
 
     def __init__(self, model: GraphModel) -> None:
         self.model = model
@@ -108,7 +114,8 @@ class _Converter:
             self._place_layer(node, node, None)
         elif isinstance(module := self.model.module_of(node), StandaloneBatchNorm):
             affine = FixedBatchNorm(*batch_norm_gain(module))
-            self._set(node, self._call(str(node.target), affine, self._real(node.args[0])), None)
+            operand = self._real(node.all_input_nodes[0])
+            self._set(node, self._call(str(node.target), affine, operand), None)
         elif kind in MOVES_VALUES and self.grids.get(node.all_input_nodes[0]) is not None:
             self._place_move(node)
         elif node.op == "get_attr" and isinstance(
@@ -198,9 +205,8 @@ class _Converter:
             u = self._rescaled(operand, grid.scale, plain)
             self._set(node, self._call(str(node.target), Requantize(grid, plain=plain), u), grid)
         else:
-            self._set(
-                node, self._call(str(node.target), Quantize(grid), self.values[operand]), grid
-            )
+            value = self._call(str(node.target), Quantize(grid), self.values[operand])
+            self._set(node, value, grid)
 
     def _rescaled(self, node: fx.Node, target_scale: float, plain: bool = False) -> fx.Node:
         grid = self.grids[node]
@@ -214,28 +220,30 @@ class _Converter:
         return not all(g.has_onnx_form for g in grids)
 
     def _name_quantizer(self, quantizer: fx.Node) -> None:
-        """Note on the module whose integers are the quantizer's values which one that is; :mod:`verify` compares them."""
+        """Note the quantizer on the module that computes its integers: verification compares."""
         module = self.root.get_submodule(str(self.values[quantizer].target))
+        assert isinstance(module, Quantize | Requantize | IntegerLayer | IntegerMatMul)
         module.quantizer_path = str(quantizer.target)
 
     def _place_operation(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
-        """An operation between grids: operands in units of the output's step, the operation, rounding."""
+        """An operation between grids: operands in units of the output's step, then rounding."""
         read = [a for a in dict.fromkeys(operands(node)) if self.grids[a] is not None]
-        plain, rounding = self._is_plain(read, grid), None
+        plain = self._is_plain(read, grid)
+        rounding: Quantize | Requantize = Requantize(grid, plain=plain)
         targets = dict.fromkeys(read, grid.scale)
         if node.meta["kind"] is Kind.MUL:  # one factor stays in real units; of x * x both do
             targets[read[-1]] = 1.0
-            rounding = Quantize(grid) if len(read) == 1 else None
+            rounding = Quantize(grid) if len(read) == 1 else rounding
         scaled = {a: self._rescaled(a, targets[a], plain) for a in read}
         result = self._copy(node, lambda a: scaled.get(a) or self.values[a])
-        rounding = rounding or Requantize(grid, plain=plain)
         self._set(quantizer, self._call(str(quantizer.target), rounding, result), grid)
 
     def _place_matmul(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
         equation = str(node.args[0]) if node.target is torch.einsum else None
         left, right = (a for a in product_operands(node) if isinstance(a, fx.Node))
         grids = self.grids[left], self.grids[right]
-        assert grids[0] is not None and grids[1] is not None
+        assert grids[0] is not None
+        assert grids[1] is not None
         product = IntegerMatMul(grids[0], grids[1], grid, equation)
         values = self.values[left], self.values[right]
         self._set(quantizer, self._call(str(quantizer.target), product, *values), grid)
@@ -246,13 +254,7 @@ class _Converter:
         grid = self.grids[source]
         assert grid is not None
         if node.target is operator.getitem and source.meta.get("split"):
-            self._set(
-                node,
-                self._call(
-                    f"{node.name}_move", Requantize(grid, moved=True), self._copy(node, self._value)
-                ),
-                grid,
-            )
+            self._set_moved(node, self._copy(node, self._value), grid)
             return
         moved = self._copy(
             node, lambda a: self._rescaled(a, grid.scale) if a is source else self.values[a]
@@ -262,9 +264,10 @@ class _Converter:
             node.meta["split"] = True
             self._set(node, moved, grid)
         else:
-            self._set(
-                node, self._call(f"{node.name}_move", Requantize(grid, moved=True), moved), grid
-            )
+            self._set_moved(node, moved, grid)
+
+    def _set_moved(self, node: fx.Node, moved: fx.Node, grid: Grid) -> None:
+        self._set(node, self._call(f"{node.name}_move", Requantize(grid, moved=True), moved), grid)
 
     def _place_layer(self, node: fx.Node, layer_node: fx.Node, output: Grid | None) -> None:
         """A layer alone, or with the quantizer behind it; `node` is the last of them."""
@@ -283,6 +286,8 @@ class _Converter:
 class FixedLayer(nn.Module):
     """A layer whose input is float: its weight stays on the grid, the arithmetic is float."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor | None
     layer_path = ""  # in the user's model
 
     def __init__(self, layer: QuantLayer, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -298,6 +303,9 @@ class FixedLayer(nn.Module):
 
 class FixedBatchNorm(nn.Module):
     """A batch norm that no layer folds, in float."""
+
+    gain: torch.Tensor
+    offset: torch.Tensor
 
     def __init__(self, gain: torch.Tensor, offset: torch.Tensor) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ class Grid:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the stored type reaches beyond the grid, so that its saturation does not do the clipping."""
+        """Whether the stored type reaches beyond the grid: its saturation does not clip then."""
         info = torch.iinfo(self.dtype)
         return (self.quant_min, self.quant_max) != (info.min, info.max)
 
@@ -92,6 +92,8 @@ def _dequantize_linear(
 class _GridModule(nn.Module):
     """Holds one grid; it travels in the state dict."""
 
+    scale: Tensor
+    zero_point: Tensor
     quantizer_path = ""  # of the simulation's quantizer that has the same values
 
     def __init__(self, grid: Grid) -> None:
@@ -126,7 +128,7 @@ class _GridModule(nn.Module):
         return torch.clamp(q, self.grid.quant_min, self.grid.quant_max)
 
     def _stored(self, q: Tensor) -> Tensor:
-        """Integers carried in float as the rest of the graph expects them: int8 in an ONNX file, if it can."""
+        """Integers carried in float as the graph expects them: int8 in an ONNX file, if it can."""
         return q.to(self.grid.dtype) if self.exports_onnx_form else q
 
     def _to_onnx_integer(self, x: Tensor) -> Tensor:
@@ -141,7 +143,8 @@ class _GridModule(nn.Module):
     def extra_repr(self) -> str:
         """The grid in short."""
         grid = self.grid
-        return f"scale={grid.scale:g}, zero_point={grid.zero_point}, range={grid.quant_min}..{grid.quant_max}"
+        limits = f"{grid.quant_min}..{grid.quant_max}"
+        return f"scale={grid.scale:g}, zero_point={grid.zero_point}, range={limits}"
 
 
 class Quantize(_GridModule):
@@ -156,7 +159,7 @@ class Quantize(_GridModule):
 
 
 class Rescale(_GridModule):
-    """Integers to multiples of another step: ``(q - z) * (s / s_target)``; a target of 1 is the real value.
+    """Integers to multiples of another step: ``(q - z) * (s / s_target)``.
 
     Args:
         grid: Of the input.
@@ -196,7 +199,7 @@ def _float32(numerator: float, denominator: float) -> float:
 
 
 class Requantize(_GridModule):
-    """What an operation computed, in units of this grid's step, back to integers: ``clamp(round(u) + z)``.
+    """Results in units of this grid's step back to integers: ``clamp(round(u) + z)``.
 
     Args:
         grid: Of the result.
@@ -238,9 +241,7 @@ class IntegerMatMul(nn.Module):
 
     quantizer_path = ""
 
-    def __init__(
-        self, left: Grid, right: Grid, output: Grid, equation: str | None = None
-    ) -> None:
+    def __init__(self, left: Grid, right: Grid, output: Grid, equation: str | None = None) -> None:
         super().__init__()
         self.equation = equation
         plain = not all(g.has_onnx_form for g in (left, right, output))
@@ -253,7 +254,7 @@ class IntegerMatMul(nn.Module):
         """Integers in and out, shapes as ``torch.matmul``."""
         if torch.compiler.is_exporting() and not self.plain:
             return self.output(self._multiply(self.left(a), self.right(b)))
-        left, right, output = self.left.grid, self.right.grid, self.output.grid
+        left, right = self.left.grid, self.right.grid
         a, b = (q - g.zero_point if g.zero_point else q for q, g in ((a, left), (b, right)))
         scale = self.left.scale * self.right.scale / self.output.scale
         return self.output.integers(self._multiply(a, b) * scale)
@@ -263,7 +264,7 @@ class IntegerMatMul(nn.Module):
 
 
 class IntegerLayer(nn.Module):
-    """Convolution or linear in integers: ``acc = sum (x_q - z_x) * w_q + b_q``, then ``round(acc * M) + z_y``.
+    """Convolution or linear in integers: ``round((sum (x_q - z_x) * w_q + b_q) * M) + z_y``.
 
     ``M = s_x * s_w / s_y`` per output channel, computed and applied in float32, as ONNX Runtime's
     integer kernels do. The sum runs in float32 where ``sum |w_q| * max |x_q - z_x| + |b_q| < 2^24``
@@ -281,6 +282,7 @@ class IntegerLayer(nn.Module):
 
     weight: Tensor
     bias: Tensor | None
+    weight_scale: Tensor
     weight_digits: Tensor | None
     quantizer_path = ""
     layer_path = ""  # of the layer in the user's model
@@ -349,7 +351,7 @@ class IntegerLayer(nn.Module):
         return self.operation.operate(x.to(dtype), self.weight.to(dtype), bias).float()
 
     def _accumulate_digits(self, x: Tensor) -> Tensor:
-        """:meth:`accumulate` for ONNX Runtime, which has no float64 convolution: by digits, each sum exact."""
+        """:meth:`accumulate` by digits: ONNX Runtime has no float64 convolution."""
         assert self.weight_digits is not None
         x_digits = [x]
         if self.input.grid.max_magnitude > _X_DIGIT:
@@ -366,7 +368,7 @@ class IntegerLayer(nn.Module):
         return total.float()
 
     def _weight_digits(self) -> Tensor:
-        """Digits with ``w = sum_j base^j * digit_j``, so small that each one's sums stay below 2^24.
+        """Digits with ``w = sum_j base^j * digit_j``, so small that the sums stay below 2^24.
 
         Returns:
             2, 4 or 8 digits, float32, shape ``(digits, *weight.shape)``;
@@ -384,28 +386,20 @@ class IntegerLayer(nn.Module):
         return torch.stack(digits).float()
 
     def _per_channel(self, vector: Tensor) -> Tensor:
-        """A vector over channels, shaped to multiply the accumulator: channels are last only for linear."""
+        """A vector over channels, shaped to multiply the accumulator: only linear has them last."""
         if vector.dim() == 0 or self.weight.dim() == 2:
             return vector
         return vector.reshape(-1, *[1] * (self.weight.dim() - 2))
 
     def _onnx_form(self, x: Tensor) -> Tensor:
         axis = None if self.weight_scale.dim() == 0 else self._axis
-        weight = _dequantize_linear(
-            self.weight,
-            self.weight_scale,
-            torch.zeros_like(self.weight_scale, dtype=torch.int8),
-            axis,
-        )
+        zero = torch.zeros_like(self.weight_scale, dtype=torch.int8)
+        weight = _dequantize_linear(self.weight, self.weight_scale, zero, axis)
         bias = None
         if self.bias is not None:
-            bias_scale = self.input.scale * self.weight_scale
-            bias = _dequantize_linear(
-                self.bias,
-                bias_scale,
-                torch.zeros_like(bias_scale, dtype=torch.int32),
-                None if axis is None else 0,
-            )
+            scale = self.input.scale * self.weight_scale
+            zero = torch.zeros_like(scale, dtype=torch.int32)
+            bias = _dequantize_linear(self.bias, scale, zero, None if axis is None else 0)
         y = self.operation.operate(self.input(x), weight, bias)
         return y if self.output is None else self.output(y)
 
