@@ -165,7 +165,9 @@ def _annotate_layer(model: GraphModel, node: fx.Node, policy: Policy) -> None:
 def _weight_of(model: GraphModel, node: fx.Node) -> Tensor | None:
     """A layer's weight; None for a functional layer whose weight is computed in the graph."""
     if node.op == "call_module":
-        return model.get_submodule(str(node.target)).weight  # type: ignore[return-value]
+        weight = model.get_submodule(str(node.target)).weight
+        assert isinstance(weight, Tensor)
+        return weight
     weight = argument(node, 1, "weight")
     if isinstance(weight, fx.Node) and weight.op == "get_attr":
         return operator.attrgetter(str(weight.target))(model)
@@ -178,8 +180,9 @@ def _layer_qconfig(
     """Per-channel weights only where asked for and where a grid per channel can be written down."""
     assert qconfig.weight is not None
     if module is None:
-        groups = int(argument(node, 6, "groups", 1))  # type: ignore[call-overload]
-        transposed = "transpose" in node.target.__name__  # type: ignore[union-attr]
+        assert callable(node.target)
+        groups = int(argument(node, 6, "groups", 1))
+        transposed = "transpose" in node.target.__name__
     else:
         groups = getattr(module, "groups", 1)
         transposed = getattr(module, "transposed", False)

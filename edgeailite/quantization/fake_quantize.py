@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgeailite.quantization.observer import RangeObserver
 from edgeailite.quantization.ops import fake_quantize
 from edgeailite.quantization.qparams import QParams, activation_qparams
-from edgeailite.quantization.spec import QuantSpec, Rounding
+from edgeailite.quantization.spec import QuantSpec, RangeRule, Rounding
 
 _FLAGS = ("observer_enabled", "fake_quant_enabled")
 
@@ -136,7 +136,7 @@ class PACT2(FakeQuantize):
         power2_activation_range: bool = True,
         bitwidth_activations: int = 8,
         rounding: Rounding = "half_even",
-        range_rule: str = "percentile",
+        range_rule: RangeRule = "percentile",
     ) -> None:
         if clip_range is not None and signed is None:
             signed = clip_range[0] < 0
@@ -147,7 +147,7 @@ class PACT2(FakeQuantize):
                 signed=signed,
                 power_of_two=power2_activation_range,
                 rounding=rounding,
-                range_rule=range_rule,  # type: ignore[arg-type]
+                range_rule=range_rule,
                 range_shrink_percentile=range_shrink_activations,
                 fixed_range=fixed,
             )

@@ -121,7 +121,8 @@ def _lift_function(model: GraphModel, node: fx.Node, annotation: LayerAnnotation
     tensors = tuple(given.pop(name, None) for name in names[:3])
     qconfig = annotation.qconfig
     assert qconfig.weight is not None
-    layer = QuantFunctionalLayer(node.target, given, qconfig.weight, qconfig.bias)  # type: ignore[arg-type]
+    assert callable(node.target)
+    layer = QuantFunctionalLayer(node.target, given, qconfig.weight, qconfig.bias)
     owner, name = node.meta.get("owner", ""), node.name.rstrip("_0123456789")
     path = model.free_path(f"{owner}.{name}" if owner else name)
     model.add_module_at(path, layer)
@@ -135,7 +136,8 @@ def _lift_function(model: GraphModel, node: fx.Node, annotation: LayerAnnotation
 
 def _parameters_of(node: fx.Node) -> tuple[str, ...]:
     """Argument names of a functional layer; torch's builtins have no signature to read."""
-    name = node.target.__name__  # type: ignore[union-attr]
+    assert callable(node.target)
+    name = node.target.__name__
     tensors = ("input", "weight", "bias")
     if name == "linear":
         return tensors

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Callable
 from enum import Enum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,14 +143,16 @@ _METHODS: dict[Kind, tuple[str, ...]] = {
 # timm's. As dropout does, they read their training flag when they run, so they are not traced.
 DROPS_PATHS = ("StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d")
 
-_KIND_OF_FUNCTION = {f: kind for kind, functions in _FUNCTIONS.items() for f in functions}
+_KIND_OF_FUNCTION: dict[Any, Kind] = {
+    f: kind for kind, functions in _FUNCTIONS.items() for f in functions
+}
 _KIND_OF_METHOD = {m: kind for kind, methods in _METHODS.items() for m in methods}
 
 _ONLY_ON_TENSORS = (Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL)
 _ALIGNED = "align_corners"
 
 
-def argument(node: fx.Node, position: int, name: str, default: object = None) -> object:
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
     """A call's argument, given by position or by name."""
     if len(node.args) > position:
         return node.args[position]
@@ -199,7 +202,7 @@ def _function_kind(node: fx.Node) -> Kind:
         source = node.args[0]
         scalar = isinstance(source, fx.Node) and source.meta.get("kind") is Kind.SCALAR
         return Kind.SCALAR if scalar else Kind.PRESERVE
-    return _KIND_OF_FUNCTION.get(node.target, Kind.FLOAT)  # type: ignore[arg-type]
+    return _KIND_OF_FUNCTION.get(node.target, Kind.FLOAT)
 
 
 def _refined(kind: Kind, node: fx.Node, module: nn.Module | None) -> Kind:
@@ -244,5 +247,5 @@ def clamp_bounds(node: fx.Node, module: nn.Module | None) -> tuple[float, float]
         for i, (name, default) in enumerate(zip(names, defaults, strict=True))
     ]
     if all(isinstance(b, int | float) for b in bounds):
-        return float(bounds[0]), float(bounds[1])  # type: ignore[arg-type]
+        return float(bounds[0]), float(bounds[1])
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Rounding = Literal["half_even", "half_up", "half_away"]
 Granularity = Literal["per_tensor", "per_channel"]
@@ -152,11 +152,11 @@ class QConfig:
     bias: BiasSpec = field(default_factory=BiasSpec)
     per_channel_depthwise_only: bool = False
 
-    def with_activation(self, **changes: object) -> QConfig:
+    def with_activation(self, **changes: Any) -> QConfig:
         """A copy whose activation spec has other values."""
         if self.activation is None:
             return self
-        return replace(self, activation=replace(self.activation, **changes))  # type: ignore[arg-type]
+        return replace(self, activation=replace(self.activation, **changes))
 
 
 # How the names of presets read: W weights, A activations, T per tensor, C per channel, then bits,

@@ -41,7 +41,9 @@ class LayerUnit:
     @property
     def input_node(self) -> fx.Node:
         """The node whose value is the layer's input."""
-        return self.node.args[0] if self.node.args else self.node.kwargs["input"]  # type: ignore[return-value]
+        node = self.node.args[0] if self.node.args else self.node.kwargs["input"]
+        assert isinstance(node, fx.Node)
+        return node
 
     @property
     def channel_axis(self) -> int:
