@@ -16,20 +16,37 @@ from edgeailite.quantization.fold import batch_norm_gain
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import quantizer_of
 from edgeailite.quantization.integer import (
+    Dequantize,
     Grid,
+    IntegerAdd,
+    IntegerAveragePool,
+    IntegerGlobalAverage,
     IntegerLayer,
     IntegerMatMul,
+    IntegerMul,
     Quantize,
     Requantize,
-    Rescale,
+    StepsToReal,
+    TwoOperands,
+    has_kernel,
 )
 from edgeailite.quantization.layers import QuantLayer, StandaloneBatchNorm, channel_affine
-from edgeailite.quantization.operators import Kind, is_training, operands, product_operands
+from edgeailite.quantization.operators import (
+    Kind,
+    global_average,
+    is_training,
+    operands,
+    product_operands,
+)
 from edgeailite.quantization.ops import quantize_bias, round_to_integer
 from edgeailite.quantization.units import LayerUnit, attribute, layer_unit
 
-# Operations f with f(c * x) = c * f(x): they run on multiples of the output's step.
-HOMOGENEOUS = (Kind.ADD, Kind.SUB, Kind.CAT, Kind.AVERAGE, Kind.RESIZE)
+SUMS_ONE_GRID = (Kind.AVERAGE, Kind.RESIZE)
+BETWEEN_GRIDS = (Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL, Kind.CAT, *SUMS_ONE_GRID)
+_COMPUTES_INTEGERS = (
+    Quantize, IntegerLayer, TwoOperands, IntegerAveragePool, IntegerGlobalAverage,
+)  # fmt: skip
+_ELEMENTWISE = {Kind.ADD: IntegerAdd, Kind.MUL: IntegerMul}
 _SPLITS = ("chunk", "split", "tensor_split", "unbind")
 
 
@@ -98,9 +115,7 @@ class _Converter:
         if kind is Kind.LAYER:
             unit = layer_unit(self.model, node)
             return unit is not None and self._on_grid(unit.input_node)
-        return kind in (*HOMOGENEOUS, Kind.MUL, Kind.MATMUL) and all(
-            self._on_grid(a) for a in operands(node)
-        )
+        return kind in BETWEEN_GRIDS and all(self._on_grid(a) for a in operands(node))
 
     def _on_grid(self, node: fx.Node) -> bool:
         return quantizer_of(self.model, node) is not None
@@ -141,7 +156,7 @@ class _Converter:
             return self.values[node]
         if node not in self.reals:
             self.reals[node] = self._call(
-                f"{node.name}_dequantize", Rescale(grid), self.values[node]
+                f"{node.name}_dequantize", Dequantize(grid), self.values[node]
             )
         return self.reals[node]
 
@@ -152,7 +167,7 @@ class _Converter:
         for parent in parents:
             if parent not in owner._modules:
                 owner.add_module(parent, nn.Module())
-            owner = owner._modules[parent]  # type: ignore[assignment]
+            owner = owner.get_submodule(parent)
         unique, count = name, 0
         while unique in owner._modules:
             count += 1
@@ -181,7 +196,7 @@ class _Converter:
         for parent in parents:
             if parent not in owner._modules:
                 owner.add_module(parent, nn.Module())
-            owner = owner._modules[parent]  # type: ignore[assignment]
+            owner = owner.get_submodule(parent)
         if not hasattr(owner, name):
             value = attribute(self.model, path)
             owner.register_buffer(
@@ -200,43 +215,76 @@ class _Converter:
                 self._place_matmul(node, operand, grid)
             else:
                 self._place_operation(node, operand, grid)
-        elif self.grids[operand] is not None:
-            plain = self._is_plain([operand], grid)
-            u = self._rescaled(operand, grid.scale, plain)
-            self._set(node, self._call(str(node.target), Requantize(grid, plain=plain), u), grid)
         else:
-            value = self._call(str(node.target), Quantize(grid), self.values[operand])
+            value = self._call(str(node.target), Quantize(grid), self._real(operand))
             self._set(node, value, grid)
-
-    def _rescaled(self, node: fx.Node, target_scale: float, plain: bool = False) -> fx.Node:
-        grid = self.grids[node]
-        assert grid is not None
-        rescale = Rescale(grid, target_scale, plain)
-        return self._call(f"{node.name}_rescale", rescale, self.values[node])
-
-    def _is_plain(self, operands: list[fx.Node], output: Grid) -> bool:
-        """Whether an operation between these grids has no ONNX form."""
-        grids = [output, *(g for a in operands if (g := self.grids[a]) is not None)]
-        return not all(g.has_onnx_form for g in grids)
 
     def _name_quantizer(self, quantizer: fx.Node) -> None:
         """Note the quantizer on the module that computes its integers: verification compares."""
         module = self.root.get_submodule(str(self.values[quantizer].target))
-        assert isinstance(module, Quantize | Requantize | IntegerLayer | IntegerMatMul)
+        assert isinstance(module, _COMPUTES_INTEGERS)
         module.quantizer_path = str(quantizer.target)
 
     def _place_operation(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
-        """An operation between grids: operands in units of the output's step, then rounding."""
-        read = [a for a in dict.fromkeys(operands(node)) if self.grids[a] is not None]
-        plain = self._is_plain(read, grid)
-        rounding: Quantize | Requantize = Requantize(grid, plain=plain)
-        targets = dict.fromkeys(read, grid.scale)
-        if node.meta["kind"] is Kind.MUL:  # one factor stays in real units; of x * x both do
-            targets[read[-1]] = 1.0
-            rounding = Quantize(grid) if len(read) == 1 else rounding
-        scaled = {a: self._rescaled(a, targets[a], plain) for a in read}
-        result = self._copy(node, lambda a: scaled.get(a) or self.values[a])
-        self._set(quantizer, self._call(str(quantizer.target), rounding, result), grid)
+        """An operation between grids: on real values, then rounding.
+
+        One that sums values of a single grid runs on its integers instead, where sums are exact.
+        """
+        kind, read = node.meta["kind"], operands(node)
+        if kind in _ELEMENTWISE and self._place_elementwise(quantizer, node, grid):
+            return
+        if kind is Kind.AVERAGE and self._place_average(quantizer, node, grid):
+            return
+        if kind in SUMS_ONE_GRID:
+            source = self.grids[read[0]]
+            assert source is not None
+            steps = self._steps(read[0])
+            sums = self._copy(node, lambda a: steps if a is read[0] else self.values[a])
+            result = self._call(f"{node.name}_real", StepsToReal(source), sums)
+        else:
+            result = self._copy(node, self._real)
+        self._set(quantizer, self._call(str(quantizer.target), Quantize(grid), result), grid)
+
+    def _place_elementwise(self, quantizer: fx.Node, node: fx.Node, output: Grid) -> bool:
+        """A sum or product of integers, where ONNX Runtime has a kernel for it."""
+        read = operands(node)
+        left, right = self.grids[read[0]], self.grids[read[-1]]
+        assert left is not None
+        assert right is not None
+        if not has_kernel(left, right, output=output):
+            return False
+        values = self.values[read[0]], self.values[read[-1]]
+        operation = _ELEMENTWISE[node.meta["kind"]](left, right, output)
+        self._set(quantizer, self._call(str(quantizer.target), operation, *values), output)
+        return True
+
+    def _place_average(self, quantizer: fx.Node, node: fx.Node, output: Grid) -> bool:
+        """An average between free scales, where ONNX Runtime has a kernel for it.
+
+        On power-of-two grids the exact sum, divided by the count, is what every level computes.
+        """
+        (operand,) = operands(node)
+        source = self.grids[operand]
+        assert source is not None
+        exact = source.is_power_of_two and output.is_power_of_two
+        if exact or not has_kernel(source, output=output):
+            return False
+        keepdim = global_average(node, self.model.module_of(node))
+        module: nn.Module
+        if keepdim is not None:
+            module = IntegerGlobalAverage(source, output, keepdim)
+        elif isinstance(pool := self.model.module_of(node), nn.AvgPool2d):
+            module = IntegerAveragePool(pool, source, output)
+        else:
+            return False
+        value = self._call(str(quantizer.target), module, self.values[operand])
+        self._set(quantizer, value, output)
+        return True
+
+    def _steps(self, node: fx.Node) -> fx.Node:
+        grid = self.grids[node]
+        assert grid is not None
+        return self._call(f"{node.name}_steps", Dequantize(grid, in_steps=True), self.values[node])
 
     def _place_matmul(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
         equation = str(node.args[0]) if node.target is torch.einsum else None
@@ -256,9 +304,8 @@ class _Converter:
         if node.target is operator.getitem and source.meta.get("split"):
             self._set_moved(node, self._copy(node, self._value), grid)
             return
-        moved = self._copy(
-            node, lambda a: self._rescaled(a, grid.scale) if a is source else self.values[a]
-        )
+        steps = self._steps(source)
+        moved = self._copy(node, lambda a: steps if a is source else self.values[a])
         name = getattr(node.target, "__name__", str(node.target))
         if name in _SPLITS:
             node.meta["split"] = True

@@ -9,6 +9,8 @@ how a value is stored follows from its grid alone.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,6 +53,11 @@ class Grid:
         return self.bit_width <= 8 and self.rounding == "half_even"
 
     @property
+    def is_power_of_two(self) -> bool:
+        """Whether the step is ``2^k``."""
+        return math.frexp(self.scale)[0] == 0.5
+
+    @property
     def dtype(self) -> torch.dtype:
         """Type of the stored integer."""
         if self.bit_width <= 8:
@@ -67,6 +74,13 @@ class Grid:
         """Whether the stored type reaches beyond the grid: its saturation does not clip then."""
         info = torch.iinfo(self.dtype)
         return (self.quant_min, self.quant_max) != (info.min, info.max)
+
+
+def has_kernel(*inputs: Grid, output: Grid) -> bool:
+    """Whether ONNX Runtime runs an integer kernel of its own: one type, no further clipping."""
+    grids = (*inputs, output)
+    same_type = len({g.dtype for g in grids}) == 1
+    return same_type and all(g.has_onnx_form for g in grids) and not output.is_narrow
 
 
 def _quantize_linear(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -124,7 +138,8 @@ class _GridModule(nn.Module):
         """Whether this call is traced for an ONNX file in which this grid has a form of its own."""
         return self.grid.has_onnx_form and torch.compiler.is_exporting()
 
-    def _clip(self, q: Tensor) -> Tensor:
+    def clip(self, q: Tensor) -> Tensor:
+        """Cut integers at the grid's ends."""
         return torch.clamp(q, self.grid.quant_min, self.grid.quant_max)
 
     def _stored(self, q: Tensor) -> Tensor:
@@ -155,47 +170,40 @@ class Quantize(_GridModule):
         if self.exports_onnx_form:
             return self._to_onnx_integer(x)
         q = round_to_integer(x.float() / self.grid.scale, self.grid.rounding)
-        return self._clip(q + self.grid.zero_point if self.grid.zero_point else q)
+        return self.clip(q + self.grid.zero_point if self.grid.zero_point else q)
 
 
-class Rescale(_GridModule):
-    """Integers to multiples of another step: ``(q - z) * (s / s_target)``.
+class Dequantize(_GridModule):
+    """Integers to real values: ``(q - z) * s``.
 
     Args:
         grid: Of the input.
-        target_scale: Step in whose units the result is; 1.0: the real value.
-        plain: Exported too as multiples of the target: what reads them has no ONNX form.
+        in_steps: Leave the step out, ``q - z``: sums of that are exact, whatever the step.
     """
 
-    def __init__(self, grid: Grid, target_scale: float = 1.0, plain: bool = False) -> None:
+    def __init__(self, grid: Grid, in_steps: bool = False) -> None:
         super().__init__(grid)
-        self.target_scale, self.plain = target_scale, plain
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The grid's numbers and the target."""
-        return {"grid": super().get_extra_state(), "target_scale": self.target_scale}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take those of a saved model."""
-        super().set_extra_state(state["grid"])
-        self.target_scale = state["target_scale"]
+        self.in_steps = in_steps
 
     def forward(self, q: Tensor) -> Tensor:
-        """Integers in, float32 out; any shape."""
-        if self.exports_onnx_form and not self.plain:
+        """Integers in, float32 out; any shape. The ONNX form is in real values always."""
+        if self.exports_onnx_form:
             return _dequantize_linear(q, self.scale, self.zero_point)
-        return self.multiples(q)
+        steps = self.steps(q)
+        return steps if self.in_steps else steps * self.grid.scale
 
-    def multiples(self, q: Tensor) -> Tensor:
-        """The arithmetic without an ONNX form: multiples of the target step, float32."""
-        grid, q = self.grid, q.float()
-        u = q - grid.zero_point if grid.zero_point else q
-        return u if grid.scale == self.target_scale else u * _float32(grid.scale, self.target_scale)
+    def steps(self, q: Tensor) -> Tensor:
+        """``q - z`` in float32."""
+        q = q.float()
+        return q - self.grid.zero_point if self.grid.zero_point else q
 
 
-def _float32(numerator: float, denominator: float) -> float:
-    """The quotient as float32 computes it."""
-    return float(torch.tensor(numerator) / torch.tensor(denominator))
+class StepsToReal(_GridModule):
+    """What an operation made of :class:`Dequantize` in steps, in real values: times ``s``."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Float32 in and out; any shape."""
+        return u if self.exports_onnx_form else u * self.grid.scale
 
 
 class Requantize(_GridModule):
@@ -204,16 +212,15 @@ class Requantize(_GridModule):
     Args:
         grid: Of the result.
         moved: The operation only moved integers of this very grid: nothing to round or clamp.
-        plain: Exported too from multiples of the step: what made them has no ONNX form.
     """
 
-    def __init__(self, grid: Grid, moved: bool = False, plain: bool = False) -> None:
+    def __init__(self, grid: Grid, moved: bool = False) -> None:
         super().__init__(grid)
-        self.moved, self.plain = moved, plain
+        self.moved = moved
 
     def forward(self, u: Tensor) -> Tensor:
         """Multiples of the step in (real values in the ONNX form), integers out; any shape."""
-        if not self.exports_onnx_form or self.plain:
+        if not self.exports_onnx_form:
             return self.integers(u)
         if self.moved:
             return _quantize_linear(u, self.scale, self.zero_point)
@@ -223,10 +230,131 @@ class Requantize(_GridModule):
         """The arithmetic without an ONNX form: from multiples of the step."""
         q = u if self.moved else round_to_integer(u, self.grid.rounding)
         q = q + self.grid.zero_point if self.grid.zero_point else q
-        return self._stored(q if self.moved else self._clip(q))
+        return self._stored(q if self.moved else self.clip(q))
 
 
-class IntegerMatMul(nn.Module):
+class IntegerAveragePool(nn.Module):
+    """Local averages in the arithmetic of ONNX Runtime's kernel, which rounds last of all.
+
+    ``round(mean((x_q - z_x) s_x) / s_y + z_y)``: the zero point is added before the rounding.
+
+    Args:
+        operation: The pooling, a module or function of real values.
+        source: Grid of the input.
+        output: Grid of the averages.
+    """
+
+    quantizer_path = ""
+
+    def __init__(self, operation: Callable[[Tensor], Tensor], source: Grid, output: Grid) -> None:
+        super().__init__()
+        self.operation = operation
+        self.input, self.output = Dequantize(source), Requantize(output)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integers in and out, shapes as the pooling's."""
+        y = self.operation(self.input(x))
+        if self.input.exports_onnx_form:
+            return self.output(y)
+        grid = self.output.grid
+        return self.output.clip(torch.round(y / grid.scale + grid.zero_point))
+
+
+class IntegerGlobalAverage(nn.Module):
+    """Averages over whole images in the arithmetic of ONNX Runtime's kernel.
+
+    ``round(sum(x_q - z_x) * M) + z_y`` with ``M = s_x / (s_y * n)`` in float32; the sum is exact.
+
+    Args:
+        source: Grid of the input.
+        output: Grid of the averages.
+        keepdim: Return ``(N, C, 1, 1)``, else ``(N, C)``.
+    """
+
+    quantizer_path = ""
+
+    def __init__(self, source: Grid, output: Grid, keepdim: bool) -> None:
+        super().__init__()
+        self.input, self.output, self.keepdim = Dequantize(source), Requantize(output), keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integers ``(N, C, H, W)`` in, integers out."""
+        if self.input.exports_onnx_form:
+            shape = (*x.shape[:2], 1, 1)
+            real = self.input(x)
+            y = self.output(
+                torch.onnx.ops.symbolic(
+                    "GlobalAveragePool", (real,), dtype=real.dtype, shape=shape, version=1
+                )
+            )
+        else:
+            count = x.shape[2] * x.shape[3]
+            multiplier = self.input.scale / (self.output.scale * count)
+            sums = self.input.steps(x).sum((2, 3), keepdim=True)
+            y = self.output.integers(sums * multiplier)
+        return y if self.keepdim else y.flatten(1)
+
+
+class TwoOperands(nn.Module):
+    """An operation on two tensors of integers, whose result is rounded to a third grid.
+
+    Args:
+        left: Grid of the first operand.
+        right: Grid of the second operand.
+        output: Grid of the result.
+    """
+
+    quantizer_path = ""
+
+    def __init__(self, left: Grid, right: Grid, output: Grid) -> None:
+        super().__init__()
+        self.left, self.right = Dequantize(left), Dequantize(right)
+        self.output = Requantize(output)
+
+    @property
+    def exports_onnx_form(self) -> bool:
+        """Whether this call is traced for a file in which all three grids have a form."""
+        return all(m.exports_onnx_form for m in (self.left, self.right, self.output))
+
+
+class IntegerAdd(TwoOperands):
+    """Sum of two tensors of 8-bit integers, in the arithmetic of ONNX Runtime's kernel.
+
+    ``round(a_q * r_a + (b_q * r_b + c))`` with ``r = s / s_y`` and ``c = z_y - (r_a z_a + r_b z_b)``
+    in float32, the products fused with the additions as on processors with FMA. With power-of-two
+    scales all of it is exact.
+    """
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Integers in and out; shapes broadcast."""
+        if self.exports_onnx_form:
+            return self.output(self.left(a) + self.right(b))
+        left, right, output = self.left.grid, self.right.grid, self.output.grid
+        ratio_a = (self.left.scale / self.output.scale).double()
+        ratio_b = (self.right.scale / self.output.scale).double()
+        offset_b = (ratio_b * right.zero_point).float().double()
+        offset = output.zero_point - (ratio_a * left.zero_point + offset_b).float()
+        partial = (b.double() * ratio_b + offset.float().double()).float()  # one rounding: an FMA
+        total = (a.double() * ratio_a + partial.double()).float()
+        return self.output.clip(torch.round(total))
+
+
+class IntegerMul(TwoOperands):
+    """Product of two tensors of 8-bit integers, in the arithmetic of ONNX Runtime's kernel.
+
+    ``round((a_q - z_a) (b_q - z_b) M + z_y)`` with ``M = s_a s_b / s_y`` in float32.
+    """
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Integers in and out; shapes broadcast."""
+        if self.exports_onnx_form:
+            return self.output(self.left(a) * self.right(b))
+        scale = self.left.scale * self.right.scale / self.output.scale
+        product = self.left.steps(a) * self.right.steps(b)
+        return self.output.clip(torch.round(product * scale + self.output.grid.zero_point))
+
+
+class IntegerMatMul(TwoOperands):
     """Product of two matrices of integers: ``round(sum (a_q - z_a) (b_q - z_b) * M) + z_y``.
 
     ``M = s_a * s_b / s_y``, computed and applied in float32. The sum is exact in float32 up to 512
@@ -239,25 +367,17 @@ class IntegerMatMul(nn.Module):
         equation: Of ``torch.einsum``; None: ``torch.matmul``.
     """
 
-    quantizer_path = ""
-
     def __init__(self, left: Grid, right: Grid, output: Grid, equation: str | None = None) -> None:
-        super().__init__()
+        super().__init__(left, right, output)
         self.equation = equation
-        plain = not all(g.has_onnx_form for g in (left, right, output))
-        self.left = Rescale(left, left.scale if plain else 1.0)
-        self.right = Rescale(right, right.scale if plain else 1.0)
-        self.output = Requantize(output, plain=plain)
-        self.plain = plain
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Integers in and out, shapes as ``torch.matmul``."""
-        if torch.compiler.is_exporting() and not self.plain:
+        """Integers in and out, shapes as the operation's."""
+        if self.exports_onnx_form:
             return self.output(self._multiply(self.left(a), self.right(b)))
-        left, right = self.left.grid, self.right.grid
-        a, b = (q - g.zero_point if g.zero_point else q for q, g in ((a, left), (b, right)))
         scale = self.left.scale * self.right.scale / self.output.scale
-        return self.output.integers(self._multiply(a, b) * scale)
+        product = self._multiply(self.left.steps(a), self.right.steps(b))
+        return self.output.integers(product * scale)
 
     def _multiply(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.matmul(a, b) if self.equation is None else torch.einsum(self.equation, a, b)
@@ -293,7 +413,7 @@ class IntegerLayer(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.operation = layer
-        self.input = Rescale(input_grid, input_grid.scale)
+        self.input = Dequantize(input_grid, in_steps=True)
         self.output = None if output_grid is None else Requantize(output_grid)
         narrow = layer.weight_spec.bit_width <= 8
         self.register_buffer("weight", weight.to(torch.int8 if narrow else torch.int32))
@@ -336,7 +456,7 @@ class IntegerLayer(nn.Module):
         """Integers in; integers out, or real values if there is no output grid."""
         if self.exports_onnx_form:
             return self._onnx_form(x)
-        acc = self.accumulate(self.input.multiples(x))
+        acc = self.accumulate(self.input.steps(x))
         if self.output is None:
             return acc * self._per_channel(self.input.scale * self.weight_scale)
         multiplier = self.input.scale * self.weight_scale / self.output.scale

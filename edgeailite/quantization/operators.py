@@ -234,6 +234,19 @@ def _pad_kind(node: fx.Node, module: nn.Module | None) -> Kind:
     return Kind.PAD if value in (0, 0.0, None) else Kind.FLOAT
 
 
+def global_average(node: fx.Node, module: nn.Module | None) -> bool | None:
+    """Whether an average over whole images keeps its dimensions; None for any other average."""
+    if isinstance(module, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d:
+        size = module.output_size if module is not None else argument(node, 1, "output_size")
+        return True if size in (1, (1, 1), [1, 1]) else None
+    if module is not None or node.target not in (torch.mean, "mean"):
+        return None
+    dims = argument(node, 1, "dim")
+    if not isinstance(dims, list | tuple) or set(dims) not in ({2, 3}, {-1, -2}):
+        return None
+    return bool(argument(node, 2, "keepdim", False))
+
+
 def clamp_bounds(node: fx.Node, module: nn.Module | None) -> tuple[float, float] | None:
     """``(low, high)`` of a ReLU6, Hardtanh or clamp; None where a bound is missing or a tensor."""
     if isinstance(module, nn.Hardtanh):

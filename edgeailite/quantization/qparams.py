@@ -107,9 +107,14 @@ def _affine_qparams(clips: Tensor, spec: QuantSpec) -> QParams:
     high = clips[1].clamp_min(0.0)
     quant_min, quant_max = spec.quant_min, spec.quant_max
     scale = (high - low).clamp_min(MIN_RANGE) / (quant_max - quant_min)
-    if spec.power_of_two:
+    if not spec.power_of_two:
+        zero_point = quant_min - torch.round(low / scale)
+    else:
+        # Even: ties are frequent here, and kernels that add the zero point before they round to
+        # even must do as those that add it afterwards.
         scale = ceil_power_of_two(scale)
-    zero_point = (quant_min - torch.round(low / scale)).clamp(quant_min, quant_max)
+        zero_point = quant_min - 2 * torch.round(low / scale / 2)
+    zero_point = zero_point.clamp(quant_min, quant_max)
     return QParams(scale, zero_point.to(torch.int32), quant_min, quant_max)
 
 

@@ -7,11 +7,15 @@ from hypothesis import strategies as st
 
 from edgeailite.quantization.integer import (
     EXACT_IN_FLOAT32,
+    Dequantize,
     Grid,
+    IntegerAdd,
     IntegerLayer,
+    IntegerMul,
     Quantize,
     Requantize,
-    Rescale,
+    StepsToReal,
+    has_kernel,
 )
 from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.spec import BiasSpec, QuantSpec
@@ -48,18 +52,61 @@ def test_quantize_then_dequantize_is_within_half_a_step(values):
         assert bool((q == q.round()).all())
         assert grid.quant_min <= float(q.min()) <= float(q.max()) <= grid.quant_max
         low, high = ((v - grid.zero_point) * grid.scale for v in (grid.quant_min, grid.quant_max))
-        error = (Rescale(grid)(q) - x.clamp(low, high)).abs()
+        error = (Dequantize(grid)(q) - x.clamp(low, high)).abs()
         assert float(error.max()) <= grid.scale * 0.5001
 
 
-def test_rescale_and_requantize_between_grids():
+def test_steps_and_requantize_between_grids():
     q = torch.arange(-128.0, 128.0)
     wide = Grid(2.0**-3, 10, -128, 127)
-    u = Rescale(S8, wide.scale)(q)
-    assert torch.equal(u, q * 0.25)
+    steps = Dequantize(S8, in_steps=True)(q)
+    assert torch.equal(steps, q)
+    assert torch.equal(StepsToReal(S8)(steps), Dequantize(S8)(q))
     expected = (torch.round(q * 0.25) + 10).clamp(-128, 127)
-    assert torch.equal(Requantize(wide)(u), expected)
-    assert torch.equal(Requantize(S8, moved=True)(Rescale(S8, S8.scale)(q)), q)
+    assert torch.equal(Requantize(wide)(q * 0.25), expected)
+    assert torch.equal(Quantize(wide)(Dequantize(S8)(q)), expected)
+    assert torch.equal(Requantize(S8, moved=True)(q), q)
+
+
+A8 = Grid(0.037, 7, 0, 255, signed=False)
+B8 = Grid(0.021, 131, 0, 255, signed=False)
+
+
+def test_integer_add_is_exact_for_powers_of_two():
+    a, b = torch.cartesian_prod(torch.arange(-128.0, 128.0), torch.arange(-128.0, 128.0)).T
+    fine, output = Grid(2.0**-7, 0, -128, 127), Grid(2.0**-4, 0, -128, 127)
+    expected = Quantize(output)(Dequantize(S8)(a) + Dequantize(fine)(b))
+    assert torch.equal(IntegerAdd(S8, fine, output)(a, b), expected)
+
+
+def test_integer_add_rounds_to_the_nearest_step_for_free_scales():
+    a, b = torch.cartesian_prod(torch.arange(256.0), torch.arange(256.0)).T
+    output = Grid(0.05, 60, 0, 255, signed=False)
+    real = (a.double() - 7) * 0.037 + (b.double() - 131) * 0.021
+    error = (IntegerAdd(A8, B8, output)(a, b).double() - (real / 0.05 + 60).clamp(0, 255)).abs()
+    assert float(error.max()) < 0.5 + 1e-4
+
+
+def test_integer_mul_rounds_to_the_nearest_step():
+    a, b = torch.cartesian_prod(torch.arange(256.0), torch.arange(256.0)).T
+    output = Grid(0.25, 60, 0, 255, signed=False)
+    real = (a.double() - 7) * 0.037 * ((b.double() - 131) * 0.021)
+    error = (IntegerMul(A8, B8, output)(a, b).double() - (real / 0.25 + 60).clamp(0, 255)).abs()
+    assert float(error.max()) < 0.5 + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("grids", "applies"),
+    [
+        ((A8, B8, U8), True),
+        ((S8, S8, S8), True),
+        ((A8, S8, U8), False),
+        ((A8, B8, Grid(0.1, 0, 0, 127, signed=False)), False),
+        ((A8, B8, Grid(0.1, 0, 0, 255, signed=False, rounding="half_up")), False),
+    ],
+)
+def test_kernels_exist_for_one_type_and_whole_grids(grids, applies):
+    assert has_kernel(*grids[:2], output=grids[2]) is applies
 
 
 @pytest.mark.parametrize("rounding", ["half_even", "half_up", "half_away"])

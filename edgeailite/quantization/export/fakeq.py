@@ -14,7 +14,7 @@ from edgeailite.quantization.export.onnx_file import write_onnx
 from edgeailite.quantization.export.plain import plain_model
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.integer import Quantize, Rescale
+from edgeailite.quantization.integer import Dequantize, Quantize
 
 
 class RoundTrip(nn.Module):
@@ -23,7 +23,7 @@ class RoundTrip(nn.Module):
     def __init__(self, quantizer: FakeQuantize) -> None:
         super().__init__()
         grid = grid_of(quantizer)
-        self.quantize, self.dequantize = Quantize(grid), Rescale(grid)
+        self.quantize, self.dequantize = Quantize(grid), Dequantize(grid)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""

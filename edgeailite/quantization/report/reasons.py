@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from edgeailite.quantization.convert import HOMOGENEOUS
+from edgeailite.quantization.convert import BETWEEN_GRIDS
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import quantizer_of
@@ -17,7 +17,6 @@ from edgeailite.quantization.units import layer_unit
 
 _BY_CONFIGURATION = "the preset or configuration leaves it in float"
 _OFF_GRID = "lies on no grid, so the arithmetic is float"
-_ARITHMETIC = (*HOMOGENEOUS, Kind.MUL, Kind.MATMUL)
 _BINARY = ("add", "sub", "mul", "matmul", "bmm", "truediv", "div", "pow")
 
 
@@ -66,7 +65,7 @@ def _reason(model: GraphModel, node: fx.Node) -> str | None:
         return _layer_reason(model, node)
     if kind is Kind.BATCH_NORM:
         return "no layer in front of it folds it, so it is computed as x * gain + offset in float"
-    if kind in (Kind.RELU, Kind.CLAMP, *_ARITHMETIC):
+    if kind in (Kind.RELU, Kind.CLAMP, *BETWEEN_GRIDS):
         return _arithmetic_reason(model, node)
     if kind is Kind.FLOAT and node.op in ("call_module", "call_function", "call_method"):
         return _unknown_reason(model, node)
