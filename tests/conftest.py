@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+import edgeailite  # noqa: F401 -- first: it makes torchvision importable beside a CPU torch
+
 
 def pytest_addoption(parser):
     parser.addoption(

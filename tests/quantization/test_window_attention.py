@@ -1,16 +1,11 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 
 from edgeailite.quantization.capture import capture
 from edgeailite.quantization.window_attention import is_window_attention, window_attention
 from edgeailite.quantization.wrappers import PTCFxModule
-
-# Behind edgeailite, which makes torchvision importable beside a CPU build of torch.
-from torchvision.models.swin_transformer import (  # isort: skip
-    ShiftedWindowAttention,
-    ShiftedWindowAttentionV2,
-)
 
 
 class Attends(nn.Module):
