@@ -72,11 +72,12 @@ fx.wrap("window_shift")
 fx.wrap("mask_windows")
 
 
-def window_attention(module: nn.Module, x: Any) -> Any:
+def window_attention(module: Any, x: Any) -> Any:
     """What ``module(x)`` returns, in traceable operations.
 
     Args:
-        module: :func:`is_window_attention`; its parameters are used where they are.
+        module: One that :func:`is_window_attention` accepts; torchvision ships no types. Its
+            parameters are used where they are.
         x: ``(N, H, W, C)``.
 
     Returns:
@@ -101,7 +102,7 @@ def window_attention(module: nn.Module, x: Any) -> Any:
     return torch.roll(x, (shift[0], shift[1]), (1, 2))[:, :height, :width, :]
 
 
-def _attend(module: nn.Module, x: Any, rows: Any, columns: Any, shift: list[Any]) -> Any:
+def _attend(module: Any, x: Any, rows: Any, columns: Any, shift: list[Any]) -> Any:
     """Self-attention of the pixels of each window: ``(N * windows, L, C)`` in and out."""
     heads, (high, wide) = module.num_heads, module.window_size
     head_width = module.qkv.in_features // heads
