@@ -320,7 +320,7 @@ class TwoOperands(nn.Module):
 class IntegerAdd(TwoOperands):
     """Sum of two tensors of 8-bit integers, in the arithmetic of ONNX Runtime's kernel.
 
-    ``round(a_q * r_a + (b_q * r_b + c))`` with ``r = s / s_y`` and ``c = z_y - (r_a z_a + r_b z_b)``
+    ``round(a_q * r_a + (b_q * r_b + c))`` with ``r = s / s_y``, ``c = z_y - (r_a z_a + r_b z_b)``
     in float32, the products fused with the additions as on processors with FMA. With power-of-two
     scales all of it is exact.
     """

@@ -50,7 +50,8 @@ def mask_windows(
     """
     if not any(shift):
         return scores
-    region = _regions(rows, window[0], shift[0])[:, None] * 3 + _regions(columns, window[1], shift[1])
+    across = _regions(columns, window[1], shift[1])
+    region = _regions(rows, window[0], shift[0])[:, None] * 3 + across
     windows = region.reshape(rows // window[0], window[0], columns // window[1], window[1])
     windows = windows.permute(0, 2, 1, 3).reshape(-1, 1, window[0] * window[1])
     apart = windows != windows.transpose(1, 2)
