@@ -207,11 +207,11 @@ def _function_kind(node: fx.Node) -> Kind:
 
 def _refined(kind: Kind, node: fx.Node, module: nn.Module | None) -> Kind:
     """What depends on the arguments: scalars in arithmetic, resize modes, a padding's value."""
+    if _is_constant(kind, node):
+        return Kind.SCALAR
     if kind in _ONLY_ON_TENSORS:
         factors = product_operands(node)
         known = [a.meta.get("kind") if isinstance(a, fx.Node) else Kind.SCALAR for a in factors]
-        if all(k is Kind.SCALAR for k in known):
-            return Kind.SCALAR
         if Kind.SCALAR in known or len(known) != 2 or "alpha" in node.kwargs:
             return Kind.FLOAT
     elif kind is Kind.RESIZE:
@@ -219,10 +219,14 @@ def _refined(kind: Kind, node: fx.Node, module: nn.Module | None) -> Kind:
         return Kind.PRESERVE if "nearest" in str(mode) else kind
     elif kind is Kind.PAD:
         return _pad_kind(node, module)
-    elif kind is Kind.FLOAT and node.op == "call_function" and node.all_input_nodes:
-        only_scalars = all(a.meta.get("kind") is Kind.SCALAR for a in node.all_input_nodes)
-        return Kind.SCALAR if only_scalars else kind
     return kind
+
+
+def _is_constant(kind: Kind, node: fx.Node) -> bool:
+    """Whether an operation, no layer, only reads sizes and parameters."""
+    if kind is Kind.LAYER or node.op == "call_module" or not node.all_input_nodes:
+        return False
+    return all(a.meta.get("kind") is Kind.SCALAR for a in node.all_input_nodes)
 
 
 def _pad_kind(node: fx.Node, module: nn.Module | None) -> Kind:

@@ -127,7 +127,7 @@ class QATFxModule(QuantModule):
         count, num_inputs = 0, len(self.module.graph.find_nodes(op="placeholder"))
         try:
             self.train()
-            for batch in tqdm(data, desc="calibrating", total=num_batches, leave=False):
+            for batch in tqdm(data, "calibrating", total=num_batches, leave=False, disable=None):
                 inputs = (batch,) if isinstance(batch, Tensor) else tuple(batch)[:num_inputs]
                 self(*inputs)
                 count += 1

@@ -1,0 +1,92 @@
+"""One small member of each of torchvision's families; benchmarks/zoo_sweep.py takes them whole."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.maxvit import MaxVit
+from torchvision.models.regnet import BlockParams
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from edgeailite.quantization.verify import verify
+from edgeailite.quantization.wrappers import PTCFxModule
+
+CLASSES = 10
+
+
+def _regnet(se_ratio):
+    params = BlockParams.from_init_params(4, 24, 24.0, 2.5, 8, se_ratio=se_ratio)
+    return models.RegNet(params, num_classes=CLASSES)
+
+
+def _vgg():
+    features = models.vgg.make_layers([8, "M", 16, "M"], batch_norm=True)
+    head = nn.Sequential(nn.Linear(16 * 4, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, CLASSES))
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(2), nn.Flatten(), head)
+
+
+def _segmentation(make):
+    return functools.partial(make, weights=None, weights_backbone=None, num_classes=4)
+
+
+FAMILIES = {
+    "vgg": _vgg,
+    "resnet": lambda: models.ResNet(BasicBlock, [1, 1, 1, 1], CLASSES),
+    "resnext": lambda: models.ResNet(
+        Bottleneck, [1, 1, 1, 1], CLASSES, groups=8, width_per_group=4
+    ),
+    "densenet": lambda: models.DenseNet(8, (2, 2, 2), 16, num_classes=CLASSES),
+    "shufflenet": lambda: models.ShuffleNetV2([2, 2, 2], [8, 16, 32, 64, 64], CLASSES),
+    "squeezenet": lambda: models.SqueezeNet("1_1", CLASSES),
+    "mnasnet": lambda: models.MNASNet(0.35, CLASSES),
+    "mobilenet_v2": lambda: models.MobileNetV2(CLASSES, width_mult=0.25),
+    "mobilenet_v3": lambda: models.mobilenet_v3_small(num_classes=CLASSES),
+    "efficientnet": lambda: models.efficientnet_b0(num_classes=CLASSES),
+    "googlenet": lambda: models.googlenet(
+        num_classes=CLASSES, aux_logits=False, init_weights=False
+    ),
+    "regnet_x": lambda: _regnet(None),
+    "regnet_y": lambda: _regnet(0.25),
+    "convnext": lambda: models.ConvNeXt(
+        [CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 1)], num_classes=CLASSES
+    ),
+    "vit": lambda: models.VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=CLASSES),
+    "swin": lambda: models.SwinTransformer(
+        [4, 4], 16, [2, 2], [2, 4], [3, 3], num_classes=CLASSES
+    ),
+    "swin_v2": lambda: models.SwinTransformer(
+        [4, 4], 16, [2, 2], [2, 4], [3, 3], num_classes=CLASSES,
+        block=models.swin_transformer.SwinTransformerBlockV2,
+        downsample_layer=models.swin_transformer.PatchMergingV2,
+    ),
+    "maxvit": lambda: MaxVit((56, 56), 16, 7, [16, 32], [1, 1], 8, 0.1, num_classes=CLASSES),
+    "lraspp": _segmentation(models.segmentation.lraspp_mobilenet_v3_large),
+}  # fmt: skip
+SIZES = {"maxvit": 56, "squeezenet": 64, "googlenet": 64, "lraspp": 64}
+# In float between grids, where a library's last bit may move a value by a step.
+ATTENTION = ("vit", "swin", "swin_v2", "maxvit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_family_is_equal_in_every_value(name, tmp_path):
+    size = SIZES.get(name, 32)
+    model = FAMILIES[name]().train()
+    for parameter in model.parameters():
+        if not parameter.any() and parameter.dim() > 1:  # heads that start at zero
+            nn.init.normal_(parameter, std=0.05)
+    for _ in range(2):
+        model(torch.randn(8, 3, size, size))
+    wrapper = PTCFxModule(model, qconfig_type="WT8SYMP2_AT8SYMP2")
+    wrapper.calibrate(torch.randn(2, 4, 3, size, size))
+    path = wrapper.export(torch.randn(2, 3, size, size), tmp_path / "model.onnx")
+    found = verify(wrapper, [torch.randn(4, 3, size, size)], path)
+    simulated = next(v for k, v in found.mismatches.items() if "simulation" in k)
+    assert simulated == 0
+    if name in ATTENTION:
+        assert max(found.mismatches.values()) <= 0.02 * found.num_values
+    else:
+        assert found.exact, str(found)
