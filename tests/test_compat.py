@@ -81,3 +81,14 @@ def test_import_table_holds(row):
 
 def test_import_table_is_not_empty():
     assert len(ROWS) > 20
+
+
+def test_fx_wrappers_are_reachable_by_their_documented_path():
+    import edgeai_torchmodelopt
+
+    from edgeailite import quantization
+
+    v2 = edgeai_torchmodelopt.xmodelopt.quantization.v2
+    for name in ("QATFxModule", "PTCFxModule", "PTQFxModule", "QConfigType"):
+        assert getattr(v2, name) is getattr(quantization, name)
+    assert edgeai_torchmodelopt.xnn.utils.load_weights is xnn.utils.load_weights

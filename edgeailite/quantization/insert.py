@@ -41,6 +41,8 @@ def _make_reproducible(model: GraphModel, node: fx.Node) -> None:
     """Norms in float that libraries evaluate differently become twins that all evaluate alike."""
     module = model.module_of(node)
     if node.meta["kind"] is Kind.BATCH_NORM and module is not None and is_foldable(module):
+        if not any(user.meta["kind"] is Kind.QUANTIZER for user in node.users):
+            return  # nothing rounds its result
         StandaloneBatchNorm.adopt(module)
     elif type(module) is nn.LayerNorm and _on_power_of_two_grid(model, node.args[0]):
         StandaloneLayerNorm.adopt(module)

@@ -418,9 +418,9 @@ class IntegerLayer(nn.Module):
         narrow = layer.weight_spec.bit_width <= 8
         self.register_buffer("weight", weight.to(torch.int8 if narrow else torch.int32))
         self.register_buffer("bias", None if bias is None else bias.to(torch.int32))
-        uniform = bool((weight_scale == weight_scale[0]).all())
+        per_tensor = layer.weight_spec.granularity == "per_tensor"
         self.register_buffer(
-            "weight_scale", weight_scale[0].clone() if uniform else weight_scale.clone()
+            "weight_scale", (weight_scale[0] if per_tensor else weight_scale).clone()
         )
         self._set_bound(self._accumulator_bound())
 

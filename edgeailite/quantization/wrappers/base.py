@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,24 @@ def prepare(
             infinite.
         TraceError: The model cannot be captured.
     """
+    leaf_modules = tuple(leaf_modules)
     check_finite_weights(model)
     if example_inputs is not None:
         _check_example(model, example_inputs, example_kwargs or {})
     num_inputs = None if example_inputs is None else len(example_inputs)
     graph = capture(model, leaf_modules, num_inputs, tuple(example_kwargs or ()))
-    annotate(graph, policy)
+    annotate(graph, _without(policy, leaf_modules))
     insert(graph)
     graph.export_view = clip_model
     return graph
+
+
+def _without(policy: Policy, leaves: Iterable[str | type[nn.Module]]) -> Policy:
+    """The policy that leaves the named modules in float, torch's own layers among them too."""
+    paths = {leaf: None for leaf in leaves if isinstance(leaf, str)}
+    types = {leaf: None for leaf in leaves if not isinstance(leaf, str)}
+    by_path, by_type = {**policy.by_path, **paths}, {**policy.by_type, **types}
+    return replace(policy, by_path=by_path, by_type=by_type)
 
 
 def check_finite_weights(model: nn.Module) -> None:

@@ -124,6 +124,7 @@ class QATFxModule(QuantModule):
             ValueError: `data` gave no batch.
         """
         trains, self.trains = self.trains, False
+        epoch = self.epoch
         count, num_inputs = 0, len(self.module.graph.find_nodes(op="placeholder"))
         try:
             self.train()
@@ -135,6 +136,7 @@ class QATFxModule(QuantModule):
                     break
         finally:
             self.trains = trains
+            self.epoch = epoch if trains else self.epoch  # no epoch of the training
             self.eval()
         if count == 0:
             raise ValueError("There was no batch to calibrate with: the data is empty.")
