@@ -91,6 +91,7 @@ class Row:
     values: int = 0
     levels: int = 0
     differ: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
     floats: list[str] = field(default_factory=list)
     stage: str = "create"
     error: str = ""
@@ -166,6 +167,7 @@ def _run_stages(row: Row, name: str, size: int, options: Options) -> None:
             outputs = outputs["out"] if isinstance(outputs, dict) else outputs
             row.levels = len(outputs.unique())
     row.values, row.differ, row.stage = found.num_values, dict(found.mismatches), "done"
+    row.steps = found.max_steps
 
 
 @torch.no_grad()
@@ -199,7 +201,7 @@ def print_row(row: Row) -> None:
     tail = f"{row.stage}: {row.error}" if row.error else f"float: {', '.join(kinds) or 'nothing'}"
     print(
         f"{row.model:32} {row.params / 1e6:7.1f} {row.layers:6} {row.values:6} {row.levels:6} "
-        f"{counts} {row.seconds:6.1f} {row.peak_mb:7.0f}  {tail}",
+        f"{counts} {row.steps:5} {row.seconds:6.1f} {row.peak_mb:7.0f}  {tail}",
         flush=True,
     )
 
@@ -213,7 +215,7 @@ def main(options: Options) -> int:
     print(f"{len(names)} models of {options.library}, {options.qconfig_type}")
     print(
         f"{'model':32} {'params':>7} {'layers':>6} {'values':>6} {'levels':>6} "
-        f"{'sim-int':>7} {'int-off':>7} {'int-on':>7} {'s':>6} {'MB':>7}"
+        f"{'sim-int':>7} {'int-off':>7} {'int-on':>7} {'steps':>5} {'s':>6} {'MB':>7}"
     )
     rows = []
     pool = ThreadPoolExecutor(options.jobs)

@@ -85,7 +85,6 @@ def test_import_table_is_not_empty():
 
 def test_fx_wrappers_are_reachable_by_their_documented_path():
     import edgeai_torchmodelopt
-
     from edgeailite import quantization
 
     v2 = edgeai_torchmodelopt.xmodelopt.quantization.v2

@@ -43,7 +43,7 @@ from edgeailite.quantization.units import LayerUnit, attribute, layer_unit
 
 SUMS_ONE_GRID = (Kind.AVERAGE, Kind.RESIZE)
 BETWEEN_GRIDS = (Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL, Kind.CAT, *SUMS_ONE_GRID)
-_COMPUTES_INTEGERS = (
+COMPUTES_INTEGERS = (
     Quantize, IntegerLayer, TwoOperands, IntegerAveragePool, IntegerGlobalAverage,
 )  # fmt: skip
 _ELEMENTWISE = {Kind.ADD: IntegerAdd, Kind.MUL: IntegerMul}
@@ -222,7 +222,7 @@ class _Converter:
     def _name_quantizer(self, quantizer: fx.Node) -> None:
         """Note the quantizer on the module that computes its integers: verification compares."""
         module = self.root.get_submodule(str(self.values[quantizer].target))
-        assert isinstance(module, _COMPUTES_INTEGERS)
+        assert isinstance(module, COMPUTES_INTEGERS)
         module.quantizer_path = str(quantizer.target)
 
     def _place_operation(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:

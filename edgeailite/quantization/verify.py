@@ -1,19 +1,32 @@
-"""PyTorch simulation, integer graph and ONNX Runtime, compared value by value."""
+"""PyTorch simulation, integer graph and ONNX Runtime, compared value by value.
+
+As a program:
+``python -m edgeailite.quantization.verify model.onnx --data images --model my.py:build``.
+"""
 
 from __future__ import annotations
 
 import os
-import platform
+import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from edgeailite.quantization.convert import COMPUTES_INTEGERS
 from edgeailite.quantization.fake_quantize import FakeQuantize
-from edgeailite.quantization.integer import IntegerLayer, Quantize, Requantize
+from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.integer import (
+    Dequantize,
+    Grid,
+    IntegerLayer,
+    Quantize,
+    Requantize,
+)
+from edgeailite.quantization.verify_onnx import cpu_note, first_onnx_difference, open_session
 from edgeailite.quantization.wrappers import ConvertedModule, QuantModule
 
 SIMULATION_INTEGER = "simulation vs integer graph"
@@ -30,72 +43,89 @@ class Verification:
         num_values: Output values that each pair was compared on.
         mismatches: For each pair, how many of them differ.
         max_difference: For each pair, the largest difference, in units of the output.
+        steps: For each pair, how many values differ by how many steps of their output's grid.
+            Outputs that lie on no grid are not counted here.
         first_difference: Path of the first quantizer at which simulation and integer graph differ,
             or None.
+        first_onnx_difference: Likewise for integer graph and ONNX Runtime without optimizations.
         cpu_note: What this CPU's integer kernels do that others may not.
+        notes: What to know when reading the numbers.
     """
 
     num_inputs: int = 0
     num_values: int = 0
     mismatches: dict[str, int] = field(default_factory=dict)
     max_difference: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, Counter[int]] = field(default_factory=dict)
     first_difference: str | None = None
+    first_onnx_difference: str | None = None
     cpu_note: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def exact(self) -> bool:
         """Whether something was compared and no value differs anywhere."""
         return self.num_values > 0 and not any(self.mismatches.values())
 
-    def count(self, pair: str, a: Tensor, b: Tensor) -> None:
-        """Add one batch's comparison; NaN equals nothing."""
+    @property
+    def max_steps(self) -> int:
+        """The largest difference of any pair, in steps of the output's grid."""
+        return max((max(c, default=0) for c in self.steps.values()), default=0)
+
+    def count(self, pair: str, a: Tensor, b: Tensor, step: float | None = None) -> None:
+        """Add one batch's comparison; NaN equals nothing.
+
+        Args:
+            pair: What is compared.
+            a: One side's output.
+            b: The other's, of the same shape.
+            step: Of the output's grid; None: it lies on none.
+
+        Raises:
+            ValueError: The shapes differ.
+        """
         if a.shape != b.shape:
             raise ValueError(f"{pair}: outputs have shapes {tuple(a.shape)} and {tuple(b.shape)}.")
-        difference = (a.double() - b.double()).abs()
-        differs = ~(a == b)
+        difference, differs = (a.double() - b.double()).abs(), ~(a == b)
         self.mismatches[pair] = self.mismatches.get(pair, 0) + int(differs.sum())
         largest = float(difference.max()) if difference.numel() else 0.0
         self.max_difference[pair] = max(self.max_difference.get(pair, 0.0), largest)
+        counts = self.steps.setdefault(pair, Counter())
+        if step is not None and differs.any():
+            counts.update(torch.round(difference[differs] / step).long().tolist())
 
     def __str__(self) -> str:
         lines = [f"{self.num_values} output values of {self.num_inputs} inputs"]
         for pair, count in self.mismatches.items():
-            largest = f", largest difference {self.max_difference[pair]:g}" if count else ""
-            lines.append(f"  {pair}: {count} differ{largest}")
+            lines.append(f"  {pair}: {count} differ{self._how_far(pair) if count else ''}")
         if self.first_difference is not None:
+            place = f"'{self.first_difference}'"
+            lines.append(f"  first difference between simulation and integer graph: {place}")
+        if self.first_onnx_difference is not None:
             lines.append(
-                f"  first difference between simulation and integer graph: '{self.first_difference}'"
+                "  first difference between integer graph and ONNX Runtime, optimizations off: "
+                f"'{self.first_onnx_difference}'"
             )
-        return "\n".join([*lines, f"  {self.cpu_note}"])
+        return "\n".join([*lines, *(f"  {note}" for note in (*self.notes, self.cpu_note) if note)])
 
-
-def cpu_note() -> str:
-    """Whether ONNX Runtime's 8-bit kernels are exact on this CPU.
-
-    Without VNNI, kernels for unsigned times signed 8-bit values add pairs of products in 16 bits, which saturates.
-    """
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return f"CPU {platform.machine()}: 8-bit products are summed in 32 bits"
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return (
-            "CPU flags are unknown here: without VNNI, 8-bit kernels of ONNX Runtime may saturate"
-        )
-    if "vnni" in flags:
-        return "CPU has VNNI: ONNX Runtime sums 8-bit products in 32 bits"
-    return "CPU without VNNI: ONNX Runtime's u8*s8 kernels saturate pairs of products in 16 bits"
+    def _how_far(self, pair: str) -> str:
+        share = 100 * self.mismatches[pair] / max(self.num_values, 1)
+        counts = self.steps.get(pair, Counter())
+        more = sum(n for steps, n in counts.items() if steps > 2)
+        by_step = f"; {counts.get(1, 0)} by one step, {counts.get(2, 0)} by two, {more} by more"
+        absolute = f" ({share:.2g} %), largest difference {self.max_difference[pair]:g}"
+        return absolute + (by_step if counts else "")
 
 
 def verify(
-    wrapper: QuantModule,
+    wrapper: QuantModule | ConvertedModule,
     batches: Iterable[Tensor | tuple[Tensor, ...]],
     onnx_path: str | os.PathLike[str] | None = None,
 ) -> Verification:
     """Compare the simulation (evaluation mode), its integer graph, and ONNX Runtime on data.
 
     Args:
-        wrapper: Trained or calibrated.
+        wrapper: Trained or calibrated; or converted already, which leaves the simulation out.
         batches: Inputs of the model; a tuple for several.
         onnx_path: QDQ file exported from `wrapper`; None compares without ONNX Runtime.
 
@@ -103,24 +133,25 @@ def verify(
         Counts for each pair. With several outputs all of them are compared.
 
     Raises:
-        ValueError: `batches` is empty, or outputs differ in shape.
+        ValueError: `batches` is empty, there is nothing to compare with, or outputs differ in
+            shape.
         FileNotFoundError: There is no file at `onnx_path`.
     """
+    if isinstance(wrapper, ConvertedModule) and onnx_path is None:
+        raise ValueError("A converted model alone is nothing to compare: give onnx_path as well.")
     training = wrapper.training
-    simulation = wrapper.module.eval()
-    converted = wrapper.convert()
-    sessions = {} if onnx_path is None else _sessions(onnx_path)
-    result = Verification(cpu_note=cpu_note())
+    simulation = None if isinstance(wrapper, ConvertedModule) else wrapper.module.eval()
+    converted = wrapper if isinstance(wrapper, ConvertedModule) else wrapper.convert()
+    run = _Run(simulation, converted.module, onnx_path)
     try:
         for batch in batches:
-            inputs = batch if isinstance(batch, tuple) else (batch,)
-            _verify_batch(result, simulation, converted, sessions, inputs)
+            run.compare(batch if isinstance(batch, tuple) else (batch,))
     finally:
-        if training:
+        if training and isinstance(wrapper, QuantModule):
             _resume_training(wrapper)
-    if result.num_values == 0:
+    if run.result.num_values == 0:
         raise ValueError("There were no batches to compare on.")
-    return result
+    return run.result
 
 
 def _resume_training(wrapper: QuantModule) -> None:
@@ -129,57 +160,115 @@ def _resume_training(wrapper: QuantModule) -> None:
     wrapper.train()
 
 
-def _verify_batch(
-    result: Verification, simulation: nn.Module, converted: ConvertedModule,
-    sessions: dict[str, Any], inputs: tuple[Tensor, ...],
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        simulated, integer = _flat(simulation(*inputs)), _flat(converted(*inputs))
-    before = result.mismatches.get(SIMULATION_INTEGER, 0)
-    for a, b in zip(simulated, integer, strict=True):
-        result.count(SIMULATION_INTEGER, a, b)
-        result.num_values += a.numel()
-    result.num_inputs += inputs[0].shape[0]
-    if result.first_difference is None and result.mismatches[SIMULATION_INTEGER] > before:
-        result.first_difference = first_difference(simulation, converted.module, inputs)
-    for pair, session in sessions.items():
-        feed = {i.name: x.cpu().numpy() for i, x in zip(session.get_inputs(), inputs, strict=True)}
-        for a, b in zip(integer, session.run(None, feed), strict=True):
-            result.count(pair, a.cpu(), torch.from_numpy(b))
+class _Run:
+    """One verification: the models, the sessions, the result so far."""
 
-
-def _sessions(path: str | os.PathLike[str]) -> dict[str, Any]:
-    import onnxruntime as ort
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no ONNX file at {os.fspath(path)!r}; export one first.")
-    levels = {
-        INTEGER_ORT_PLAIN: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        INTEGER_ORT_OPTIMIZED: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    }
-    sessions = {}
-    for pair, level in levels.items():
-        options = ort.SessionOptions()
-        options.graph_optimization_level = level
-        sessions[pair] = ort.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
+    def __init__(
+        self,
+        simulation: nn.Module | None,
+        converted: GraphModel,
+        onnx_path: str | os.PathLike[str] | None,
+    ) -> None:
+        self.simulation, self.converted, self.onnx_path = simulation, converted, onnx_path
+        levels = {INTEGER_ORT_PLAIN: "off", INTEGER_ORT_OPTIMIZED: "all"}
+        self.sessions = (
+            {} if onnx_path is None else {p: open_session(onnx_path, x) for p, x in levels.items()}
         )
-    return sessions
+        self.steps = output_steps(converted)
+        self.result = Verification(cpu_note=cpu_note(), notes=model_notes(converted))
+
+    def compare(self, inputs: tuple[Tensor, ...]) -> None:
+        with torch.no_grad():
+            integer = _flat(self.converted(*inputs))
+            simulated = [] if self.simulation is None else _flat(self.simulation(*inputs))
+        result = self.result
+        result.num_inputs += inputs[0].shape[0]
+        result.num_values += sum(y.numel() for y in integer)
+        steps = self.steps if len(self.steps) == len(integer) else [None] * len(integer)
+        before = dict(result.mismatches)
+        for a, b, step in zip(simulated, integer, steps, strict=False):
+            result.count(SIMULATION_INTEGER, a, b, step)
+        for pair, session in self.sessions.items():
+            names = [i.name for i in session.get_inputs()]
+            feed = {n: x.cpu().numpy() for n, x in zip(names, inputs, strict=True)}
+            for a, b, step in zip(integer, session.run(None, feed), steps, strict=True):
+                result.count(pair, a.cpu(), torch.from_numpy(b), step)
+        self._locate(before, inputs)
+
+    def _locate(self, before: dict[str, int], inputs: tuple[Tensor, ...]) -> None:
+        """Find the place of a difference once, on the first batch that has one."""
+        result = self.result
+
+        def is_new(pair: str) -> bool:
+            return result.mismatches.get(pair, 0) > before.get(pair, 0)
+
+        if result.first_difference is None and is_new(SIMULATION_INTEGER):
+            assert self.simulation is not None
+            result.first_difference = first_difference(self.simulation, self.converted, inputs)
+        if result.first_onnx_difference is None and is_new(INTEGER_ORT_PLAIN):
+            assert self.onnx_path is not None
+            result.first_onnx_difference = first_onnx_difference(
+                self.converted, self.onnx_path, inputs
+            )
 
 
-def _flat(output: Any) -> list[Tensor]:
-    """All tensors of a model's output, in order."""
-    if isinstance(output, Tensor):
+def _flat(output: Any) -> list[Any]:
+    """All tensors (or graph nodes) of a model's output, in order."""
+    if output is None:
+        return []
+    if isinstance(output, Tensor | fx.Node):
         return [output]
     items = output.values() if isinstance(output, dict) else output
-    return [tensor for item in items for tensor in _flat(item)]
+    return [leaf for item in items for leaf in _flat(item)]
+
+
+def output_steps(converted: GraphModel) -> list[float | None]:
+    """Step of the grid that each output of an integer graph lies on; None: on none."""
+    (output,) = converted.graph.find_nodes(op="output")
+    modules = [converted.module_of(node) for node in _flat(output.args[0])]
+    return [m.grid.scale if isinstance(m, Dequantize) else None for m in modules]
+
+
+def model_notes(converted: GraphModel) -> list[str]:
+    """What the model's own numbers say about its comparison with ONNX Runtime."""
+    layers = [m for m in converted.modules() if isinstance(m, IntegerLayer)]
+    risky = [m.layer_path for m in layers if _can_saturate(m)]
+    grids = [m.grid for m in converted.modules() if isinstance(m, Quantize | Requantize)]
+    free = any(not grid.is_power_of_two for grid in grids)
+    notes = []
+    if free:
+        notes.append(
+            "free scales: with optimizations off ONNX Runtime sums floats, which differs by a step "
+            "on rare ties; its integer kernels run with optimizations on"
+        )
+    if layers:
+        notes.append(
+            f"{len(risky)} of {len(layers)} layers could saturate u8*s8 kernels of a CPU without "
+            f"VNNI, the first: '{risky[0]}'"
+            if risky
+            else "no layer can saturate the u8*s8 kernels of a CPU without VNNI"
+        )
+    return notes
+
+
+def _can_saturate(layer: IntegerLayer) -> bool:
+    """Whether two products of unsigned inputs and weights can exceed 16 bits in one sum."""
+    grid = layer.input.grid
+    if grid.signed or layer.weight.dtype != torch.int8:
+        return False
+    rows = layer.operation.rows(layer.weight.float())
+    pairs = min(2, rows.shape[1])
+    largest = max(
+        float(part.clamp_min(0).topk(pairs, dim=1).values.sum(1).max()) for part in (rows, -rows)
+    )
+    return largest * grid.quant_max > (1 << 15) - 1
 
 
 @torch.no_grad()
 def first_difference(
     simulation: nn.Module, converted: nn.Module, inputs: tuple[Tensor, ...]
 ) -> str | None:
-    """Path of the first activation quantizer whose values differ between simulation and integer graph.
+    """Path of the first quantizer whose values differ between simulation and integer graph.
 
     Args:
         simulation: Prepared model in evaluation mode.
@@ -194,9 +283,11 @@ def first_difference(
 
     def compare(path: str) -> Any:
         def hook(module: nn.Module, _args: Any, output: Tensor) -> None:
-            real = _real_values(module, output)
-            if path in expected and real is not None and not torch.equal(real, expected[path]):
-                found.append(path)
+            grid = _grid_of(module)
+            if path in expected and grid is not None:
+                real = (output - grid.zero_point) * grid.scale
+                if not torch.equal(real, expected[path]):
+                    found.append(path)
 
         return hook
 
@@ -208,7 +299,7 @@ def first_difference(
     handles += [
         m.register_forward_hook(compare(m.quantizer_path))
         for m in converted.modules()
-        if isinstance(m, Quantize | Requantize | IntegerLayer) and m.quantizer_path
+        if isinstance(m, COMPUTES_INTEGERS) and m.quantizer_path
     ]
     try:
         simulation(*inputs)
@@ -219,8 +310,13 @@ def first_difference(
     return found[0] if found else None
 
 
-def _real_values(module: nn.Module, output: Tensor) -> Tensor | None:
-    holder = module.output if isinstance(module, IntegerLayer) else module
-    if holder is None:
-        return None
-    return (output - holder.grid.zero_point) * holder.grid.scale  # type: ignore[union-attr]
+def _grid_of(module: Any) -> Grid | None:
+    """The grid that a module's integers lie on."""
+    holder = getattr(module, "output", module)
+    return None if holder is None else holder.grid
+
+
+if __name__ == "__main__":
+    from edgeailite.quantization.verify_command import main
+
+    sys.exit(main())

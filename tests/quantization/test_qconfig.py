@@ -145,7 +145,7 @@ def test_a_part_that_is_no_dict_is_a_type_error():
         make_policy({"weight": 8})
 
 
-# ---- configurations of torch.ao, read by their attributes -----------------------------------------
+# ---- configurations of torch.ao, read by their attributes ----------------------------------------
 
 
 def test_per_channel_qconfig_of_torch():

@@ -1,5 +1,6 @@
 """verify finds differences, places them, and does not disturb training."""
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -57,3 +58,59 @@ def test_nothing_to_compare_is_an_error(tmp_path):
         module.verify(wrapped(0), [])
     with pytest.raises(FileNotFoundError, match="no ONNX file"):
         module.verify(wrapped(0), [torch.randn(SHAPE)], tmp_path / "none.onnx")
+
+
+def altered(path, name, change):
+    """The file with one initializer changed in place."""
+    proto = onnx.load(path)
+    (tensor,) = [t for t in proto.graph.initializer if t.name == name]
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    tensor.CopyFrom(onnx.numpy_helper.from_array(change(values), name))
+    onnx.save(proto, path)
+
+
+def test_an_altered_bias_is_found_with_its_place_and_steps(tmp_path):
+    wrapper = wrapped(0)
+    path = wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx")
+    grid = wrapper.convert().module.get_submodule("2").output.grid
+    step_of_bias = float(wrapper.convert().module.get_submodule("2").weight_scale.max())
+    step_of_bias *= wrapper.convert().module.get_submodule("2").input.grid.scale
+    two_steps = round(2 * grid.scale / step_of_bias)
+    altered(path, "2.bias", lambda b: b + two_steps)
+    result = module.verify(wrapper, [torch.randn(SHAPE)], path)
+    assert result.mismatches[module.SIMULATION_INTEGER] == 0
+    assert result.first_onnx_difference == "2.activation_q"
+    counts = result.steps[module.INTEGER_ORT_PLAIN]
+    assert counts[2] > 0.9 * result.mismatches[module.INTEGER_ORT_PLAIN]
+    assert result.max_steps == 2
+    assert "by two" in str(result)
+
+
+def test_an_altered_weight_of_the_first_layer_is_placed_there(tmp_path):
+    wrapper = wrapped(0)
+    path = wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx")
+    altered(path, "0.weight", lambda w: -w)
+    result = module.verify(wrapper, [torch.randn(SHAPE)], path)
+    assert result.first_onnx_difference == "1"
+
+
+def test_converted_model_is_compared_with_its_file_alone(tmp_path):
+    wrapper = wrapped(0)
+    path = wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx")
+    result = module.verify(wrapper.convert(), [torch.randn(SHAPE)], path)
+    assert result.exact
+    assert module.SIMULATION_INTEGER not in result.mismatches
+    with pytest.raises(ValueError, match="nothing to compare: give onnx_path"):
+        module.verify(wrapper.convert(), [torch.randn(SHAPE)])
+
+
+def test_notes_tell_of_free_scales_and_saturation():
+    free = QuantCalibrateModule(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), torch.rand(SHAPE),
+        power2_activation_range=False, per_channel_q="all",
+    ).train()  # fmt: skip
+    free(torch.randn(SHAPE))
+    notes = " ".join(module.model_notes(free.eval().convert().module))
+    assert "free scales" in notes
+    assert "could saturate" in notes
+    assert "free scales" not in " ".join(module.model_notes(wrapped(0).convert().module))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,3 +137,25 @@ def drop_attributes(node: NodeProto, names: Iterable[str]) -> None:
     kept = [_copy(a) for a in node.attribute if a.name not in dropped]
     node.ClearField("attribute")
     node.attribute.extend(kept)
+
+
+def add_outputs(
+    path: str | os.PathLike[str], names: Sequence[str], target: str | os.PathLike[str]
+) -> list[str]:
+    """Write a copy of a file in which inner tensors are outputs as well.
+
+    Args:
+        path: The file.
+        names: Tensors that shall become outputs.
+        target: The copy.
+
+    Returns:
+        Those of `names` that the file has.
+    """
+    model = onnx.load(os.fspath(path))
+    made = {output for node in model.graph.node for output in node.output}
+    found = [name for name in names if name in made]
+    given = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in found if n not in given)
+    onnx.save(model, os.fspath(target))
+    return found

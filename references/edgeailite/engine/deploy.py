@@ -96,8 +96,13 @@ def verify_onnx(wrapper: nn.Module, batches: Any, path: Path) -> dict[str, Any]:
     """Compare simulation, integer graph and ONNX Runtime on `batches`; log the comparison.
 
     Returns:
-        ``num_values`` compared, and ``mismatches`` per pair.
+        ``num_values`` compared, ``mismatches`` per pair, and ``max_steps``, the largest difference
+        in steps of the output's grid.
     """
     comparison = verify(wrapper, batches, path)
     logger.info("%s", comparison)
-    return {"num_values": comparison.num_values, "mismatches": dict(comparison.mismatches)}
+    return {
+        "num_values": comparison.num_values,
+        "mismatches": dict(comparison.mismatches),
+        "max_steps": comparison.max_steps,
+    }

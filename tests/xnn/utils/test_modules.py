@@ -21,7 +21,7 @@ from edgeailite.xnn.utils import freeze_bn, is_bn, is_conv, is_deconv, is_dwconv
         (nn.Linear(4, 4), set()),
         (nn.GroupNorm(2, 4), set()),
     ],
-    ids=str,
+    ids=lambda v: "+".join(sorted(v)) if isinstance(v, set) else str(v),
 )
 def test_predicates(module, expected):
     predicates = {"conv": is_conv, "deconv": is_deconv, "dwconv": is_dwconv, "bn": is_bn}
