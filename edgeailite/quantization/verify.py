@@ -113,7 +113,7 @@ class Verification:
         counts = self.steps.get(pair, Counter())
         more = sum(n for steps, n in counts.items() if steps > 2)
         by_step = f"; {counts.get(1, 0)} by one step, {counts.get(2, 0)} by two, {more} by more"
-        absolute = f" ({share:.2g} %), largest difference {self.max_difference[pair]:g}"
+        absolute = f" ({share:.3g} %), largest difference {self.max_difference[pair]:g}"
         return absolute + (by_step if counts else "")
 
 
