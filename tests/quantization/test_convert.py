@@ -1,5 +1,7 @@
 """The simulation equals the integer graph equals ONNX Runtime."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -122,6 +124,10 @@ def test_integer_graph_equals_simulation(name, seed):
 def test_onnx_runtime_equals_integer_graph(name, tmp_path):
     wrapper, inputs, _ = make(name, 0)
     check = assert_within_one_step if name in FLOAT_INSIDE else assert_equal
+    if name == "computed_weight":
+        # A float weight between grids: with optimizations ONNX Runtime's pass
+        # WeightBiasQuantization puts it on a grid of its own.
+        check = functools.partial(assert_within_one_step, at_most=0.05)
     converted = outputs(wrapper.convert()(*inputs))
     assert_onnx_runtime_equals(wrapper, inputs, converted, tmp_path, check)
 

@@ -84,7 +84,10 @@ def test_onnx_runtime_equals_the_integer_graph(name, tmp_path):
 def test_every_other_net_too(name, tmp_path):
     wrapper, inputs, expected = make(name)
     file, _ = export(wrapper, inputs, tmp_path)
-    assert max(differing(file, inputs, expected)) <= (1 if name == "computed_weight" else 0)
+    off, on = differing(file, inputs, expected)
+    assert off == 0
+    # With optimizations ONNX Runtime puts a float weight between grids on one of its own.
+    assert on == 0 or name == "computed_weight"
 
 
 @pytest.mark.parametrize("name", ["conv2d", "residual", "shuffle_unit", "squeeze_and_excite"])

@@ -1,5 +1,4 @@
 """The fx wrappers by their documented path; see ``edgeailite.quantization``."""
 
-from edgeailite.quantization import PTCFxModule, PTQFxModule, QATFxModule, QConfigType
-
-__all__ = ["PTCFxModule", "PTQFxModule", "QATFxModule", "QConfigType"]
+from edgeailite.quantization import *
+from edgeailite.quantization import __all__ as __all__
