@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from edgeailite.quantization.annotate import MOVES_VALUES
@@ -33,6 +35,7 @@ from edgeailite.quantization.integer import (
 from edgeailite.quantization.layers import QuantLayer, StandaloneBatchNorm, channel_affine
 from edgeailite.quantization.operators import (
     Kind,
+    avg_pool_options,
     global_average,
     is_training,
     operands,
@@ -273,13 +276,22 @@ class _Converter:
         module: nn.Module
         if keepdim is not None:
             module = IntegerGlobalAverage(source, output, keepdim)
-        elif isinstance(pool := self.model.module_of(node), nn.AvgPool2d):
+        elif (pool := self._average_pool(node)) is not None:
             module = IntegerAveragePool(pool, source, output)
         else:
             return False
         value = self._call(str(quantizer.target), module, self.values[operand])
         self._set(quantizer, value, output)
         return True
+
+    def _average_pool(self, node: fx.Node) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """A local 2-d average as a function of its input alone; None for any other operation."""
+        module = self.model.module_of(node)
+        if isinstance(module, nn.AvgPool2d):
+            return module
+        if node.target is not F.avg_pool2d or node.all_input_nodes[1:]:
+            return None
+        return functools.partial(F.avg_pool2d, **avg_pool_options(node))
 
     def _steps(self, node: fx.Node) -> fx.Node:
         grid = self.grids[node]

@@ -251,6 +251,13 @@ def global_average(node: fx.Node, module: nn.Module | None) -> bool | None:
     return bool(argument(node, 2, "keepdim", False))
 
 
+def avg_pool_options(node: fx.Node) -> dict[str, Any]:
+    """What a call of ``F.avg_pool2d`` gives beside its input, by name."""
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+    given = dict(zip((*names, "divisor_override"), node.args[1:], strict=False))
+    return {k: v for k, v in (given | dict(node.kwargs)).items() if k != "input"}
+
+
 def clamp_bounds(node: fx.Node, module: nn.Module | None) -> tuple[float, float] | None:
     """``(low, high)`` of a ReLU6, Hardtanh or clamp; None where a bound is missing or a tensor."""
     if isinstance(module, nn.Hardtanh):
