@@ -68,6 +68,10 @@ class _Tracer(fx.Tracer):
             result = multihead_attention(m, *args, **kwargs)
         elif is_window_attention(m):
             result = window_attention(m, *args, **kwargs)
+        elif _is_batch_norm_with_activation(m):
+            children: Any = m
+            normalized = self.create_proxy("call_module", path, args, kwargs)
+            result = children.act(children.drop(normalized))
         else:
             result = super().call_module(m, forward, args, kwargs)
         self.current.pop()  # not in a `finally`: after an error the path says where it happened
@@ -98,7 +102,8 @@ def capture(
     """Trace `model` symbolically.
 
     Args:
-        model: Any module; it is not changed. A :class:`GraphModel` is returned as it is.
+        model: Any module; the graph shares its modules. timm's batch norms with activation become
+            plain ones in it. A :class:`GraphModel` is returned as it is.
         leaf_modules: Paths or types that are called as they are; they stay in float.
         num_inputs: How many positional inputs the user gives; arguments behind them keep their
             defaults. None: those without a default.
@@ -120,6 +125,7 @@ def capture(
     _take_constants(model)
     with _mode(model, training=False):
         graph = _trace(model, leaf_modules, fixed)
+    _split_batch_norms(model)
     captured = GraphModel(model, graph)
     for name, constant in _take_constants(model).items():
         captured.register_buffer(name, constant, persistent=False)
@@ -127,6 +133,19 @@ def capture(
     captured.tidy()
     captured.classify()
     return captured
+
+
+def _is_batch_norm_with_activation(module: nn.Module) -> bool:
+    """Whether `module` is timm's batch norm that also calls its children `drop` and `act`."""
+    kind = type(module)
+    return kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm.")
+
+
+def _split_batch_norms(model: nn.Module) -> None:
+    """Make timm's batch norms with activation plain ones: the graph calls their children itself."""
+    for module in model.modules():
+        if _is_batch_norm_with_activation(module):
+            module.__class__ = nn.BatchNorm2d
 
 
 def _trace(

@@ -123,3 +123,14 @@ def test_stochastic_depth_is_off_in_evaluation_however_the_model_was_wrapped(nam
         warnings.simplefilter("error")
         wrapper = PTCFxModule(model, qconfig_type="DISABLED").eval()
     torch.testing.assert_close(wrapper(x), reference(x), rtol=0, atol=0)
+
+
+def test_timms_batch_norm_with_activation_is_folded():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("mobilenetv2_050", num_classes=10).eval()
+    reference, x = copy.deepcopy(model), torch.randn(2, 3, 32, 32)
+    keys = list(model.state_dict())
+    captured = capture(model).eval()
+    torch.testing.assert_close(captured(x), reference(x), rtol=1e-5, atol=1e-5)
+    assert list(captured.state_dict()) == keys
+    assert not [n for n in captured.graph.nodes if n.target is F.batch_norm]
