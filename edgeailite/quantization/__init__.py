@@ -1,8 +1,12 @@
 """The quantization engine: capture, annotate, insert, train, calibrate, convert, export, verify."""
 
+from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.spec import BiasSpec, QConfig, QConfigType, QuantSpec
+from edgeailite.quantization.tinyml_qconfig import TinyMLQConfigType
 from edgeailite.quantization.wrappers import (
     ConvertedModule,
+    GenericTinyMLPTQFxModule,
+    GenericTinyMLQATFxModule,
     PTCFxModule,
     PTQFxModule,
     QATFxModule,
@@ -10,11 +14,18 @@ from edgeailite.quantization.wrappers import (
     QuantModule,
     QuantTestModule,
     QuantTrainModule,
+    TINPUTinyMLPTQFxModule,
+    TINPUTinyMLQATFxModule,
+    TinyMLConvertedModule,
+    TinyMLQuantFxBaseModule,
 )
 
 __all__ = [
     "BiasSpec",
     "ConvertedModule",
+    "ExportFormat",
+    "GenericTinyMLPTQFxModule",
+    "GenericTinyMLQATFxModule",
     "PTCFxModule",
     "PTQFxModule",
     "QATFxModule",
@@ -25,4 +36,9 @@ __all__ = [
     "QuantSpec",
     "QuantTestModule",
     "QuantTrainModule",
+    "TINPUTinyMLPTQFxModule",
+    "TINPUTinyMLQATFxModule",
+    "TinyMLConvertedModule",
+    "TinyMLQConfigType",
+    "TinyMLQuantFxBaseModule",
 ]

@@ -21,7 +21,8 @@ from edgeailite.quantization.fold import is_foldable
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.layers import QUANT_LAYERS, QuantLayer
 from edgeailite.quantization.operators import Kind, argument, clamp_bounds, operands
-from edgeailite.quantization.spec import QConfig, QuantSpec
+from edgeailite.quantization.qparams import MULTIPLIER_BITS
+from edgeailite.quantization.spec import FixedPoint, QConfig, QuantSpec
 
 MOVES_VALUES = (Kind.PRESERVE, Kind.PAD)
 ACTIVATIONS = (Kind.RELU, Kind.CLAMP)
@@ -29,6 +30,10 @@ COMPUTES_ON_GRID = (
     Kind.LAYER, Kind.BATCH_NORM, Kind.RELU, Kind.CLAMP, Kind.ADD, Kind.SUB, Kind.MUL,
     Kind.MATMUL, Kind.CAT, Kind.AVERAGE, Kind.RESIZE,
 )  # fmt: skip
+COMPUTES_IN_FIXED_POINT = (
+    Kind.LAYER, Kind.BATCH_NORM, Kind.RELU, Kind.CLAMP, Kind.ADD, Kind.CAT, Kind.AVERAGE,
+)  # fmt: skip
+_SHARES_SCALE = (Kind.ADD, Kind.CAT)
 _KEEPS_SIGN = (Kind.ADD, Kind.MUL, Kind.CAT, Kind.AVERAGE, Kind.RESIZE, *MOVES_VALUES)
 
 
@@ -42,6 +47,7 @@ class OutputAnnotation:
         bounds: Bounds of an absorbed activation function.
         replaces_node: The node is a ReLU or clamp that the quantizer absorbs.
         replaces_module: The quantizer takes the module's own path.
+        shares_scale: It has the scale of the operands, an add's or a concat's.
     """
 
     spec: QuantSpec
@@ -49,6 +55,7 @@ class OutputAnnotation:
     bounds: tuple[float, float] | None = None
     replaces_node: bool = False
     replaces_module: bool = False
+    shares_scale: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Policy:
         by_path: Other configurations for modules (and all below them).
         by_pattern: For modules whose path a regular expression matches from its start.
         by_type: For module types, functions and the names of tensor methods.
+        fixed_point: The target's rules, or None for one that requantizes in float32.
     """
 
     qconfig: QConfig | None
@@ -78,6 +86,12 @@ class Policy:
     by_path: dict[str, QConfig | None] = field(default_factory=dict)
     by_pattern: dict[str, QConfig | None] = field(default_factory=dict)
     by_type: dict[Any, QConfig | None] = field(default_factory=dict)
+    fixed_point: FixedPoint | None = None
+
+    @property
+    def grid_kinds(self) -> tuple[Kind, ...]:
+        """Operations whose operands and results are integers."""
+        return COMPUTES_ON_GRID if self.fixed_point is None else COMPUTES_IN_FIXED_POINT
 
     def of(self, path: str, operation: Any = None) -> QConfig | None:
         """The configuration of one operation: by path, then by pattern, then by type.
@@ -99,6 +113,8 @@ class Policy:
 def annotate(model: GraphModel, policy: Policy) -> None:
     """Write a :class:`LayerAnnotation` and an :class:`OutputAnnotation` wherever one belongs.
 
+    Batch norms and averages that compute in fixed point get ``node.meta['fixed_point']``.
+
     Args:
         model: Captured model; only ``node.meta`` changes.
         policy: The rules' settings.
@@ -109,6 +125,7 @@ def annotate(model: GraphModel, policy: Policy) -> None:
     for node in model.graph.nodes:
         node.meta.pop("quant", None)
         node.meta.pop("layer", None)
+        node.meta.pop("fixed_point", None)
         kind = node.meta["kind"]
         if kind is Kind.LAYER:
             _annotate_layer(model, node, policy)
@@ -117,7 +134,10 @@ def annotate(model: GraphModel, policy: Policy) -> None:
         qconfig = _qconfig_of(model, node, policy)
         if qconfig is None or qconfig.activation is None:
             continue
-        node.meta["quant"] = _output_annotation(model, node, qconfig.activation, call_sites)
+        annotation = _output_annotation(model, node, qconfig.activation, call_sites)
+        if policy.fixed_point is not None:
+            annotation = _in_fixed_point(model, node, annotation, policy.fixed_point)
+        node.meta["quant"] = annotation
 
 
 def _qconfig_of(model: GraphModel, node: fx.Node, policy: Policy) -> QConfig | None:
@@ -190,8 +210,23 @@ def _layer_qconfig(
     # ONNX has one axis for the scales; here output channels lie along two.
     unsupported = transposed and groups > 1 and not (depthwise and shape[1] == 1)
     if unsupported or (qconfig.per_channel_depthwise_only and not depthwise):
-        return replace(qconfig, weight=replace(qconfig.weight, granularity="per_tensor"))
-    return qconfig
+        qconfig = replace(qconfig, weight=replace(qconfig.weight, granularity="per_tensor"))
+    return _with_exact_sums(qconfig, shape, shape[1] * groups if transposed else shape[0])
+
+
+def _with_exact_sums(qconfig: QConfig, shape: torch.Size, out_channels: int) -> QConfig:
+    """Weight scales of so few bits that no sum needs more than float32 has.
+
+    Such a sum counts in units of the scale's last bit: ``sum |x_q * w_q| * m + |b_q| * m < 2^24``.
+    """
+    weight = qconfig.weight
+    assert weight is not None
+    if weight.scale_bits is None:
+        return qconfig
+    fan_in = shape.numel() // out_channels
+    largest = weight.quant_max * 256 * fan_in + (1 << (qconfig.bias.bit_width - 1))
+    bits = max(min(weight.scale_bits, 24 - largest.bit_length()), 1)
+    return replace(qconfig, weight=replace(weight, scale_bits=bits))
 
 
 def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy) -> bool:
@@ -208,23 +243,26 @@ def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy) -> bool
             return False
         if kind is Kind.LAYER and foldable_batch_norm(model, node) is not None:
             return False
+    kinds = policy.grid_kinds
     if kind is Kind.CLAMP and not _is_clamp(model, node):
-        return _feeds_grid(node)
-    if kind in COMPUTES_ON_GRID:
+        return _feeds_grid(node, kinds)
+    if kind in kinds:
         return True
     if kind is Kind.INPUT:
-        return policy.quantize_in and _feeds_grid(node)
-    return kind is Kind.FLOAT and _feeds_grid(node)
+        if policy.fixed_point is not None:  # what a batch norm normalises are raw values
+            kinds = tuple(k for k in kinds if k is not Kind.BATCH_NORM)
+        return policy.quantize_in and _feeds_grid(node, kinds)
+    return kind not in MOVES_VALUES and _feeds_grid(node, kinds)
 
 
 def _is_clamp(model: GraphModel, node: fx.Node) -> bool:
     return node.meta["kind"] is Kind.CLAMP and clamp_bounds(node, model.module_of(node)) is not None
 
 
-def _feeds_grid(node: fx.Node) -> bool:
-    """Whether the value, moved or not, is read by an operation that computes on grids."""
+def _feeds_grid(node: fx.Node, kinds: tuple[Kind, ...]) -> bool:
+    """Whether the value, moved or not, is read by an operation of `kinds`."""
     return any(
-        u.meta["kind"] in COMPUTES_ON_GRID or (u.meta["kind"] in MOVES_VALUES and _feeds_grid(u))
+        u.meta["kind"] in kinds or (u.meta["kind"] in MOVES_VALUES and _feeds_grid(u, kinds))
         for u in node.users
     )
 
@@ -259,6 +297,51 @@ def _output_annotation(
         own = node is sites[0] and all(_all_absorbed(model, s) for s in sites)
         return OutputAnnotation(spec, str(node.target), bounds, True, replaces_module=own)
     return OutputAnnotation(spec, _added_path(model, node), bounds, absorbs)
+
+
+def _in_fixed_point(
+    model: GraphModel, node: fx.Node, annotation: OutputAnnotation, rules: FixedPoint
+) -> OutputAnnotation:
+    """The annotation of a target with offset, multiplier and shift."""
+    spec, producer = annotation.spec, _producer(node)
+    kind = producer.meta["kind"]
+    if spec.symmetric and spec.signed is None:
+        spec = replace(spec, signed=True)
+    if kind in (Kind.BATCH_NORM, Kind.AVERAGE):
+        from_input = kind is Kind.BATCH_NORM and not _is_on_grid(model, producer.all_input_nodes[0])
+        bits = rules.input_multiplier_bits if from_input else MULTIPLIER_BITS
+        producer.meta["fixed_point"] = bits
+    if "fixed_point" in producer.meta or _has_own_half_step(producer):
+        spec = replace(spec, rounding="floor")
+    return replace(annotation, spec=spec, shares_scale=kind in _SHARES_SCALE)
+
+
+def _producer(node: fx.Node) -> fx.Node:
+    """The operation whose result is quantized at `node`, from in front of what is absorbed."""
+    while node.meta["kind"] in ACTIVATIONS and "quant" not in node.all_input_nodes[0].meta:
+        node = node.all_input_nodes[0]
+    if node.meta["kind"] is Kind.BATCH_NORM and "layer" in node.all_input_nodes[0].meta:
+        layer = node.all_input_nodes[0]
+        return layer if layer.meta["layer"].batch_norm is node else node
+    return node
+
+
+def _is_on_grid(model: GraphModel, node: fx.Node) -> bool:
+    """Whether a value is quantized where it is made, or where what it moves is made."""
+    while "quant" not in node.meta and node.meta["kind"] is not Kind.QUANTIZER:
+        if node.meta["kind"] not in MOVES_VALUES or not node.all_input_nodes:
+            return False
+        node = node.all_input_nodes[0]
+    return True
+
+
+def _has_own_half_step(producer: fx.Node) -> bool:
+    """Whether a layer's offset holds a half step that is not exactly half of the output's."""
+    annotation = producer.meta.get("layer")
+    if annotation is None:
+        return False
+    qconfig = annotation.qconfig
+    return qconfig.weight.scale_bits is not None or qconfig.bias.is_float
 
 
 def _all_absorbed(model: GraphModel, site: fx.Node) -> bool:

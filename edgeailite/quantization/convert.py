@@ -14,6 +14,12 @@ from torch import fx, nn
 
 from edgeailite.quantization.annotate import MOVES_VALUES
 from edgeailite.quantization.fake_quantize import FakeQuantize
+from edgeailite.quantization.fixed_point import (
+    Clip,
+    FixedPointLayer,
+    OffsetScaleShift,
+    WindowAverage,
+)
 from edgeailite.quantization.fold import batch_norm_gain
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import quantizer_of
@@ -48,6 +54,7 @@ SUMS_ONE_GRID = (Kind.AVERAGE, Kind.RESIZE)
 BETWEEN_GRIDS = (Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL, Kind.CAT, *SUMS_ONE_GRID)
 COMPUTES_INTEGERS = (
     Quantize, IntegerLayer, TwoOperands, IntegerAveragePool, IntegerGlobalAverage,
+    OffsetScaleShift, Clip, WindowAverage, FixedPointLayer,
 )  # fmt: skip
 _ELEMENTWISE = {Kind.ADD: IntegerAdd, Kind.MUL: IntegerMul}
 _SPLITS = ("chunk", "split", "tensor_split", "unbind")
@@ -81,11 +88,11 @@ def convert(model: GraphModel) -> GraphModel:
     source = copy.deepcopy(model).eval()
     source.classify()
     with torch.no_grad():
-        return _Converter(source).run()
+        return Converter(source).run()
 
 
-class _Converter:
-    """One pass over the nodes.
+class Converter:
+    """One pass over the nodes, for targets that requantize in float32.
 
     Attributes:
         values: What became of each node.
@@ -224,7 +231,7 @@ class _Converter:
 
     def _name_quantizer(self, quantizer: fx.Node) -> None:
         """Note the quantizer on the module that computes its integers: verification compares."""
-        module = self.root.get_submodule(str(self.values[quantizer].target))
+        module: Any = self.root.get_submodule(str(self.values[quantizer].target))
         assert isinstance(module, COMPUTES_INTEGERS)
         module.quantizer_path = str(quantizer.target)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -42,11 +42,34 @@ class FakeQuantize(RangeObserver):
         self.bounds = bounds
         self.inplace = False
         self.fake_quant_enabled = True
+        self._partners: list[FakeQuantize] = []
 
     def qparams(self) -> QParams:
         """The grid in use, from ``clips_act`` as it is now; :meth:`limits` may cut it further."""
+        grid = self._own_qparams()
+        for partner in self._partners:
+            scale = partner._own_qparams().scale
+            if partner.spec.fixed_range is None:
+                scale = torch.where(partner.num_batches_tracked >= 0, scale, grid.scale)
+            grid = grid._replace(scale=torch.maximum(grid.scale, scale))
+        return grid
+
+    def _own_qparams(self) -> QParams:
         clips = self.clips_act if self.bounds is None else self.clips_act.clamp(*self.bounds)
         return activation_qparams(clips, self.spec)
+
+    @staticmethod
+    def share_scale(members: Iterable[FakeQuantize]) -> None:
+        """Let quantizers use the coarsest of their scales from now on.
+
+        Args:
+            members: Symmetric ones; whatever they share with others already joins the group.
+        """
+        group: dict[int, FakeQuantize] = {}
+        for member in members:
+            group |= {id(q): q for q in (member, *member._partners)}
+        for quantizer in group.values():
+            quantizer._partners = [q for q in group.values() if q is not quantizer]
 
     def limits(self, grid: QParams) -> tuple[Tensor, Tensor]:
         """Smallest and largest integer after the absorbed bounds: ``round(bound / s) + z``."""

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from edgeailite.quantization.annotate import MOVES_VALUES, LayerAnnotation, OutputAnnotation
 from edgeailite.quantization.fake_quantize import PACT2, FakeQuantize
+from edgeailite.quantization.fixed_point_layers import FixedPointAverage, FixedPointBatchNorm
 from edgeailite.quantization.fold import is_foldable
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.layers import (
@@ -16,7 +17,7 @@ from edgeailite.quantization.layers import (
     StandaloneBatchNorm,
     StandaloneLayerNorm,
 )
-from edgeailite.quantization.operators import Kind
+from edgeailite.quantization.operators import Kind, average_module, operands
 
 
 def insert(model: GraphModel) -> None:
@@ -26,12 +27,21 @@ def insert(model: GraphModel) -> None:
         model: Annotated model; its layers become quantizing ones in place, its graph calls the
             quantizers.
     """
+    sharing = []
     for node in list(model.graph.nodes):
         if "quant" in node.meta:
-            _insert_quantizer(model, node, node.meta.pop("quant"))
+            annotation = node.meta.pop("quant")
+            call = _insert_quantizer(model, node, annotation)
+            if annotation.shares_scale:
+                sharing.append(call)
+    for call in sharing:
+        _share_scale(model, call)
     for node in list(model.graph.nodes):
         if "layer" in node.meta:
             _insert_layer(model, node, node.meta.pop("layer"))
+    for node in list(model.graph.nodes):
+        if "fixed_point" in node.meta:
+            _insert_fixed_point(model, node, node.meta.pop("fixed_point"))
     for node in model.graph.nodes:
         _make_reproducible(model, node)
     model.tidy()
@@ -40,6 +50,8 @@ def insert(model: GraphModel) -> None:
 def _make_reproducible(model: GraphModel, node: fx.Node) -> None:
     """Norms in float that libraries evaluate differently become twins that all evaluate alike."""
     module = model.module_of(node)
+    if isinstance(module, FixedPointBatchNorm):
+        return
     if node.meta["kind"] is Kind.BATCH_NORM and module is not None and is_foldable(module):
         if not any(user.meta["kind"] is Kind.QUANTIZER for user in node.users):
             return  # nothing rounds its result
@@ -54,7 +66,46 @@ def _on_power_of_two_grid(model: GraphModel, value: Any) -> bool:
     return isinstance(module, FakeQuantize) and module.spec.power_of_two
 
 
-def _insert_quantizer(model: GraphModel, node: fx.Node, annotation: OutputAnnotation) -> None:
+def _share_scale(model: GraphModel, call: fx.Node) -> None:
+    """One scale for the result and the operands of an add or a concat."""
+    (operation,) = call.all_input_nodes
+    nodes = [call, *(quantizer_of(model, operand) for operand in operands(operation))]
+    modules = [model.module_of(node) for node in nodes if node is not None]
+    FakeQuantize.share_scale([m for m in modules if isinstance(m, FakeQuantize)])
+
+
+def _insert_fixed_point(model: GraphModel, node: fx.Node, bits: int | None) -> None:
+    """Make a batch norm or an average compute with offset, multiplier and shift."""
+    source = quantizer_of(model, node.all_input_nodes[0])
+    (output,) = node.users
+    module = model.module_of(node)
+    if node.meta["kind"] is Kind.BATCH_NORM:
+        assert module is not None
+        FixedPointBatchNorm.adopt(module, bits)
+    else:
+        path = str(node.target) if module is not None else _operation_path(node)
+        path = model.free_path(f"{path}_sums")
+        model.add_module_at(path, FixedPointAverage(average_module(node, module)))
+        operand = node.all_input_nodes[0]
+        with model.graph.inserting_before(node):
+            call = model.graph.call_module(path, (operand,))
+        call.meta.update(node.meta)
+        node.replace_all_uses_with(call)
+        model.graph.erase_node(node)
+        node = call
+    references = {"output_quantizer": _module_reference(model, node, str(output.target))}
+    if source is not None:
+        references["input_quantizer"] = _module_reference(model, node, str(source.target))
+    node.kwargs = {**node.kwargs, **references}
+
+
+def _operation_path(node: fx.Node) -> str:
+    """``<owner>.<operation>`` of a function or method."""
+    owner, name = node.meta.get("owner", ""), node.name.rstrip("_0123456789")
+    return f"{owner}.{name}" if owner else name
+
+
+def _insert_quantizer(model: GraphModel, node: fx.Node, annotation: OutputAnnotation) -> fx.Node:
     quantizer = PACT2.from_spec(annotation.spec, annotation.bounds)
     path = annotation.path if annotation.replaces_module else model.free_path(annotation.path)
     quantizer.name = path
@@ -68,6 +119,7 @@ def _insert_quantizer(model: GraphModel, node: fx.Node, annotation: OutputAnnota
     quantizer.inplace = _may_overwrite(call)
     if annotation.replaces_node:
         model.graph.erase_node(node)
+    return call
 
 
 def _may_overwrite(quantizer: fx.Node) -> bool:
@@ -103,7 +155,9 @@ def _insert_layer(model: GraphModel, node: fx.Node, annotation: LayerAnnotation)
     assert qconfig.weight is not None
     source = quantizer_of(model, node.args[0] if node.args else node.kwargs["input"])
     if node.op == "call_module":
-        QuantLayer.adopt(model.get_submodule(str(node.target)), qconfig.weight, qconfig.bias)
+        module = model.get_submodule(str(node.target))
+        layer = QuantLayer.adopt(module, qconfig.weight, qconfig.bias)
+        layer.starts_soft = qconfig.soft_weight
     else:
         node = _lift_function(model, node, annotation)
     references = {}
@@ -113,6 +167,10 @@ def _insert_layer(model: GraphModel, node: fx.Node, annotation: LayerAnnotation)
         model.graph.erase_node(batch_norm)
     if source is not None:
         references["input_quantizer"] = _module_reference(model, node, str(source.target))
+    output = next(iter(node.users))
+    behind = model.module_of(output)
+    if isinstance(behind, FakeQuantize) and behind.spec.rounding == "floor":
+        references["output_quantizer"] = _module_reference(model, node, str(output.target))
     node.kwargs = {**node.kwargs, **references}
 
 
@@ -125,8 +183,9 @@ def _lift_function(model: GraphModel, node: fx.Node, annotation: LayerAnnotation
     assert qconfig.weight is not None
     assert callable(node.target)
     layer = QuantFunctionalLayer(node.target, given, qconfig.weight, qconfig.bias)
-    owner, name = node.meta.get("owner", ""), node.name.rstrip("_0123456789")
-    path = model.free_path(f"{owner}.{name}" if owner else name)
+    layer.starts_soft = qconfig.soft_weight
+    owner = node.meta.get("owner", "")
+    path = model.free_path(_operation_path(node))
     model.add_module_at(path, layer)
     with model.graph.inserting_after(node):
         call = model.graph.call_module(path, tensors)

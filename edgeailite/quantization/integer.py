@@ -103,7 +103,7 @@ def _dequantize_linear(
     )
 
 
-class _GridModule(nn.Module):
+class GridModule(nn.Module):
     """Holds one grid; it travels in the state dict."""
 
     scale: Tensor
@@ -162,7 +162,7 @@ class _GridModule(nn.Module):
         return f"scale={grid.scale:g}, zero_point={grid.zero_point}, range={limits}"
 
 
-class Quantize(_GridModule):
+class Quantize(GridModule):
     """Real values to integers: ``clamp(round(x / s) + z, q_min, q_max)``."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class Quantize(_GridModule):
         return self.clip(q + self.grid.zero_point if self.grid.zero_point else q)
 
 
-class Dequantize(_GridModule):
+class Dequantize(GridModule):
     """Integers to real values: ``(q - z) * s``.
 
     Args:
@@ -198,7 +198,7 @@ class Dequantize(_GridModule):
         return q - self.grid.zero_point if self.grid.zero_point else q
 
 
-class StepsToReal(_GridModule):
+class StepsToReal(GridModule):
     """What an operation made of :class:`Dequantize` in steps, in real values: times ``s``."""
 
     def forward(self, u: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ class StepsToReal(_GridModule):
         return u if self.exports_onnx_form else u * self.grid.scale
 
 
-class Requantize(_GridModule):
+class Requantize(GridModule):
     """Results in units of this grid's step back to integers: ``clamp(round(u) + z)``.
 
     Args:

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.fold import batch_norm_gain, channel_view, fold_bias, weight_rows
 from edgeailite.quantization.observer import weight_max_abs
-from edgeailite.quantization.ops import fake_quantize_bias, fake_quantize_weight
+from edgeailite.quantization.ops import (
+    fake_quantize_bias,
+    fake_quantize_weight,
+    soft_quantize_weight,
+)
 from edgeailite.quantization.qparams import weight_scale
 from edgeailite.quantization.spec import BiasSpec, QuantSpec
 
@@ -46,11 +50,16 @@ class QuantLayer(nn.Module):
         weight_spec: Grid of the (folded) weight.
         bias_spec: Grid of the (folded) bias.
         fake_quant_enabled: False computes the float layer.
+        softness: In training, how far the weight is from its grid: 0 on it, 1 nearly as in float
+            (see :func:`~edgeailite.quantization.ops.soft_quantize_weight`).
+        starts_soft: Whether the training's schedule sets the softness.
     """
 
     weight_spec: QuantSpec
     bias_spec: BiasSpec
     fake_quant_enabled: bool
+    softness = 0.0
+    starts_soft = False
 
     weight: Tensor
     bias: Tensor | None
@@ -96,6 +105,7 @@ class QuantLayer(nn.Module):
         x: Tensor,
         batch_norm: nn.Module | None = None,
         input_quantizer: FakeQuantize | None = None,
+        output_quantizer: FakeQuantize | None = None,
     ) -> Tensor:
         """Compute the unit layer + batch norm.
 
@@ -104,12 +114,15 @@ class QuantLayer(nn.Module):
             batch_norm: The batch norm behind the layer, if there is one.
             input_quantizer: Whose scale, times the weight's, is the bias's; None leaves the bias
                 in float.
+            output_quantizer: The one behind, if it rounds down: half of its step is added here.
         """
-        return self.compute(x, self.weight, self.bias, batch_norm, input_quantizer)
+        return self.compute(
+            x, self.weight, self.bias, batch_norm, input_quantizer, output_quantizer
+        )
 
     def compute(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None,
-        batch_norm: nn.Module | None, input_quantizer: FakeQuantize | None,
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, batch_norm: nn.Module | None,
+        input_quantizer: FakeQuantize | None, output_quantizer: FakeQuantize | None = None,
     ) -> Tensor:  # fmt: skip
         """:meth:`forward` for a given weight and bias."""
         if not self.fake_quant_enabled:
@@ -117,9 +130,25 @@ class QuantLayer(nn.Module):
             return y if batch_norm is None else batch_norm(y)
         if batch_norm is not None and batch_norm.training:
             weight = self._training_weight(weight, bias, batch_norm, input_quantizer)
-            return batch_norm(self.operate(x, weight, bias))
-        parameters = self.quantized_parameters(weight, bias, batch_norm, input_quantizer)
-        return self.operate(x, *parameters)
+            y = batch_norm(self.operate(x, weight, bias))
+            return y if output_quantizer is None else y + output_quantizer.qparams().scale / 2
+        quantizers = input_quantizer, output_quantizer
+        if self.bias_spec.is_float and input_quantizer is not None:
+            return self._operate_in_steps(x, weight, bias, batch_norm, *quantizers)
+        return self.operate(x, *self.quantized_parameters(weight, bias, batch_norm, *quantizers))
+
+    def _operate_in_steps(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, batch_norm: nn.Module | None,
+        input_quantizer: FakeQuantize | None, output_quantizer: FakeQuantize | None,
+    ) -> Tensor:  # fmt: skip
+        """``(sum x * w_q + offset) * s_w``: with a float offset, the order of roundings counts."""
+        folded = self.folded(weight, bias, batch_norm, input_quantizer)
+        steps = self.fake_quantized(folded.weight, folded.scale) / self.channels(
+            folded.scale, weight
+        )
+        offset = float_offset(folded.bias, folded.scale, output_quantizer)
+        y = self.operate(x, steps, None) + per_output(offset, weight)
+        return y * per_output(folded.scale, weight)
 
     def channels(self, vector: Tensor, weight: Tensor) -> Tensor:
         """A vector over output channels shaped to multiply `weight`."""
@@ -138,26 +167,46 @@ class QuantLayer(nn.Module):
             gain, offset = batch_norm_gain(batch_norm)
             weight, bias = weight * self.channels(gain, weight), fold_bias(bias, gain, offset)
         with torch.no_grad():
-            max_abs = weight_max_abs(self.rows(weight), self.weight_spec)
-            min_scale = self._min_scale(bias, input_quantizer)
+            rows = self.rows(weight)
+            max_abs = weight_max_abs(rows, self.weight_spec)
+            min_scale = self._min_scale(rows, None, bias, input_quantizer)
             scale = weight_scale(max_abs, self.weight_spec, min_scale)
         return FoldedLayer(weight, bias, scale)
 
     def quantized_parameters(
         self, weight: Tensor, bias: Tensor | None,
         batch_norm: nn.Module | None, input_quantizer: FakeQuantize | None,
+        output_quantizer: FakeQuantize | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """Folded weight and bias, both on their grids (in real units); differentiable."""
+        """Folded weight and bias, both on their grids (in real units); differentiable.
+
+        Before an `output_quantizer` that rounds down, the bias holds :func:`half_step` as well.
+        """
         weight, bias, scale = self.folded(weight, bias, batch_norm, input_quantizer)
-        spec = self.weight_spec
-        weight = fake_quantize_weight(
-            weight, self.channels(scale, weight), spec.quant_min, spec.quant_max, spec.rounding
-        )
-        if bias is None or input_quantizer is None:
+        weight = self.fake_quantized(weight, scale)
+        if bias is None and output_quantizer is None:
+            return weight, None
+        if input_quantizer is None:
+            if output_quantizer is not None:
+                bias = float_offset(bias, torch.ones_like(scale), output_quantizer)
             return weight, bias
         bias_scale = input_quantizer.qparams().scale * scale
-        rounding = self.bias_spec.rounding
-        return weight, fake_quantize_bias(bias, bias_scale, self.bias_limit, rounding)
+        if bias is not None:
+            rounding = self.bias_spec.rounding
+            bias = fake_quantize_bias(bias, bias_scale, self.bias_limit, rounding)
+        if output_quantizer is not None:
+            half = (half_step(bias_scale, output_quantizer) * bias_scale.double()).float()
+            bias = half if bias is None else bias + half
+        return weight, bias
+
+    def fake_quantized(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """`weight` on the grid with steps `scale`, shape ``(C_out,)``; softened in training."""
+        spec, steps = self.weight_spec, self.channels(scale, weight)
+        if self.softness > 0 and self.training:
+            return soft_quantize_weight(
+                weight, steps, spec.quant_min, spec.quant_max, self.softness
+            )
+        return fake_quantize_weight(weight, steps, spec.quant_min, spec.quant_max, spec.rounding)
 
     @property
     def bias_limit(self) -> int:
@@ -175,25 +224,43 @@ class QuantLayer(nn.Module):
         spec = self.weight_spec
         with torch.no_grad():
             gain, offset = batch_norm_gain(batch_norm)
+            rows = self.rows(weight)
             if spec.range_rule == "min_max":
-                max_abs = weight_max_abs(self.rows(weight), spec) * gain.abs()
+                max_abs = weight_max_abs(rows, spec) * gain.abs()
             else:
-                max_abs = weight_max_abs(self.rows(weight) * gain[:, None], spec)
-            min_scale = self._min_scale(fold_bias(bias, gain, offset), input_quantizer)
+                max_abs = weight_max_abs(rows * gain[:, None], spec)
+            bias = fold_bias(bias, gain, offset)
+            min_scale = self._min_scale(rows, gain, bias, input_quantizer)
             scale = weight_scale(max_abs, spec, min_scale)
             # A dead channel takes any grid: its output is times 0.
             step = torch.where(gain == 0, scale, scale / gain)
-        return fake_quantize_weight(
-            weight, self.channels(step, weight), spec.quant_min, spec.quant_max, spec.rounding
-        )
+        return self.fake_quantized(weight, step)
 
     def _min_scale(
-        self, bias: Tensor | None, input_quantizer: FakeQuantize | None
-    ) -> Tensor | None:
-        """The finest weight steps with which the bias fits its integers; None if it is clamped."""
-        if bias is None or input_quantizer is None or self.bias_spec.rule == "saturate":
+        self, rows: Tensor, gain: Tensor | None, bias: Tensor | None,
+        input_quantizer: FakeQuantize | None,
+    ) -> Tensor | None:  # fmt: skip
+        """The finest weight steps with which bias and accumulator fit; None: any.
+
+        Args:
+            rows: Weights of one output channel a row, shape ``(C_out, n)``.
+            gain: What multiplies each row, or None.
+            bias: Shape ``(C_out,)``, or None.
+            input_quantizer: Of the layer's input.
+        """
+        spec, finest = self.bias_spec, None
+        if input_quantizer is None:
             return None
-        return bias.detach().abs() / (input_quantizer.qparams().scale * (self.bias_limit - 1))
+        if bias is not None and spec.rule != "saturate" and not spec.is_float:
+            finest = bias.detach().abs() / (input_quantizer.qparams().scale * (self.bias_limit - 1))
+        if spec.accumulator_bits is not None:
+            # Half of the room: the rest is for what rounding adds, and the bias.
+            room = 1 << (spec.accumulator_bits - 1)
+            sums = torch.linalg.vector_norm(rows, ord=1, dim=1)
+            sums = sums if gain is None else sums * gain.abs()
+            limit = sums * (1 << input_quantizer.spec.bit_width) / room
+            finest = limit if finest is None else torch.maximum(finest, limit)
+        return finest
 
 
 class QuantFunctionalLayer(QuantLayer):
@@ -226,9 +293,30 @@ class QuantFunctionalLayer(QuantLayer):
     def forward(  # type: ignore[override]
         self, x: Tensor, weight: Tensor, bias: Tensor | None = None,
         batch_norm: nn.Module | None = None, input_quantizer: FakeQuantize | None = None,
+        output_quantizer: FakeQuantize | None = None,
     ) -> Tensor:  # fmt: skip
         """As :meth:`QuantLayer.forward`."""
-        return self.compute(x, weight, bias, batch_norm, input_quantizer)
+        return self.compute(x, weight, bias, batch_norm, input_quantizer, output_quantizer)
+
+
+def per_output(vector: Tensor, weight: Tensor) -> Tensor:
+    """A vector over output channels, shaped to multiply the output of a layer with `weight`."""
+    return vector.reshape(-1, *[1] * (weight.dim() - 2))
+
+
+def half_step(accumulator_scale: Tensor, output_quantizer: FakeQuantize) -> Tensor:
+    """Half of the output's step in whole steps of the accumulator, rounded down; float64."""
+    return torch.floor(output_quantizer.qparams().scale.double() / 2 / accumulator_scale.double())
+
+
+def float_offset(
+    bias: Tensor | None, scale: Tensor, output_quantizer: FakeQuantize | None
+) -> Tensor:
+    """Bias and half of the output's step in units of ``s_w`` times a real; float32, ``(C_out,)``."""
+    real = torch.zeros_like(scale) if bias is None else bias
+    if output_quantizer is not None:
+        real = real.double() + output_quantizer.qparams().scale.double() / 2
+    return (real / scale.double()).float()
 
 
 class StandaloneBatchNorm(nn.Module):

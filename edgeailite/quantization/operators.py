@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from edgeailite.quantization.fake_quantize import FakeQuantize, NoQAct, QAct
+from edgeailite.quantization.fixed_point_layers import FixedPointAverage
 from edgeailite.quantization.layers import QuantLayer
+from edgeailite.quantization.window_sum import Mean
 
 
 class Kind(Enum):
@@ -70,6 +72,7 @@ _MODULES: dict[Kind, tuple[type[nn.Module], ...]] = {
     Kind.CLAMP: (nn.ReLU6, nn.Hardtanh),
     Kind.RELU: (nn.ReLU,),
     Kind.AVERAGE: (
+        FixedPointAverage,
         nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
         nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
     ),
@@ -256,6 +259,33 @@ def avg_pool_options(node: fx.Node) -> dict[str, Any]:
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
     given = dict(zip((*names, "divisor_override"), node.args[1:], strict=False))
     return {k: v for k, v in (given | dict(node.kwargs)).items() if k != "input"}
+
+
+_AVERAGE_MODULES: dict[str, Callable[..., nn.Module]] = {
+    "avg_pool1d": nn.AvgPool1d, "avg_pool2d": nn.AvgPool2d, "avg_pool3d": nn.AvgPool3d,
+    "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
+    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
+    "adaptive_avg_pool3d": nn.AdaptiveAvgPool3d,
+}  # fmt: skip
+
+
+def average_module(node: fx.Node, module: nn.Module | None) -> nn.Module:
+    """The module that computes what an average's node computes.
+
+    Args:
+        node: Of kind ``AVERAGE``.
+        module: What it calls, for ``call_module`` nodes.
+    """
+    if module is not None:
+        return module
+    name = getattr(node.target, "__name__", str(node.target))
+    if name == "mean":
+        dims = argument(node, 1, "dim")
+        dims = [dims] if isinstance(dims, int) else dims
+        return Mean(dims, bool(argument(node, 2, "keepdim", False)))
+    if "adaptive" in name:
+        return _AVERAGE_MODULES[name](argument(node, 1, "output_size"))
+    return _AVERAGE_MODULES[name](**avg_pool_options(node))
 
 
 def clamp_bounds(node: fx.Node, module: nn.Module | None) -> tuple[float, float] | None:

@@ -17,12 +17,14 @@ def round_to_integer(x: Tensor, rounding: Rounding) -> Tensor:
     Args:
         x: Any shape, floating point.
         rounding: ``half_even`` (2.5 -> 2), ``half_up`` (-2.5 -> -2, 2.5 -> 3) or ``half_away``
-            (-2.5 -> -3).
+            (-2.5 -> -3); ``floor`` rounds everything down.
     """
     if rounding == "half_even":
         return torch.round(x)
     if rounding == "half_up":
         return torch.floor(x + 0.5)
+    if rounding == "floor":
+        return torch.floor(x)
     return torch.trunc(x + torch.copysign(torch.full_like(x, 0.5), x))
 
 
@@ -141,6 +143,8 @@ def _round_into(q: Tensor, x: Tensor, scale: Tensor, rounding: Rounding) -> None
         q.round_()
     elif rounding == "half_up":
         q.add_(0.5).floor_()
+    elif rounding == "floor":
+        q.floor_()
     else:
         q.copy_(round_to_integer(q, rounding))
 
@@ -229,6 +233,36 @@ def fake_quantize_weight(
         Values on the grid, shape of `w`; gradient 1 inside the range, 0 outside.
     """
     return _FakeQuantizeWeight.apply(w, scale, quant_min, quant_max, rounding)
+
+
+def soft_quantize_weight(
+    w: Tensor, scale: Tensor, quant_min: int, quant_max: int, softness: float
+) -> Tensor:
+    """A staircase with slanted steps between the identity and the weight's grid.
+
+    ``s * (n + (g(r) - g(0)) / (g(1) - g(0)))`` with ``n + r = clamp(w / s, q_min, q_max)``, `n`
+    whole, and ``g(r) = sigmoid((r - 1/2) * 4 / softness)``. Straight-through gradient: 1 inside of
+    the range, 0 outside.
+
+    Args:
+        w: Weight, any shape.
+        scale: Steps, broadcastable to `w`; may be negative.
+        quant_min: Smallest integer, inclusive.
+        quant_max: Largest integer, inclusive.
+        softness: Above 0 (nearly the grid) up to 1 (nearly the identity).
+
+    Reference: Gong et al. 2019, https://arxiv.org/abs/1908.05033, eq. 6 (with its asymptotic limit
+        reached by a schedule instead of by learning).
+    """
+    with torch.no_grad():
+        u = (w / scale).clamp(quant_min, quant_max)
+        whole = torch.floor(u)
+        steepness = 4.0 / softness
+        edge = torch.sigmoid(torch.tensor(-0.5 * steepness))
+        rise = (torch.sigmoid((u - whole - 0.5) * steepness) - edge) / (1.0 - 2.0 * edge)
+        inside = (w / scale >= quant_min - 0.5) & (w / scale <= quant_max + 0.5)
+        soft = (whole + rise) * scale
+    return straight_through(w * inside, soft)
 
 
 def quantize_bias(b: Tensor, scale: Tensor, limit: int, rounding: Rounding) -> Tensor:

@@ -107,7 +107,7 @@ def _read_dict(given: Mapping[str, Any]) -> QConfig:
     specs: dict[str, QuantSpec | None] = {}
     for role in ("weight", "activation"):
         spec = getattr(default, role)
-        specs[role] = _read_spec(given[role], role, spec) if role in given else spec
+        specs[role] = read_spec(given[role], role, spec) if role in given else spec
     return QConfig(weight=specs["weight"], activation=specs["activation"])
 
 
@@ -117,8 +117,19 @@ _KEYS = (
 )  # fmt: skip
 
 
-def _read_spec(given: Any, role: str, spec: QuantSpec) -> QuantSpec | None:
-    """A part of a dict, as changes to the default preset's."""
+def read_spec(given: Any, role: str, spec: QuantSpec) -> QuantSpec | None:
+    """One tensor's part of a dict, as changes to `spec`; None for float.
+
+    Args:
+        given: Keys ``bitwidth``, ``qscheme``, ``dtype``, ``quant_min``, ``quant_max``,
+            ``power2_scale``, ``range_max``, ``fixed_range``, ``range_shrink_percentile``.
+        role: ``'weight'`` or ``'activation'``.
+        spec: What counts where nothing is given.
+
+    Raises:
+        TypeError: It is no dict.
+        ValueError: It holds what cannot be quantized to.
+    """
     if given is None or isinstance(given, QuantSpec):
         return given
     if not isinstance(given, Mapping):

@@ -49,6 +49,53 @@ def ceil_power_of_two(x: Tensor) -> Tensor:
     return ((bits + _MANTISSA) & ~_MANTISSA).view(torch.float32)
 
 
+def ceil_significant(x: Tensor, bits: int) -> Tensor:
+    """The smallest ``m * 2^k``, `m` an integer of `bits` bits, that is not below `x`, exactly.
+
+    Args:
+        x: Positive normal float32 values, any shape.
+        bits: 1 to 23.
+
+    Returns:
+        float32, shape of `x`.
+    """
+    dropped = (1 << (24 - bits)) - 1
+    words = x.contiguous().float().view(torch.int32)
+    return ((words + dropped) & ~dropped).view(torch.float32)
+
+
+MAX_SHIFT = 31
+MULTIPLIER_BITS = 8
+
+
+def fixed_point(factor: Tensor, bits: int, max_shift: int = MAX_SHIFT) -> tuple[Tensor, Tensor]:
+    """Multiplier and right shift nearest to `factor`: ``factor ~ multiplier * 2^-shift``.
+
+    ``shift = floor(log2((2^bits - 1) / |factor|))`` within 0 to `max_shift`,
+    ``multiplier = round(|factor| * 2^shift)``, at least 1, with the sign of `factor`.
+
+    Args:
+        factor: Any shape.
+        bits: Of the multiplier, without its sign.
+        max_shift: Largest shift.
+
+    Returns:
+        Whole numbers in float64, each of the shape of `factor`.
+    """
+    magnitude = factor.double().abs().clamp_min(2.0**-max_shift)
+    exponent = torch.frexp(((1 << bits) - 1) / magnitude).exponent - 1
+    shift = exponent.clamp(0, max_shift).double()
+    multiplier = torch.round(torch.ldexp(magnitude, shift)).clamp_min(1.0)
+    return torch.where(factor < 0, -multiplier, multiplier), shift
+
+
+def _on_scale_grid(scale: Tensor, spec: QuantSpec) -> Tensor:
+    """`scale` rounded up to one that the spec allows."""
+    if spec.power_of_two:
+        return ceil_power_of_two(scale)
+    return scale if spec.scale_bits is None else ceil_significant(scale, spec.scale_bits)
+
+
 def symmetric_scale(max_abs: Tensor, spec: QuantSpec) -> Tensor:
     """Step of a signed symmetric grid that covers ``[-max_abs, max_abs]``.
 
@@ -69,7 +116,7 @@ def _scale(limit: Tensor, quant_max: int, spec: QuantSpec) -> Tensor:
     limit = limit.float().clamp_min(MIN_RANGE)
     if spec.power_of_two:
         return ceil_power_of_two(limit) / (1 << quant_max.bit_length())
-    return limit / quant_max
+    return _on_scale_grid(limit / quant_max, spec)
 
 
 def activation_qparams(clips: Tensor, spec: QuantSpec) -> QParams:
@@ -139,10 +186,8 @@ def weight_scale(max_abs: Tensor, spec: QuantSpec, min_scale: Tensor | None = No
     scale = symmetric_scale(max_abs, spec)
     if spec.granularity == "per_channel":
         floor = scale.amax() / spec.max_scale_ratio
-        scale = torch.maximum(scale, ceil_power_of_two(floor) if spec.power_of_two else floor)
+        scale = torch.maximum(scale, _on_scale_grid(floor, spec))
     if min_scale is not None:
         min_scale = min_scale.clamp_min(torch.finfo(torch.float32).tiny)
-        scale = torch.maximum(
-            scale, ceil_power_of_two(min_scale) if spec.power_of_two else min_scale
-        )
+        scale = torch.maximum(scale, _on_scale_grid(min_scale, spec))
     return scale

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal, get_args
 
-Rounding = Literal["half_even", "half_up", "half_away"]
+Rounding = Literal["half_even", "half_up", "half_away", "floor"]
 Granularity = Literal["per_tensor", "per_channel"]
 RangeRule = Literal["min_max", "percentile", "mse"]
 BiasRule = Literal["none", "saturate", "reduce_weight_scale"]
@@ -31,8 +31,12 @@ class QuantSpec:
         symmetric: True: ``zero_point`` stands at the middle (signed) or at the start (unsigned)
             of the grid. False: affine, any zero point.
         power_of_two: The scale is exactly ``2^k``.
+        scale_bits: Significant bits of a free weight scale: it is rounded up to ``m * 2^k`` with an
+            integer ``m`` of as many bits, so that a fixed-point multiplier holds it exactly. Layers
+            with many inputs take fewer, so that every sum is exact in float32. None: any float32.
         rounding: What happens half-way between two grid points: ``half_even`` (ONNX), ``half_up``
-            (``floor(x + 0.5)``: a shift with rounding) or ``half_away`` (from zero).
+            (``floor(x + 0.5)``: a shift with rounding) or ``half_away`` (from zero). ``floor``
+            rounds down: what computes the value has added the half step.
         range_rule: ``min_max``, ``percentile`` (``range_shrink_percentile`` cut from each side) or
             ``mse`` (the range with the least squared error).
         range_shrink_percentile: Percent of values, per side, that ``percentile`` leaves outside; 0
@@ -52,6 +56,7 @@ class QuantSpec:
     granularity: Granularity = "per_tensor"
     symmetric: bool = True
     power_of_two: bool = True
+    scale_bits: int | None = None
     rounding: Rounding = "half_even"
     range_rule: RangeRule = "min_max"
     range_shrink_percentile: float = 0.01
@@ -86,6 +91,10 @@ class QuantSpec:
             raise ValueError(f"range_max is {self.range_max!r}; it must be positive.")
         if not self.max_scale_ratio >= 1:
             raise ValueError(f"max_scale_ratio is {self.max_scale_ratio!r}; it must be at least 1.")
+        if self.scale_bits is not None and (self.power_of_two or not 1 <= self.scale_bits <= 16):
+            raise ValueError(
+                f"scale_bits is {self.scale_bits!r}; allowed: 1 to 16, with power_of_two=False."
+            )
         if self.quant_range is not None:
             self._check_quant_range(*self.quant_range)
 
@@ -127,6 +136,9 @@ class BiasSpec:
             floored so that it always fits), ``saturate`` (clamped) or ``reduce_weight_scale`` (the
             weight's scale is made coarser until it fits).
         rounding: As in :class:`QuantSpec`.
+        accumulator_bits: The weight's scale is made coarser until no sum of products needs more
+            bits; None: no limit.
+        is_float: The bias is not rounded; `bit_width` and `rule` then have no effect.
 
     Raises:
         ValueError: A field is outside of what it allows.
@@ -135,6 +147,8 @@ class BiasSpec:
     bit_width: int = 32
     rule: BiasRule = "none"
     rounding: Rounding = "half_even"
+    accumulator_bits: int | None = None
+    is_float: bool = False
 
     def __post_init__(self) -> None:
         if not 8 <= self.bit_width <= 32:
@@ -144,13 +158,47 @@ class BiasSpec:
 
 
 @dataclass(frozen=True)
+class FixedPoint:
+    """A target that computes ``floor((acc + offset) * multiplier * 2^-shift)`` in integers.
+
+    Values are unsigned only where the graph says so (behind a ReLU); inputs and result of an add or
+    a concat share one scale; batch norms that nothing folds, and averages, are multiplications in
+    fixed point; a batch norm at the network's input takes raw values. What else there is stays in
+    float: products, bilinear resizing.
+
+    Args:
+        input_multiplier_bits: Bits of the multiplier of a batch norm at the network's input,
+            without its sign, 2 to 16; None: it is a float. All other multipliers have 8.
+
+    Raises:
+        ValueError: A field is outside of what it allows.
+    """
+
+    input_multiplier_bits: int | None = 12
+
+    def __post_init__(self) -> None:
+        bits = self.input_multiplier_bits
+        if bits is not None and not 2 <= bits <= 16:
+            raise ValueError(f"input_multiplier_bits is {bits!r}; allowed: 2 to 16, or None.")
+
+
+@dataclass(frozen=True)
 class QConfig:
-    """What a layer's weight, output and bias are quantized to; None leaves a tensor in float."""
+    """What a layer's weight, output and bias are quantized to; None leaves a tensor in float.
+
+    Args:
+        weight: Grid of the weight.
+        activation: Grid of the output.
+        bias: Grid of the bias.
+        per_channel_depthwise_only: Other layers have one scale for their weight.
+        soft_weight: Training begins with a weight that is only drawn towards its grid.
+    """
 
     weight: QuantSpec | None = field(default_factory=QuantSpec)
     activation: QuantSpec | None = field(default_factory=QuantSpec)
     bias: BiasSpec = field(default_factory=BiasSpec)
     per_channel_depthwise_only: bool = False
+    soft_weight: bool = False
 
     def with_activation(self, **changes: Any) -> QConfig:
         """A copy whose activation spec has other values."""

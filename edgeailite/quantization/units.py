@@ -28,6 +28,7 @@ class LayerUnit:
         bias: Its float bias, or None.
         batch_norm: What is folded into it, or None.
         input_quantizer: Whose grid its input lies on, or None for a float input.
+        output_quantizer: The one behind it, if it rounds down; see :meth:`QuantLayer.forward`.
     """
 
     node: fx.Node
@@ -37,6 +38,7 @@ class LayerUnit:
     bias: Tensor | None
     batch_norm: nn.Module | None
     input_quantizer: FakeQuantize | None
+    output_quantizer: FakeQuantize | None
 
     @property
     def input_node(self) -> fx.Node:
@@ -61,7 +63,7 @@ class LayerUnit:
     def quantized_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Folded weight and bias on their grids."""
         return self.layer.quantized_parameters(
-            self.weight, self.bias, self.batch_norm, self.input_quantizer
+            self.weight, self.bias, self.batch_norm, self.input_quantizer, self.output_quantizer
         )
 
 
@@ -83,7 +85,8 @@ def layer_unit(model: GraphModel, node: fx.Node) -> LayerUnit | None:
         weight, bias = (*map(resolve, node.args[1:3]), None)[:2]
     else:
         weight, bias = layer.weight, layer.bias
-    references = {k: resolve(node.kwargs.get(k)) for k in ("batch_norm", "input_quantizer")}
+    names = ("batch_norm", "input_quantizer", "output_quantizer")
+    references = {name: resolve(node.kwargs.get(name)) for name in names}
     return LayerUnit(node, str(node.target), layer, weight, bias, **references)
 
 

@@ -30,10 +30,11 @@ def export_float(
     model: GraphModel,
     example_inputs: tuple[Tensor, ...],
     path: str | os.PathLike[str],
+    fuse: bool = False,
     **options: Any,
 ) -> Path:
     """Write :func:`float_model` of a prepared model as ONNX; `options` as in :func:`write_onnx`."""
     return write_onnx(
-        float_model(model), example_inputs, path, model_format=ExportFormat.FLOAT_MODEL, fuse=False,
+        float_model(model), example_inputs, path, model_format=ExportFormat.FLOAT_MODEL, fuse=fuse,
         **options,
     )  # fmt: skip

@@ -18,6 +18,8 @@ class ExportFormat(str, Enum):
         INT_MODEL: The integer graph in operators that take and return integers (QLinearConv, ...).
         CLIP_MODEL: The float graph with a Clip at every activation quantizer, batch norm folded,
             weights on their grids.
+        TINPU_INT_MODEL: The integer graph with offset, multiplier and shift, integers carried in
+            float32: ``Conv`` or ``Gemm``, ``Add``, ``Mul``, ``Floor``, ``Clip``.
     """
 
     FLOAT_MODEL = "FLOAT_MODEL"
@@ -25,6 +27,12 @@ class ExportFormat(str, Enum):
     QDQ_MODEL = "QDQ_MODEL"
     INT_MODEL = "INT_MODEL"
     CLIP_MODEL = "CLIP_MODEL"
+    TINPU_INT_MODEL = "TINPU_INT_MODEL"
+
+    @classmethod
+    def choices(cls) -> tuple[str, ...]:
+        """All names, for command lines."""
+        return tuple(cls.__members__)
 
     @classmethod
     def parse(
@@ -41,7 +49,7 @@ class ExportFormat(str, Enum):
         """
         offered = list(cls) if allowed is None else list(allowed)
         names = ", ".join(repr(f.value) for f in offered)
-        if name in [f.value for f in cls] and cls(name) not in offered:
+        if name in [f.value for f in FROM_WRAPPER] and cls(name) not in offered:
             raise ValueError(
                 f"format is {cls(name).value!r}, which needs the wrapper from before conversion; "
                 f"a converted model holds integers and writes {names}."
@@ -51,4 +59,5 @@ class ExportFormat(str, Enum):
         return cls(name)
 
 
+FROM_WRAPPER = (ExportFormat.FLOAT_MODEL, ExportFormat.FAKEQ_MODEL, ExportFormat.CLIP_MODEL)
 CONVERTED_FORMATS = (ExportFormat.QDQ_MODEL, ExportFormat.INT_MODEL)

@@ -7,9 +7,19 @@ from edgeailite.quantization.wrappers.pact2 import (
     QuantTestModule,
     QuantTrainModule,
 )
+from edgeailite.quantization.wrappers.tinyml import (
+    GenericTinyMLPTQFxModule,
+    GenericTinyMLQATFxModule,
+    TINPUTinyMLPTQFxModule,
+    TINPUTinyMLQATFxModule,
+    TinyMLConvertedModule,
+    TinyMLQuantFxBaseModule,
+)
 
 __all__ = [
     "ConvertedModule",
+    "GenericTinyMLPTQFxModule",
+    "GenericTinyMLQATFxModule",
     "PTCFxModule",
     "PTQFxModule",
     "QATFxModule",
@@ -17,4 +27,8 @@ __all__ = [
     "QuantModule",
     "QuantTestModule",
     "QuantTrainModule",
+    "TINPUTinyMLPTQFxModule",
+    "TINPUTinyMLQATFxModule",
+    "TinyMLConvertedModule",
+    "TinyMLQuantFxBaseModule",
 ]

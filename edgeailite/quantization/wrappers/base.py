@@ -19,9 +19,14 @@ from edgeailite.quantization.convert import convert
 from edgeailite.quantization.export.clip import clip_model, export_clip
 from edgeailite.quantization.export.fakeq import export_fakeq
 from edgeailite.quantization.export.float_model import export_float
-from edgeailite.quantization.export.formats import CONVERTED_FORMATS, ExportFormat
+from edgeailite.quantization.export.formats import (
+    CONVERTED_FORMATS,
+    FROM_WRAPPER,
+    ExportFormat,
+)
 from edgeailite.quantization.export.qdq import export_qdq
 from edgeailite.quantization.export.qlinear import export_int
+from edgeailite.quantization.export.tinpu import export_tinpu
 from edgeailite.quantization.fake_quantize import (
     freeze_quant_range,
     quantizers,
@@ -32,12 +37,13 @@ from edgeailite.quantization.insert import insert
 from edgeailite.quantization.operators import BATCH_NORM_MODULES
 from edgeailite.quantization.weight_clipping import constrain_weights
 
-_WRITERS: dict[ExportFormat, Callable[..., Path]] = {
+WRITERS: dict[ExportFormat, Callable[..., Path]] = {
     ExportFormat.FLOAT_MODEL: export_float,
     ExportFormat.FAKEQ_MODEL: export_fakeq,
     ExportFormat.CLIP_MODEL: export_clip,
     ExportFormat.QDQ_MODEL: export_qdq,
     ExportFormat.INT_MODEL: export_int,
+    ExportFormat.TINPU_INT_MODEL: export_tinpu,
 }
 
 
@@ -123,13 +129,16 @@ class QuantModule(nn.Module):
         range_epoch: Likewise for activation ranges.
         clip_weights: Clip outlying weights once, before the first training iteration.
         bias_rate: Bias correction per training batch; 0: none.
+        verbose: Print when something freezes or is clipped.
 
     Attributes:
         trains: False: training mode only calibrates: ranges (and biases) learn from the data, batch
             norm and dropout stay in evaluation mode, no gradients.
+        formats: What :meth:`export` writes.
     """
 
     trains = True
+    formats: tuple[ExportFormat, ...] = (*FROM_WRAPPER, *CONVERTED_FORMATS)
 
     def __init__(
         self,
@@ -139,9 +148,10 @@ class QuantModule(nn.Module):
         range_epoch: int | None = None,
         clip_weights: bool = False,
         bias_rate: float = 0.0,
+        verbose: bool = True,
     ) -> None:
         super().__init__()
-        self.module = model
+        self.module, self.verbose = model, verbose
         self.batch_norm_epoch, self.range_epoch = batch_norm_epoch, range_epoch
         self.clip_weights, self.bias_rate = clip_weights, bias_rate
         self.epoch = -1
@@ -153,6 +163,11 @@ class QuantModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the original model; without gradients where training mode only calibrates."""
+        refuse = self.training and not self.trains and torch.is_grad_enabled()
+        output = self._compute(*args, **kwargs)
+        return _without_backward(output) if refuse else output
+
+    def _compute(self, *args: Any, **kwargs: Any) -> Any:
         with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
             if self.training:
                 self._before_training_batch()
@@ -171,7 +186,11 @@ class QuantModule(nn.Module):
         clipped = constrain_weights(self.module)
         if clipped:
             paths = ", ".join(clipped)
-            print(f"edgeailite: clipped outlying weights of {len(clipped)} layers: {paths}")  # noqa: T201
+            self._say(f"clipped outlying weights of {len(clipped)} layers: {paths}")
+
+    def _say(self, message: str) -> None:
+        if self.verbose:
+            print(f"edgeailite: {message}")  # noqa: T201
 
     def _correct_biases(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One batch of bias correction; returns the quantized output."""
@@ -223,14 +242,14 @@ class QuantModule(nn.Module):
             and self.epoch >= self.batch_norm_epoch
         ):
             self.freeze(freeze_bn=True, freeze_observers=False)
-            print(f"edgeailite: epoch {self.epoch}: batch norm statistics are frozen from here on")  # noqa: T201
+            self._say(f"epoch {self.epoch}: batch norm statistics are frozen from here on")
         if (
             not self.ranges_frozen
             and self.range_epoch is not None
             and self.epoch >= self.range_epoch
         ):
             self.freeze(freeze_bn=False, freeze_observers=True)
-            print(f"edgeailite: epoch {self.epoch}: activation ranges are frozen from here on")  # noqa: T201
+            self._say(f"epoch {self.epoch}: activation ranges are frozen from here on")
 
     def _apply_frozen_batch_norm(self) -> None:
         if self.batch_norm_frozen:
@@ -319,14 +338,14 @@ class QuantModule(nn.Module):
         Raises:
             ValueError: An unknown format, or an opset that cannot be written.
         """
-        format = ExportFormat.parse(format)
+        format = ExportFormat.parse(format, self.formats)
         options: dict[str, Any] = {
             "opset_version": opset_version, "input_names": input_names,
             "output_names": output_names, "dynamic_batch": dynamic_batch,
         }  # fmt: skip
         if format in CONVERTED_FORMATS:
             return self.convert().export(example_input, path, format=format, **options)
-        return _WRITERS[format](self.module, _as_tuple(example_input), path, **options)
+        return WRITERS[format](self.module, as_tuple(example_input), path, **options)
 
 
 class ConvertedModule(nn.Module):
@@ -373,12 +392,39 @@ class ConvertedModule(nn.Module):
             ValueError: A format other than ``QDQ_MODEL`` and ``INT_MODEL``: there are no floats
                 here to write.
         """
-        write = _WRITERS[ExportFormat.parse(format, CONVERTED_FORMATS)]
+        write = WRITERS[ExportFormat.parse(format, CONVERTED_FORMATS)]
         return write(
-            self.module, _as_tuple(example_input), path, opset_version=opset_version,
+            self.module, as_tuple(example_input), path, opset_version=opset_version,
             input_names=input_names, output_names=output_names, dynamic_batch=dynamic_batch,
         )  # fmt: skip
 
 
-def _as_tuple(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+class _CalibratesOnly(torch.autograd.Function):
+    """The identity; a backward pass is the user's mistake."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
+        raise RuntimeError(
+            "A backward pass was asked for, but this wrapper only calibrates: post-training "
+            "quantization has no gradients. Run the data through it without a loss, or wrap the "
+            "model for quantization-aware training (is_qat=True)."
+        )
+
+
+def _without_backward(output: Any) -> Any:
+    """The output, whose tensors refuse a backward pass with a clear error."""
+    if isinstance(output, Tensor) and output.is_floating_point():
+        return _CalibratesOnly.apply(output, torch.zeros((), requires_grad=True))
+    if isinstance(output, dict):
+        return type(output)((k, _without_backward(v)) for k, v in output.items())
+    if isinstance(output, list | tuple) and not hasattr(output, "_fields"):
+        return type(output)(_without_backward(v) for v in output)
+    return output
+
+
+def as_tuple(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)

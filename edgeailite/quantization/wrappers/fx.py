@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from edgeailite.quantization.annotate import Policy
 from edgeailite.quantization.qconfig import make_policy
 from edgeailite.quantization.wrappers.base import QuantModule, prepare
 from edgeailite.xnn.utils import load_weights
@@ -56,6 +57,7 @@ class QATFxModule(QuantModule):
             quantized output that each training batch adds to a layer's bias; 0: none. Costs a float
             pass per batch.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
+        verbose: Print when something freezes.
 
     Raises:
         ValueError: `total_epochs` is missing, or an argument is outside of what it allows.
@@ -80,8 +82,9 @@ class QATFxModule(QuantModule):
         num_observer_update_epochs: Epoch = None,
         bias_calibration_factor: float = 0.0,
         leaf_modules: Iterable[str | type[nn.Module]] = (),
+        verbose: bool = True,
     ) -> None:
-        policy = make_policy(qconfig_type, backend)
+        policy = self._policy(model, qconfig_type, backend)
         if isinstance(total_epochs, bool) or not isinstance(total_epochs, int) or total_epochs < 1:
             raise ValueError(
                 f"total_epochs is {total_epochs!r}; {type(self).__name__} needs the number of "
@@ -109,8 +112,13 @@ class QATFxModule(QuantModule):
             batch_norm_epoch=batch_norm_epoch if is_qat else None,  # calibration folds them
             range_epoch=range_epoch,
             bias_rate=bias_calibration_factor,
+            verbose=verbose,
         )
         self.trains = is_qat
+
+    def _policy(self, model: nn.Module, qconfig_type: Any, backend: str) -> Policy:
+        """What is quantized to what."""
+        return make_policy(qconfig_type, backend)
 
     def calibrate(self, data: Iterable[Any], num_batches: int | None = None) -> QATFxModule:
         """Let ranges and biases learn from data, without gradients; ends in evaluation mode.

@@ -1,0 +1,1 @@
+"""The import paths documented for microcontrollers; re-exports only."""

@@ -1,0 +1,1 @@
+"""What the wrappers share, by its documented path."""

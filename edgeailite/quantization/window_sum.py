@@ -1,0 +1,149 @@
+"""Averages as sums over windows, and what each sum is divided by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class Mean(nn.Module):
+    """``x.mean(dims, keepdim)`` as a module."""
+
+    def __init__(self, dims: Sequence[int], keepdim: bool) -> None:
+        super().__init__()
+        self.dims, self.keepdim = tuple(dims), keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return x.mean(self.dims, self.keepdim)
+
+
+class WindowSum(nn.Module):
+    """The sums that an average divides by its areas.
+
+    Args:
+        average: An average pooling, adaptive or not, or :class:`Mean`.
+    """
+
+    def __init__(self, average: nn.Module) -> None:
+        super().__init__()
+        self.average = average
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape as the average's.
+
+        Raises:
+            ValueError: Adaptive windows of different sizes.
+        """
+        if isinstance(self.average, Mean):
+            return x.sum(self.average.dims, self.average.keepdim)
+        windows = self._windows(x.shape)
+        if all(len(w.lengths) == 1 and w.lengths[0] == size for w, size in windows):
+            return x.sum(tuple(range(2, x.dim())), keepdim=True)
+        if all(w.stride == w.kernel and not w.padding and not w.missing for w, _ in windows):
+            return _sum_blocks(x, [w for w, _ in windows])
+        pads = [n for w, _ in reversed(windows) for n in (0, w.missing)]
+        x = F.pad(x, pads) if any(pads) else x
+        ones = torch.ones(x.shape[1], 1, *(w.kernel for w, _ in windows), device=x.device)
+        stride, padding = [w.stride for w, _ in windows], [w.padding for w, _ in windows]
+        return _CONVOLUTIONS[len(windows)](x, ones, None, stride, padding, 1, x.shape[1])
+
+    def areas(self, shape: Sequence[int]) -> Tensor:
+        """What each sum is divided by, for an input of `shape`; float64.
+
+        Returns:
+            Shape ``()``, or ``(1, 1, *output)`` where the places differ.
+        """
+        with _disable_current_modes():
+            if isinstance(self.average, Mean):
+                return torch.tensor(float(math.prod(shape[d] for d in self.average.dims))).double()
+            if divisor := getattr(self.average, "divisor_override", None):
+                return torch.tensor(float(divisor)).double()
+            area = torch.ones(1, 1).double()
+            for window, _ in self._windows(shape):
+                area = area.unsqueeze(-1) * torch.tensor(window.lengths).double()
+            return area.flatten()[0] if bool((area == area.flatten()[0]).all()) else area
+
+    def _windows(self, shape: Sequence[int]) -> list[tuple[Windows, int]]:
+        """The windows along each axis, and the axis' size."""
+        spatial = [int(size) for size in shape[2:]]
+        pool: Any = self.average
+        if hasattr(pool, "output_size"):
+            return list(zip(_adaptive(spatial, pool.output_size), spatial, strict=True))
+        options = [
+            _per_axis(v, len(spatial)) for v in (pool.kernel_size, pool.stride, pool.padding)
+        ]
+        return [
+            (_windows(size, k, s, p, pool.ceil_mode, pool.count_include_pad), size)
+            for size, k, s, p in zip(spatial, *options, strict=True)
+        ]
+
+
+def _sum_blocks(x: Tensor, windows: list[Windows]) -> Tensor:
+    """Sums of windows that lie side by side."""
+    shape = list(x.shape[:2])
+    for axis, window in enumerate(windows, 2):
+        count = len(window.lengths)
+        x = x.narrow(axis, 0, count * window.kernel)
+        shape += [count, window.kernel]
+    return x.reshape(shape).sum(tuple(range(3, len(shape), 2)))
+
+
+class Windows(NamedTuple):
+    """The windows along one axis.
+
+    Attributes:
+        kernel: Width.
+        stride: Step.
+        padding: Zeros on either side.
+        missing: Further zeros that the last window needs at the end.
+        lengths: What counts of each.
+    """
+
+    kernel: int
+    stride: int
+    padding: int
+    missing: int
+    lengths: list[int]
+
+
+def _windows(
+    size: int, kernel: int, stride: int, padding: int, ceil_mode: bool, count_include_pad: bool
+) -> Windows:
+    """As torch's average pools lay them; see ``torch.nn.AvgPool2d``."""
+    room = size + 2 * padding - kernel
+    count = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (count - 1) * stride >= size + padding:
+        count -= 1
+    lengths = []
+    for start in range(-padding, -padding + count * stride, stride):
+        end = min(start + kernel, size + padding)
+        lengths.append(end - start if count_include_pad else min(end, size) - max(start, 0))
+    missing = max((count - 1) * stride + kernel - size - 2 * padding, 0)
+    return Windows(kernel, stride, padding, missing, lengths)
+
+
+def _per_axis(value: Any, count: int) -> list[int]:
+    values = list(value) if isinstance(value, tuple | list) else [value]
+    return [int(v) for v in (values * count if len(values) == 1 else values)]
+
+
+def _adaptive(spatial: Sequence[int], output_size: Any) -> list[Windows]:
+    given = output_size if isinstance(output_size, tuple | list) else [output_size] * len(spatial)
+    wanted = [size if out is None else int(out) for size, out in zip(spatial, given, strict=True)]
+    if any(size % out for size, out in zip(spatial, wanted, strict=True)):
+        raise ValueError(
+            f"An adaptive average pool from {tuple(spatial)} to {tuple(wanted)} has windows of "
+            "different sizes, which have no fixed-point form. Choose an input or an output size "
+            "so that the one divides the other."
+        )
+    kernels = [size // out for size, out in zip(spatial, wanted, strict=True)]
+    return [Windows(k, k, 0, 0, [k] * out) for k, out in zip(kernels, wanted, strict=True)]

@@ -1,0 +1,338 @@
+"""Wrappers for microcontrollers: int8 for any CPU, and TI's NPU with offset, scale and shift."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeailite.quantization.annotate import Policy
+from edgeailite.quantization.convert import convert
+from edgeailite.quantization.convert_fixed_point import convert_fixed_point
+from edgeailite.quantization.export.formats import (
+    FROM_WRAPPER,
+    ExportFormat,
+)
+from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.layers import QuantLayer
+from edgeailite.quantization.spec import FixedPoint
+from edgeailite.quantization.tinyml_qconfig import make_tinyml_policy
+from edgeailite.quantization.wrappers.base import (
+    WRITERS,
+    ConvertedModule,
+    as_tuple,
+    check_finite_weights,
+)
+from edgeailite.quantization.wrappers.fx import Epoch, QATFxModule
+
+FLOAT_OPS = ("qdq", "fb")
+_EARLIER = ("qconfig_type", "example_inputs", "is_qat", "backend", "total_epochs")
+_LATER = ("total_epochs", "qconfig_type", "example_inputs", "is_qat", "backend")
+
+
+class TinyMLQuantFxBaseModule(QATFxModule):
+    """What the microcontroller wrappers share; on its own, the generic int8 target.
+
+    Args:
+        model: Float model; it becomes part of the wrapper, in ``.module``.
+        *args: ``qconfig_type, example_inputs, is_qat, backend, total_epochs`` in this order, or, if
+            the first is a number, ``total_epochs, qconfig_type, example_inputs, is_qat, backend``.
+        qconfig_type: Bits of the weights and more, see
+            :class:`~edgeailite.quantization.tinyml_qconfig.TinyMLQConfigType`; None: 8 bits.
+        example_inputs: Input of the shape the model is used with; with it, a wrong shape is found
+            here.
+        is_qat: False: training mode only calibrates.
+        backend: As in :class:`QATFxModule`.
+        total_epochs: Epochs of the training; it decides when batch norm freezes.
+        num_batch_norm_update_epochs: Batch norm statistics learn for as many epochs. None: until
+            half of the training. False: always.
+        num_observer_update_epochs: Likewise for activation ranges.
+        prepare_qdq: False: leave all in float, to run the same loop without quantization.
+        bias_calibration_factor: Part of the difference of means that each batch corrects.
+        verbose: Print when something freezes.
+        float_ops: What the target computes in float: ``'fb'`` offsets that are not rounded,
+            ``'qdq'`` the normalisation of the input. True: both. Neither runs on the accelerator.
+        leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
+
+    Raises:
+        ValueError: An argument is outside of what it allows, or of what the target computes.
+        TypeError: `qconfig_type` is of no accepted kind.
+        TraceError: The model cannot be captured; the message names the place and the way out.
+
+    Example:
+        >>> model = TINPUTinyMLQATFxModule(model, total_epochs=10)
+    """
+
+    default_format = ExportFormat.QDQ_MODEL
+    is_fixed_point = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *args: Any,
+        qconfig_type: Any = None,
+        example_inputs: Any = None,
+        is_qat: bool = True,
+        backend: str = "qnnpack",
+        total_epochs: int = 0,
+        num_batch_norm_update_epochs: Epoch = None,
+        num_observer_update_epochs: Epoch = False,
+        prepare_qdq: bool = True,
+        bias_calibration_factor: float = 0.0,
+        verbose: bool = True,
+        float_ops: bool | Sequence[str] = False,
+        leaf_modules: Iterable[str | type[nn.Module]] = (),
+    ) -> None:
+        named: dict[str, Any] = {
+            "qconfig_type": qconfig_type, "example_inputs": example_inputs, "is_qat": is_qat,
+            "backend": backend, "total_epochs": total_epochs,
+        }  # fmt: skip
+        named |= _positional(args)
+        self._prepare_qdq, self._float_ops = prepare_qdq, _read_float_ops(float_ops)
+        if not named["is_qat"] and named["total_epochs"] == 0:
+            named["total_epochs"] = 1
+        super().__init__(
+            model,
+            num_batch_norm_update_epochs=num_batch_norm_update_epochs,
+            num_observer_update_epochs=num_observer_update_epochs,
+            bias_calibration_factor=bias_calibration_factor,
+            leaf_modules=leaf_modules,
+            verbose=verbose,
+            **named,
+        )
+        # Hard weights from the middle of the training on.
+        self.hard_epoch = max(named["total_epochs"] // 2, 1)
+
+    def _policy(self, model: nn.Module, qconfig_type: Any, backend: str) -> Policy:
+        rules = None
+        if self.is_fixed_point:
+            rules = FixedPoint(input_multiplier_bits=None if "qdq" in self._float_ops else 12)
+        policy = make_tinyml_policy(model, qconfig_type, backend, rules, "fb" in self._float_ops)
+        return policy if self._prepare_qdq else Policy(None)
+
+    def train(self, mode: bool = True) -> TinyMLQuantFxBaseModule:
+        """Training mode starts the next epoch of the schedules, that of soft weights included."""
+        super().train(mode)
+        softness = max(1.0 - self.epoch / self.hard_epoch, 0.0) if self.trains else 0.0
+        for layer in self.module.modules():
+            if isinstance(layer, QuantLayer) and layer.starts_soft:
+                layer.softness = softness
+        return self
+
+    def convert(  # type: ignore[override]
+        self, model_qconfig_format: ExportFormat | str | None = None
+    ) -> TinyMLConvertedModule:
+        """The integer graph of the model as it is now; this module does not change.
+
+        Args:
+            model_qconfig_format: What :meth:`TinyMLConvertedModule.export` writes; None: the
+                target's own.
+
+        Raises:
+            ValueError: A format that holds no integers or is another target's; a weight or a range
+                is NaN or infinite.
+        """
+        format = self._converted_format(model_qconfig_format)
+        check_finite_weights(self.module)
+        return TinyMLConvertedModule(convert(self.module), format, self._converted_formats)
+
+    @property
+    def _converted_formats(self) -> tuple[ExportFormat, ...]:
+        return tuple(f for f in self.formats if f not in FROM_WRAPPER)
+
+    def _converted_format(self, name: ExportFormat | str | None) -> ExportFormat:
+        return ExportFormat.parse(name or self.default_format, self._converted_formats)
+
+    def export(  # type: ignore[override]
+        self,
+        example_input: Tensor | tuple[Tensor, ...],
+        path: str | os.PathLike[str],
+        *,
+        model_qconfig_format: ExportFormat | str | None = None,
+        **options: Any,
+    ) -> Path:
+        """Write ONNX.
+
+        Args:
+            example_input: What to trace with.
+            path: File to write.
+            model_qconfig_format: What the file holds, see :class:`ExportFormat`; None: the target's
+                own integers.
+            **options: As in :meth:`TinyMLConvertedModule.export`.
+
+        Raises:
+            ValueError: A format that the target does not have, or an opset that cannot be written.
+        """
+        format = ExportFormat.parse(model_qconfig_format or self.default_format, self.formats)
+        if format in FROM_WRAPPER:
+            return _write(format, self.module, example_input, path, **options)
+        return self.convert(format).export(example_input, path, **options)
+
+    @staticmethod
+    def measure_stats(float_output: Tensor, quant_output: Tensor) -> dict[str, float]:
+        """How far a quantized output is from the float one.
+
+        Args:
+            float_output: Any shape.
+            quant_output: The same shape.
+
+        Returns:
+            ``snr_db`` and ``psnr_db`` (of mean square and of peak over the mean squared error,
+            decibel), ``absmu_by_sigma`` (mean absolute error over the float output's standard
+            deviation), and ``mean``, ``min``, ``max`` of the error.
+
+        Raises:
+            ValueError: The shapes differ, or there are no values.
+        """
+        return output_errors(float_output, quant_output)
+
+
+def output_errors(reference: Tensor, output: Tensor) -> dict[str, float]:
+    """See :meth:`TinyMLQuantFxBaseModule.measure_stats`."""
+    if reference.shape != output.shape or not reference.numel():
+        raise ValueError(
+            f"The outputs have shapes {tuple(reference.shape)} and {tuple(output.shape)}; they must "
+            "be the same, and not empty."
+        )
+    reference, error = reference.detach().double(), (output - reference).detach().double()
+    power = error.square().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    sigma = reference.std(correction=0).clamp_min(torch.finfo(torch.float64).tiny)
+    return {
+        "snr_db": float(10 * torch.log10(reference.square().mean() / power)),
+        "psnr_db": float(10 * torch.log10(reference.abs().max().square() / power)),
+        "absmu_by_sigma": float(error.abs().mean() / sigma),
+        "mean": float(error.mean()),
+        "min": float(error.min()),
+        "max": float(error.max()),
+    }
+
+
+class GenericTinyMLQATFxModule(TinyMLQuantFxBaseModule):
+    """Quantization-aware training for any CPU with int8; see :class:`TinyMLQuantFxBaseModule`."""
+
+
+class GenericTinyMLPTQFxModule(TinyMLQuantFxBaseModule):
+    """Post-training quantization for any CPU with int8; see :class:`TinyMLQuantFxBaseModule`."""
+
+    def __init__(self, model: nn.Module, *args: Any, is_qat: bool = False, **kwargs: Any) -> None:
+        super().__init__(model, *args, is_qat=is_qat, **kwargs)
+
+
+class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
+    """Quantization-aware training for TI's NPU: the simulation computes as it does.
+
+    Args:
+        model: Float model; it becomes part of the wrapper, in ``.module``.
+        *args: As in :class:`TinyMLQuantFxBaseModule`.
+        output_int: The converted model returns integers; False: real values. None: integers, unless
+            `float_ops` has ``'qdq'``.
+        **kwargs: As in :class:`TinyMLQuantFxBaseModule`.
+    """
+
+    default_format = ExportFormat.TINPU_INT_MODEL
+    is_fixed_point = True
+    formats = (*FROM_WRAPPER, ExportFormat.TINPU_INT_MODEL)
+
+    def __init__(
+        self, model: nn.Module, *args: Any, output_int: bool | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(model, *args, **kwargs)
+        self.output_int = "qdq" not in self._float_ops if output_int is None else output_int
+
+    def convert(  # type: ignore[override]
+        self,
+        model_qconfig_format: ExportFormat | str | None = None,
+        output_int: bool | None = None,
+    ) -> TinyMLConvertedModule:
+        """The integer graph of the model as it is now; this module does not change.
+
+        Args:
+            model_qconfig_format: ``TINPU_INT_MODEL`` or None.
+            output_int: Return the outputs' integers; False: real values. None: as the wrapper was
+                told.
+
+        Raises:
+            ValueError: Another format; a weight or a range is NaN or infinite; a layer's factor or
+                sums have no form on the target.
+        """
+        format = self._converted_format(model_qconfig_format)
+        check_finite_weights(self.module)
+        integers = self.output_int if output_int is None else output_int
+        graph = convert_fixed_point(self.module, integers)
+        return TinyMLConvertedModule(graph, format, self._converted_formats)
+
+
+class TINPUTinyMLPTQFxModule(TINPUTinyMLQATFxModule):
+    """Post-training quantization for TI's NPU; see :class:`TINPUTinyMLQATFxModule`."""
+
+    def __init__(self, model: nn.Module, *args: Any, is_qat: bool = False, **kwargs: Any) -> None:
+        super().__init__(model, *args, is_qat=is_qat, **kwargs)
+
+
+class TinyMLConvertedModule(ConvertedModule):
+    """An integer graph in ``.module``: evaluates, saves, loads, exports; cannot be trained."""
+
+    def __init__(self, model: Any, format: ExportFormat, formats: tuple[ExportFormat, ...]) -> None:
+        super().__init__(model)
+        self.format, self.formats = format, formats
+
+    def export(  # type: ignore[override]
+        self,
+        example_input: Tensor | tuple[Tensor, ...],
+        path: str | os.PathLike[str],
+        *,
+        model_qconfig_format: ExportFormat | str | None = None,
+        **options: Any,
+    ) -> Path:
+        """Write the integer graph as ONNX.
+
+        Args:
+            example_input: What to trace with.
+            path: File to write.
+            model_qconfig_format: What the file holds; None: what :meth:`convert` was asked for.
+            **options: ``input_names``, ``output_names``, ``opset_version``, ``dynamic_batch`` as in
+                :meth:`QuantModule.export`; ``simplify=False`` leaves the exporter's operators as
+                they are, constants folded.
+
+        Raises:
+            ValueError: A format that these integers do not have, or an opset that cannot be
+                written.
+        """
+        format = ExportFormat.parse(model_qconfig_format or self.format, self.formats)
+        return _write(format, self.module, example_input, path, **options)
+
+
+def _positional(args: Sequence[Any]) -> dict[str, Any]:
+    names = _LATER if args and type(args[0]) is int else _EARLIER
+    if len(args) > len(names):
+        raise TypeError(
+            f"{len(args) + 1} positional arguments were given; allowed: the model and "
+            f"{', '.join(names)}. Name the others."
+        )
+    return dict(zip(names, args, strict=False))
+
+
+def _read_float_ops(given: bool | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, bool):
+        return FLOAT_OPS if given else ()
+    names = (given,) if isinstance(given, str) else tuple(given)
+    if not set(names) <= set(FLOAT_OPS):
+        raise ValueError(f"float_ops is {given!r}; allowed: False, True, or a list of 'qdq', 'fb'.")
+    return names
+
+
+def _write(
+    format: ExportFormat,
+    model: GraphModel,
+    example_input: Tensor | tuple[Tensor, ...],
+    path: str | os.PathLike[str],
+    simplify: bool | None = None,
+    **options: Any,
+) -> Path:
+    if simplify is not None:
+        options["fuse"] = simplify
+    return WRITERS[format](model, as_tuple(example_input), path, **options)
