@@ -93,6 +93,13 @@ class Policy:
         """Operations whose operands and results are integers."""
         return COMPUTES_ON_GRID if self.fixed_point is None else COMPUTES_IN_FIXED_POINT
 
+    @property
+    def input_kinds(self) -> tuple[Kind, ...]:
+        """Operations for which the network's input is quantized; a batch norm may normalise it."""
+        if self.fixed_point is None:
+            return self.grid_kinds
+        return tuple(kind for kind in self.grid_kinds if kind is not Kind.BATCH_NORM)
+
     def of(self, path: str, operation: Any = None) -> QConfig | None:
         """The configuration of one operation: by path, then by pattern, then by type.
 
@@ -243,16 +250,11 @@ def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy) -> bool
             return False
         if kind is Kind.LAYER and foldable_batch_norm(model, node) is not None:
             return False
-    kinds = policy.grid_kinds
-    if kind is Kind.CLAMP and not _is_clamp(model, node):
-        return _feeds_grid(node, kinds)
-    if kind in kinds:
-        return True
     if kind is Kind.INPUT:
-        if policy.fixed_point is not None:  # what a batch norm normalises are raw values
-            kinds = tuple(k for k in kinds if k is not Kind.BATCH_NORM)
-        return policy.quantize_in and _feeds_grid(node, kinds)
-    return kind not in MOVES_VALUES and _feeds_grid(node, kinds)
+        return policy.quantize_in and _feeds_grid(node, policy.input_kinds)
+    if kind in policy.grid_kinds and (kind is not Kind.CLAMP or _is_clamp(model, node)):
+        return True
+    return kind not in MOVES_VALUES and _feeds_grid(node, policy.grid_kinds)
 
 
 def _is_clamp(model: GraphModel, node: fx.Node) -> bool:

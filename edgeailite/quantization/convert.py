@@ -109,6 +109,7 @@ class Converter:
         self.root = nn.Module()
 
     def run(self) -> GraphModel:
+        """The integer graph."""
         nodes = list(self.model.graph.nodes)
         for node in nodes:
             if not self._waits_for_quantizer(node):

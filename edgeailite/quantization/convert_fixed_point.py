@@ -21,6 +21,7 @@ from edgeailite.quantization.fixed_point_layers import (
     Steps,
 )
 from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.insert import quantizer_of
 from edgeailite.quantization.integer import Grid
 from edgeailite.quantization.layers import float_offset
 from edgeailite.quantization.operators import Kind, operands
@@ -116,8 +117,8 @@ class _FixedPointConverter(Converter):
             made = WindowAverage(module.sums, self._grid(operand), grid)
         else:
             assert isinstance(module, FixedPointBatchNorm)
-            source = node.kwargs.get("input_quantizer")
-            given = self.model.get_submodule(str(source.target)) if source is not None else None
+            source = quantizer_of(self.model, operand)
+            given = None if source is None else self.model.module_of(source)
             assert given is None or isinstance(given, FakeQuantize)
             steps, _ = module.steps(output, given)
             made = OffsetScaleShift(steps, grid, module.multiplier_bits)

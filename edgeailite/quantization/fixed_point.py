@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
-from edgeailite.quantization.fixed_point_layers import EXACT_BITS, Steps, average_steps
+from edgeailite.quantization.fixed_point_layers import EXACT_BITS, Steps, average_constants
 from edgeailite.quantization.integer import Grid, GridModule
 from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.qparams import MULTIPLIER_BITS, fixed_point
@@ -100,13 +99,7 @@ class WindowAverage(GridModule):
 
     def steps(self, shape: torch.Size) -> tuple[Any, Any, Steps]:
         """Offset and factor (numbers, or tensors where places differ), and the whole numbers."""
-        with _disable_current_modes():
-            scales = (torch.tensor(g.scale) for g in (self.source, self.grid))
-            steps = average_steps(self.sums.areas(shape), *scales)
-            if steps.factor.dim() == 0:
-                return float(steps.offset), float(steps.factor), steps
-            offset, factor = steps.offset.tolist(), steps.factor.tolist()
-        return torch.tensor(offset), torch.tensor(factor), steps
+        return average_constants(self.sums, shape, self.source.scale, self.grid.scale)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Both grids."""

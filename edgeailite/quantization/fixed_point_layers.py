@@ -8,10 +8,12 @@ half step.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.fold import batch_norm_gain
@@ -84,6 +86,24 @@ def average_steps(area: Tensor, input_scale: Tensor, output_scale: Tensor) -> St
     return Steps(half.float(), multiplier, shift)
 
 
+def average_constants(
+    sums: WindowSum, shape: Sequence[int], input_scale: float, output_scale: float
+) -> tuple[Any, Any, Steps]:
+    """:func:`average_steps` in numbers, for a graph that is being exported as well.
+
+    Returns:
+        Offset (in steps of the input) and factor, numbers or, where places differ, tensors; and the
+        whole numbers.
+    """
+    with _disable_current_modes():
+        scales = torch.tensor(input_scale), torch.tensor(output_scale)
+        steps = average_steps(sums.areas(shape), *scales)
+        offset, factor = steps.offset.tolist(), steps.factor.tolist()
+    if isinstance(offset, float):
+        return offset, factor, steps
+    return torch.tensor(offset), torch.tensor(factor), steps
+
+
 class FixedPointBatchNorm(nn.Module):
     """Mixin over torch's batch norms that no layer folds; at the network's input: normalisation.
 
@@ -116,12 +136,18 @@ class FixedPointBatchNorm(nn.Module):
             return super().forward(x) + scale / 2
         gain, offset = batch_norm_gain(self)
         with torch.no_grad():
-            steps, unit = self.steps(output_quantizer, input_quantizer)
-            added = (steps.offset * unit).reshape(-1, *[1] * (x.dim() - 2))
-            exact = (x + added) * (steps.factor * (scale / unit)).reshape(added.shape)
+            exact = self.frozen(output_quantizer, input_quantizer)(x)
         if not torch.is_grad_enabled():
             return exact
         return straight_through(channel_affine(x, gain, offset), exact)
+
+    def frozen(
+        self, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize | None = None
+    ) -> AddMultiply:
+        """What evaluation mode computes, as it is now."""
+        steps, unit = self.steps(output_quantizer, input_quantizer)
+        factor = steps.factor * (output_quantizer.qparams().scale / unit)
+        return AddMultiply(steps.offset * unit, factor)
 
     def steps(
         self, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize | None
@@ -132,6 +158,28 @@ class FixedPointBatchNorm(nn.Module):
         source = None if input_quantizer is None else input_quantizer.qparams().scale
         unit = torch.ones_like(scale) if source is None else source
         return batch_norm_steps(gain, offset, source, scale, self.multiplier_bits), unit
+
+
+class AddMultiply(nn.Module):
+    """``(x + offset) * factor`` along axis 1: a batch norm in fixed point, in real values.
+
+    Args:
+        offset: Shape ``(C,)``.
+        factor: Shape ``(C,)``.
+    """
+
+    offset: Tensor
+    factor: Tensor
+
+    def __init__(self, offset: Tensor, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("offset", offset.detach().clone())
+        self.register_buffer("factor", factor.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape ``(N, C, ...)``."""
+        tail = [1] * (x.dim() - 2)
+        return (x + self.offset.reshape(-1, *tail)) * self.factor.reshape(-1, *tail)
 
 
 def _twin(base: type[nn.Module]) -> type[nn.Module]:
@@ -176,3 +224,30 @@ class FixedPointAverage(nn.Module):
         areas = self.sums.areas(x.shape).to(x.device)
         steps = average_steps(areas, unit, scale)
         return (self.sums(x) + steps.offset * unit) * (steps.factor * (scale / unit))
+
+    def frozen(
+        self, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize
+    ) -> FrozenAverage:
+        """What it computes on the grids as they are now."""
+        scales = (float(q.qparams().scale) for q in (input_quantizer, output_quantizer))
+        return FrozenAverage(self.sums, *scales)
+
+
+class FrozenAverage(nn.Module):
+    """:class:`FixedPointAverage` between two fixed power-of-two steps.
+
+    Args:
+        sums: Of the windows.
+        input_scale: Step of what is summed.
+        output_scale: Step of the average.
+    """
+
+    def __init__(self, sums: WindowSum, input_scale: float, output_scale: float) -> None:
+        super().__init__()
+        self.sums, self.input_scale, self.output_scale = sums, input_scale, output_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Real values in and out, shapes as the average's."""
+        unit, scale = self.input_scale, self.output_scale
+        offset, factor, _ = average_constants(self.sums, x.shape, unit, scale)
+        return (self.sums(x) + offset * unit) * (factor * (scale / unit))

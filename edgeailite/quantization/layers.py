@@ -186,7 +186,7 @@ class QuantLayer(nn.Module):
         weight = self.fake_quantized(weight, scale)
         if bias is None and output_quantizer is None:
             return weight, None
-        if input_quantizer is None:
+        if input_quantizer is None or self.bias_spec.is_float:
             if output_quantizer is not None:
                 bias = float_offset(bias, torch.ones_like(scale), output_quantizer)
             return weight, bias
@@ -312,7 +312,7 @@ def half_step(accumulator_scale: Tensor, output_quantizer: FakeQuantize) -> Tens
 def float_offset(
     bias: Tensor | None, scale: Tensor, output_quantizer: FakeQuantize | None
 ) -> Tensor:
-    """Bias and half of the output's step in units of ``s_w`` times a real; float32, ``(C_out,)``."""
+    """``(b + s_y / 2) / s_w``: bias and half of the output's step; float32, ``(C_out,)``."""
     real = torch.zeros_like(scale) if bias is None else bias
     if output_quantizer is not None:
         real = real.double() + output_quantizer.qparams().scale.double() / 2

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
+from typing import Any
 
 import onnx
 
 from edgeailite.quantization.export.proto import ProtoGraph
+from edgeailite.quantization.fixed_point import OffsetScaleShift, WindowAverage
 from edgeailite.quantization.graph import GraphModel
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -28,6 +30,7 @@ def name_tensors(proto: onnx.ModelProto, model: GraphModel) -> None:
     graph = ProtoGraph(proto.graph)
     _give(graph, _quantized_tensors(graph, model))
     _give(graph, _layer_parameters(graph, model))
+    _give(graph, _offsets_and_factors(graph, model))
     _give(graph, _float_twins(graph))
     _give(graph, _grid_parameters(graph))
     graph.write()
@@ -90,6 +93,23 @@ def _layer_parameters(graph: ProtoGraph, model: GraphModel) -> list[tuple[str, s
         for name in ("weight", "bias")
         if f"{path}.{name}" in graph.initializers
     ]
+
+
+def _offsets_and_factors(graph: ProtoGraph, model: GraphModel) -> list[tuple[str, str]]:
+    """The constants behind an accumulator: ``<layer>.offset`` and ``<layer>.factor``."""
+    names = {"Add": "offset", "Mul": "factor"}
+    wanted = []
+    for node in graph.nodes:
+        path = _innermost_module(node) or ""
+        if node.op_type not in names or node.input[1] not in graph.initializers:
+            continue
+        module: Any = model.get_submodule(path)
+        if not isinstance(module, OffsetScaleShift | WindowAverage):
+            continue
+        owner: Any = model.get_submodule(path.removesuffix(".output"))
+        place = getattr(owner, "layer_path", "") or owner.quantizer_path
+        wanted.append((node.input[1], f"{place}.{names[node.op_type]}"))
+    return wanted
 
 
 def _float_twins(graph: ProtoGraph) -> list[tuple[str, str]]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from edgeailite.quantization.convert import FixedLayer
 from edgeailite.quantization.fake_quantize import FakeQuantize
+from edgeailite.quantization.fixed_point_layers import FixedPointAverage, FixedPointBatchNorm
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.operators import Kind
-from edgeailite.quantization.units import layer_units
+from edgeailite.quantization.units import attribute, layer_units
 
 
 @torch.no_grad()
@@ -36,7 +38,9 @@ def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]
         unit.node.target, unit.node.args, unit.node.kwargs = path, (unit.input_node,), {}
     for node in plain.graph.nodes:
         module = plain.module_of(node)
-        if node.meta["kind"] is Kind.QUANTIZER and isinstance(module, FakeQuantize):
+        if isinstance(module, FixedPointBatchNorm | FixedPointAverage):
+            _freeze(plain, node, module)
+        elif node.meta["kind"] is Kind.QUANTIZER and isinstance(module, FakeQuantize):
             path = plain.free_path(f"{node.target}_plain")
             replacement = stand_in(module)
             replacement.quantizer_path = str(node.target)  # type: ignore[assignment]
@@ -45,3 +49,17 @@ def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]
     plain.export_view = None
     plain.tidy()
     return plain
+
+
+def _freeze(
+    plain: GraphModel, node: fx.Node, module: FixedPointBatchNorm | FixedPointAverage
+) -> None:
+    """Let a module without quantizers compute what `module` does at `node`."""
+    quantizers: dict[str, Any] = {
+        name: attribute(plain, str(reference.target))
+        for name, reference in node.kwargs.items()
+        if isinstance(reference, fx.Node)
+    }
+    path = plain.free_path(f"{node.target}_fixed")
+    plain.add_module_at(path, module.frozen(**quantizers))
+    node.target, node.args, node.kwargs = path, node.args[:1], {}

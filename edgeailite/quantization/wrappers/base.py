@@ -17,7 +17,7 @@ from edgeailite.quantization.bias_correction import BiasCorrection
 from edgeailite.quantization.capture import capture
 from edgeailite.quantization.convert import convert
 from edgeailite.quantization.export.clip import clip_model, export_clip
-from edgeailite.quantization.export.fakeq import export_fakeq
+from edgeailite.quantization.export.fakeq import export_fakeq, fakeq_model
 from edgeailite.quantization.export.float_model import export_float
 from edgeailite.quantization.export.formats import (
     CONVERTED_FORMATS,
@@ -76,7 +76,7 @@ def prepare(
     graph = capture(model, leaf_modules, num_inputs, tuple(example_kwargs or ()))
     annotate(graph, _without(policy, leaf_modules))
     insert(graph)
-    graph.export_view = clip_model
+    graph.export_view = clip_model if policy.fixed_point is None else fakeq_model
     return graph
 
 
@@ -427,4 +427,5 @@ def _without_backward(output: Any) -> Any:
 
 
 def as_tuple(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """One input, or several, as a tuple."""
     return (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)

@@ -123,7 +123,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
                 layer.softness = softness
         return self
 
-    def convert(  # type: ignore[override]
+    def convert(
         self, model_qconfig_format: ExportFormat | str | None = None
     ) -> TinyMLConvertedModule:
         """The integer graph of the model as it is now; this module does not change.
@@ -147,7 +147,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
     def _converted_format(self, name: ExportFormat | str | None) -> ExportFormat:
         return ExportFormat.parse(name or self.default_format, self._converted_formats)
 
-    def export(  # type: ignore[override]
+    def export(
         self,
         example_input: Tensor | tuple[Tensor, ...],
         path: str | os.PathLike[str],
@@ -195,8 +195,8 @@ def output_errors(reference: Tensor, output: Tensor) -> dict[str, float]:
     """See :meth:`TinyMLQuantFxBaseModule.measure_stats`."""
     if reference.shape != output.shape or not reference.numel():
         raise ValueError(
-            f"The outputs have shapes {tuple(reference.shape)} and {tuple(output.shape)}; they must "
-            "be the same, and not empty."
+            f"The outputs have shapes {tuple(reference.shape)} and {tuple(output.shape)}; they "
+            "must be the same, and not empty."
         )
     reference, error = reference.detach().double(), (output - reference).detach().double()
     power = error.square().mean().clamp_min(torch.finfo(torch.float64).tiny)
@@ -235,7 +235,7 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
 
     default_format = ExportFormat.TINPU_INT_MODEL
     is_fixed_point = True
-    formats = (*FROM_WRAPPER, ExportFormat.TINPU_INT_MODEL)
+    formats = (ExportFormat.FLOAT_MODEL, ExportFormat.FAKEQ_MODEL, ExportFormat.TINPU_INT_MODEL)
 
     def __init__(
         self, model: nn.Module, *args: Any, output_int: bool | None = None, **kwargs: Any
@@ -243,7 +243,7 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
         super().__init__(model, *args, **kwargs)
         self.output_int = "qdq" not in self._float_ops if output_int is None else output_int
 
-    def convert(  # type: ignore[override]
+    def convert(
         self,
         model_qconfig_format: ExportFormat | str | None = None,
         output_int: bool | None = None,
@@ -280,7 +280,7 @@ class TinyMLConvertedModule(ConvertedModule):
         super().__init__(model)
         self.format, self.formats = format, formats
 
-    def export(  # type: ignore[override]
+    def export(
         self,
         example_input: Tensor | tuple[Tensor, ...],
         path: str | os.PathLike[str],
