@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.convert import grid_of
+from edgeailite.quantization.convert import COMPUTES_INTEGERS, convert, grid_of
+from edgeailite.quantization.convert_fixed_point import convert_fixed_point
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.integer import Grid, IntegerLayer, Quantize
+from edgeailite.quantization.integer import Grid
+from edgeailite.quantization.memory import estimate_memory
 from edgeailite.quantization.report.entries import (
     ActivationEntry,
     LayerEntry,
@@ -64,7 +67,10 @@ def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ..
     grids = {node: grid_of(quantizer) for node, quantizer in quantizers.items()}
     limits = {node: _limits(grid) for node, grid in grids.items()}
     places = [node for node in model.graph.nodes if node in units or node in quantizers]
-    measured, num_inputs = measure(model, places, limits, batches)
+    batches = iter(batches)
+    first = next(batches, None)
+    shown = () if first is None else chain([first], batches)
+    measured, num_inputs = measure(model, places, limits, shown)
     calls: Counter[str] = Counter()
     entries: dict[fx.Node, LayerEntry | ActivationEntry] = {}
     report = Report(size=_model_size(model, list(units.values())), num_inputs=num_inputs)
@@ -84,7 +90,17 @@ def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ..
             entries[node] = activation
     report.floats = float_operations(model)
     report.warnings = find_warnings(report, list(units.values()), entries)
+    if first is not None:
+        _add_memory(report, model, first)
     return report
+
+
+def _add_memory(report: Report, model: GraphModel, batch: Tensor | tuple[Tensor, ...]) -> None:
+    try:
+        converted = convert_fixed_point(model) if model.fixed_point else convert(model)
+        report.memory = estimate_memory(converted, batch)
+    except ValueError as error:
+        report.warnings.append(f"the model has no integer graph: {error}")
 
 
 def _prepared(wrapper: nn.Module) -> GraphModel:
@@ -94,7 +110,7 @@ def _prepared(wrapper: nn.Module) -> GraphModel:
             f"{type(wrapper).__name__} holds no quantized model. Give a wrapper (QuantTrainModule, "
             "QATFxModule, ...), or its .module."
         )
-    if any(isinstance(module, IntegerLayer | Quantize) for module in model.modules()):
+    if any(isinstance(module, COMPUTES_INTEGERS) for module in model.modules()):
         raise TypeError(
             f"{type(wrapper).__name__} is converted to integers; report on the wrapper that it was "
             "converted from."

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from edgeailite.quantization.memory import MemoryEstimate
+
 
 class Histogram(NamedTuple):
     """Counts of values in bins of equal width.
@@ -135,6 +137,8 @@ class Report:
         floats: Operations that stay in float, by name.
         warnings: What deserves a look.
         size: Of the parameters.
+        memory: What the integer graph takes on a microcontroller; None without data, or where there
+            is no such graph (a warning says why).
         num_inputs: Inputs (batch elements) that were run for the measurements.
     """
 
@@ -144,10 +148,12 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     size: ModelSize = field(default_factory=lambda: ModelSize(0, 0))
     num_inputs: int = 0
+    memory: MemoryEstimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON; an infinite SQNR (no error at all) becomes ``"inf"``."""
-        return _plain(asdict(self))
+        memory = None if self.memory is None else self.memory.to_dict()
+        return _plain(asdict(self) | {"memory": memory})
 
     def __str__(self) -> str:
         size = self.size
@@ -170,6 +176,8 @@ class Report:
                 f"{_number(clipped, 7, 3)} {_number(a.sqnr, 6, 1)}"
             )
         lines += [f"float: {n}: {e.operation}: {e.reason}" for n, e in self.floats.items()]
+        if self.memory is not None:
+            lines += ["", str(self.memory), ""]
         lines += [f"warning: {text}" for text in self.warnings]
         return "\n".join(line.rstrip() for line in lines)
 

@@ -131,6 +131,9 @@ def summary(report: Report) -> list[Card]:
         Card("Stays in float", str(len(report.floats)), "operations"),
         Card("Warnings", str(len(report.warnings))),
     ]  # fmt: skip
+    if report.memory is not None:
+        note = f"RAM {size_words(report.memory.ram)} at '{report.memory.peak}', for one input"
+        cards.insert(4, Card("Flash", size_words(report.memory.flash), note))
     if report.num_inputs:
         measured = [(e.position, e.output_sqnr) for e in layers]
         measured += [(e.position, e.sqnr) for e in report.activations]

@@ -6,17 +6,26 @@ from typing import Any
 
 from torch import fx, nn
 
+from edgeailite.quantization.annotate import COMPUTES_IN_FIXED_POINT
 from edgeailite.quantization.convert import BETWEEN_GRIDS
 from edgeailite.quantization.fake_quantize import FakeQuantize
+from edgeailite.quantization.fixed_point_layers import FixedPointAverage, FixedPointBatchNorm
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import quantizer_of
-from edgeailite.quantization.layers import QUANT_LAYERS, QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.layers import (
+    QUANT_LAYERS,
+    QuantFunctionalLayer,
+    QuantLayer,
+    StandaloneBatchNorm,
+    StandaloneLayerNorm,
+)
 from edgeailite.quantization.operators import Kind, argument, operands, product_operands
 from edgeailite.quantization.report.entries import FloatEntry
 from edgeailite.quantization.units import layer_unit
 
 _BY_CONFIGURATION = "the preset or configuration leaves it in float"
 _OFF_GRID = "lies on no grid, so the arithmetic is float"
+_ENGINE_TWINS = (QuantLayer, StandaloneBatchNorm, StandaloneLayerNorm, FixedPointBatchNorm)
 _BINARY = ("add", "sub", "mul", "matmul", "bmm", "truediv", "div", "pow")
 
 
@@ -42,12 +51,14 @@ def operation_name(model: GraphModel, node: fx.Node) -> str:
         return getattr(node.target, "__name__", str(node.target))
     if isinstance(module, QuantFunctionalLayer):
         return module.function.__name__
+    if isinstance(module, FixedPointAverage):
+        module = module.sums.average
     return _users_type(module).__name__
 
 
 def _users_type(module: nn.Module) -> type[nn.Module]:
     """A module's type; for one that the engine made of one of torch's, that one."""
-    if type(module).__module__ != QuantLayer.__module__:
+    if not isinstance(module, _ENGINE_TWINS):
         return type(module)
     return next(t for t in type(module).__mro__ if t.__module__.startswith("torch.nn"))
 
@@ -63,6 +74,8 @@ def _reason(model: GraphModel, node: fx.Node) -> str | None:
         return "NoQAct asks for float"
     if kind is Kind.LAYER:
         return _layer_reason(model, node)
+    if isinstance(model.module_of(node), FixedPointBatchNorm):
+        return None
     if kind is Kind.BATCH_NORM:
         return "no layer in front of it folds it, so it is computed as x * gain + offset in float"
     if kind in (Kind.RELU, Kind.CLAMP, *BETWEEN_GRIDS):
@@ -94,6 +107,8 @@ def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
     users = [user.meta["kind"] for user in node.users]
     if Kind.FORBID in users:
         return "NoQAct behind it asks for float"
+    if model.fixed_point and node.meta["kind"] not in COMPUTES_IN_FIXED_POINT:
+        return "the target has no integer form of it"
     if Kind.QUANTIZER not in users:
         return _BY_CONFIGURATION
     if node.meta["kind"] in (Kind.RELU, Kind.CLAMP):

@@ -76,7 +76,8 @@ def prepare(
     graph = capture(model, leaf_modules, num_inputs, tuple(example_kwargs or ()))
     annotate(graph, _without(policy, leaf_modules))
     insert(graph)
-    graph.export_view = clip_model if policy.fixed_point is None else fakeq_model
+    graph.fixed_point = policy.fixed_point is not None
+    graph.export_view = fakeq_model if graph.fixed_point else clip_model
     return graph
 
 

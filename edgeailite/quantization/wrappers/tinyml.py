@@ -18,6 +18,7 @@ from edgeailite.quantization.export.formats import (
     ExportFormat,
 )
 from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.hardware_rules import check_hardware_rules
 from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.spec import FixedPoint
 from edgeailite.quantization.tinyml_qconfig import make_tinyml_policy
@@ -276,7 +277,9 @@ class TINPUTinyMLPTQFxModule(TINPUTinyMLQATFxModule):
 class TinyMLConvertedModule(ConvertedModule):
     """An integer graph in ``.module``: evaluates, saves, loads, exports; cannot be trained."""
 
-    def __init__(self, model: Any, format: ExportFormat, formats: tuple[ExportFormat, ...]) -> None:
+    def __init__(
+        self, model: GraphModel, format: ExportFormat, formats: tuple[ExportFormat, ...]
+    ) -> None:
         super().__init__(model)
         self.format, self.formats = format, formats
 
@@ -286,23 +289,28 @@ class TinyMLConvertedModule(ConvertedModule):
         path: str | os.PathLike[str],
         *,
         model_qconfig_format: ExportFormat | str | None = None,
+        strict: bool = False,
         **options: Any,
     ) -> Path:
-        """Write the integer graph as ONNX.
+        """Write the integer graph as ONNX; for the NPU, warn of what it does not compute.
 
         Args:
             example_input: What to trace with.
             path: File to write.
             model_qconfig_format: What the file holds; None: what :meth:`convert` was asked for.
+            strict: Raise instead of warning; see
+                :func:`~edgeailite.quantization.hardware_rules.check_hardware_rules`.
             **options: ``input_names``, ``output_names``, ``opset_version``, ``dynamic_batch`` as in
                 :meth:`QuantModule.export`; ``simplify=False`` leaves the exporter's operators as
                 they are, constants folded.
 
         Raises:
-            ValueError: A format that these integers do not have, or an opset that cannot be
-                written.
+            ValueError: A format that these integers do not have, an opset that cannot be written,
+                or, with `strict`, an operation that the NPU does not compute.
         """
         format = ExportFormat.parse(model_qconfig_format or self.format, self.formats)
+        if format is ExportFormat.TINPU_INT_MODEL:
+            check_hardware_rules(self.module, example_input, strict)
         return _write(format, self.module, example_input, path, **options)
 
 

@@ -260,7 +260,8 @@ def test_a_browser_reacts_to_clicks_and_words_and_loads_nothing(tmp_path):
     assert root["data-twice"] == "descending 2"
     assert root["data-hash"] == "#sort=layers.path.descending"
     assert root["data-shown"] == "1"
-    rows = sum(map(len, (_report().layers, _report().activations, _report().floats)))
+    report = _report()
+    rows = sum(map(len, (report.layers, report.activations, report.floats, report.memory.layers)))
     assert root["data-found"] == f"1 of {rows} rows"
     assert root["data-marked"] == "1"
     assert root["data-color"] == "rgb(246, 247, 249)"
