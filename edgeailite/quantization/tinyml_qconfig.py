@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,6 @@ from edgeailite.quantization.spec import BiasSpec, FixedPoint, QConfig, QuantSpe
 
 BIT_WIDTHS = (8, 4, 2)
 FLOAT_BITS = 32
-_LOG = logging.getLogger(__name__)
 _EXACT = 24  # bits of a sum that float32 carries
 _WEIGHTS = {
     8: QuantSpec(8, True, "per_channel", quant_range=(-127, 127)),
@@ -110,6 +108,11 @@ def get_default_qconfig(
     if fixed_point is not None:
         _check_fixed_point(weight, activation)
     return QConfig(weight, activation, _BIASES[min(weight.bit_width, 8)], soft_weight=soft)
+
+
+def weight_spec(bits: int) -> QuantSpec:
+    """The grid of a weight of 8, 4 or 2 bits."""
+    return _WEIGHTS[bits]
 
 
 def _read_weight(given: dict[str, Any]) -> tuple[QuantSpec, bool]:

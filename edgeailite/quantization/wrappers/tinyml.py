@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy
+from edgeailite.quantization.auto_quantization import (
+    apply_mixed_precision,
+    search_as_told,
+    without_search,
+)
 from edgeailite.quantization.convert import convert
 from edgeailite.quantization.convert_fixed_point import convert_fixed_point
 from edgeailite.quantization.export.formats import (
@@ -21,7 +26,7 @@ from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.hardware_rules import check_hardware_rules
 from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.spec import FixedPoint
-from edgeailite.quantization.tinyml_qconfig import make_tinyml_policy
+from edgeailite.quantization.tinyml_qconfig import make_tinyml_policy, weight_spec
 from edgeailite.quantization.wrappers.base import (
     WRITERS,
     ConvertedModule,
@@ -109,6 +114,9 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         self.hard_epoch = max(named["total_epochs"] // 2, 1)
 
     def _policy(self, model: nn.Module, qconfig_type: Any, backend: str) -> Policy:
+        given = getattr(qconfig_type, "qconfig_type", qconfig_type)
+        if isinstance(given, Mapping) and given.get("auto_quantization"):
+            qconfig_type = run_auto_quantization(model, given, type(self))
         rules = None
         if self.is_fixed_point:
             rules = FixedPoint(input_multiplier_bits=None if "qdq" in self._float_ops else 12)
@@ -312,6 +320,35 @@ class TinyMLConvertedModule(ConvertedModule):
         if format is ExportFormat.TINPU_INT_MODEL:
             check_hardware_rules(self.module, example_input, strict)
         return _write(format, self.module, example_input, path, **options)
+
+
+def run_auto_quantization(
+    model: nn.Module,
+    qconfig_dict: Mapping[str, Any],
+    wrapper_type: type[TinyMLQuantFxBaseModule] = TINPUTinyMLQATFxModule,
+) -> dict[str, Any]:
+    """Find the bits of each layer as a ``qconfig_type`` dict asks; prints a table.
+
+    Args:
+        model: Float model; not changed.
+        qconfig_dict: See :func:`~edgeailite.quantization.auto_quantization.search_as_told`; not
+            changed.
+        wrapper_type: The target; the search calibrates, whatever it is.
+
+    Returns:
+        A new dict without loaders, with ``weight.mixed_precision``: the ``qconfig_type`` to wrap
+        with.
+
+    Raises:
+        ValueError: Data or goal is missing.
+    """
+    base = without_search(qconfig_dict)
+
+    def make_wrapper(float_model: nn.Module, bits: dict[int, list[str]]) -> Any:
+        qconfig_type = apply_mixed_precision(base, bits)
+        return wrapper_type(float_model, qconfig_type=qconfig_type, is_qat=False, verbose=False)
+
+    return search_as_told(model, qconfig_dict, make_wrapper, weight_spec)
 
 
 def _positional(args: Sequence[Any]) -> dict[str, Any]:
