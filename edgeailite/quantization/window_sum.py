@@ -45,7 +45,7 @@ class WindowSum(nn.Module):
         """
         if isinstance(self.average, Mean):
             return x.sum(self.average.dims, self.average.keepdim)
-        windows = self._windows(x.shape)
+        windows = self.windows(x.shape)
         if all(len(w.lengths) == 1 and w.lengths[0] == size for w, size in windows):
             return x.sum(tuple(range(2, x.dim())), keepdim=True)
         if all(w.stride == w.kernel and not w.padding and not w.missing for w, _ in windows):
@@ -68,11 +68,11 @@ class WindowSum(nn.Module):
             if divisor := getattr(self.average, "divisor_override", None):
                 return torch.tensor(float(divisor)).double()
             area = torch.ones(1, 1).double()
-            for window, _ in self._windows(shape):
+            for window, _ in self.windows(shape):
                 area = area.unsqueeze(-1) * torch.tensor(window.lengths).double()
             return area.flatten()[0] if bool((area == area.flatten()[0]).all()) else area
 
-    def _windows(self, shape: Sequence[int]) -> list[tuple[Windows, int]]:
+    def windows(self, shape: Sequence[int]) -> list[tuple[Windows, int]]:
         """The windows along each axis, and the axis' size."""
         spatial = [int(size) for size in shape[2:]]
         pool: Any = self.average

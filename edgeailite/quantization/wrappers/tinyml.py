@@ -18,6 +18,7 @@ from edgeailite.quantization.auto_quantization import (
 )
 from edgeailite.quantization.convert import convert
 from edgeailite.quantization.convert_fixed_point import convert_fixed_point
+from edgeailite.quantization.export.c_files import export_c
 from edgeailite.quantization.export.formats import (
     FROM_WRAPPER,
     ExportFormat,
@@ -320,6 +321,29 @@ class TinyMLConvertedModule(ConvertedModule):
         if format is ExportFormat.TINPU_INT_MODEL:
             check_hardware_rules(self.module, example_input, strict)
         return _write(format, self.module, example_input, path, **options)
+
+    def export_c(
+        self, example_input: Tensor, folder: str | os.PathLike[str], name: str = "model"
+    ) -> list[Path]:
+        """Write C for a device, a runner and test vectors.
+
+        Args:
+            example_input: Test vectors, one for each element of the batch.
+            folder: Where to write.
+            name: A C identifier, with which all names begin.
+
+        Returns:
+            The files.
+
+        Raises:
+            ValueError: The model is not of a TINPU wrapper, or an operation has no form in C.
+        """
+        if self.format is not ExportFormat.TINPU_INT_MODEL:
+            raise ValueError(
+                f"C is written for models with offset, multiplier and shift; this one is a "
+                f"{self.format.value}. Use a TINPU wrapper."
+            )
+        return export_c(self.module, example_input, folder, name)
 
 
 def run_auto_quantization(
