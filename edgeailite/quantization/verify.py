@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.annotate import MOVES_VALUES
 from edgeailite.quantization.convert import COMPUTES_INTEGERS
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
@@ -26,6 +27,7 @@ from edgeailite.quantization.integer import (
     Quantize,
     Requantize,
 )
+from edgeailite.quantization.operators import node_kind
 from edgeailite.quantization.verify_onnx import cpu_note, first_onnx_difference, open_session
 from edgeailite.quantization.wrappers import ConvertedModule, QuantModule
 
@@ -127,7 +129,7 @@ def verify(
     Args:
         wrapper: Trained or calibrated; or converted already, which leaves the simulation out.
         batches: Inputs of the model; a tuple for several.
-        onnx_path: QDQ file exported from `wrapper`; None compares without ONNX Runtime.
+        onnx_path: QDQ or TINPU file exported from `wrapper`; None compares without ONNX Runtime.
 
     Returns:
         Counts for each pair. With several outputs all of them are compared.
@@ -174,7 +176,7 @@ class _Run:
         self.sessions = (
             {} if onnx_path is None else {p: open_session(onnx_path, x) for p, x in levels.items()}
         )
-        self.steps = output_steps(converted)
+        self.steps, self.units = output_steps(converted), output_units(converted)
         self.result = Verification(cpu_note=cpu_note(), notes=model_notes(converted))
 
     def compare(self, inputs: tuple[Tensor, ...]) -> None:
@@ -185,9 +187,10 @@ class _Run:
         result.num_inputs += inputs[0].shape[0]
         result.num_values += sum(y.numel() for y in integer)
         steps = self.steps if len(self.steps) == len(integer) else [None] * len(integer)
+        units = self.units if len(self.units) == len(integer) else [1.0] * len(integer)
         before = dict(result.mismatches)
-        for a, b, step in zip(simulated, integer, steps, strict=False):
-            result.count(SIMULATION_INTEGER, a, b, step)
+        for a, b, step, unit in zip(simulated, integer, steps, units, strict=False):
+            result.count(SIMULATION_INTEGER, a, b * unit, None if step is None else step * unit)
         for pair, session in self.sessions.items():
             names = [i.name for i in session.get_inputs()]
             feed = {n: x.cpu().numpy() for n, x in zip(names, inputs, strict=True)}
@@ -223,10 +226,36 @@ def _flat(output: Any) -> list[Any]:
 
 
 def output_steps(converted: GraphModel) -> list[float | None]:
-    """Step of the grid that each output of an integer graph lies on; None: on none."""
+    """Step of each output of an integer graph, 1 where it is an integer; None: on no grid."""
+    steps: list[float | None] = []
+    for module in _output_modules(converted):
+        real = module.grid.scale if isinstance(module, Dequantize) else None
+        steps.append(1.0 if isinstance(module, COMPUTES_INTEGERS) else real)
+    return steps
+
+
+def output_units(converted: GraphModel) -> list[float]:
+    """What each output of an integer graph is multiplied with to be real: 1 if it is already."""
+    grids = [
+        _grid_of(module) if isinstance(module, COMPUTES_INTEGERS) else None
+        for module in _output_modules(converted)
+    ]
+    return [1.0 if grid is None else grid.scale for grid in grids]
+
+
+def _output_modules(converted: GraphModel) -> list[nn.Module | None]:
+    """The modules whose values the outputs are, or are moved from."""
     (output,) = converted.graph.find_nodes(op="output")
-    modules = [converted.module_of(node) for node in _flat(output.args[0])]
-    return [m.grid.scale if isinstance(m, Dequantize) else None for m in modules]
+    modules = []
+    for node in _flat(output.args[0]):
+        source, module = node, converted.module_of(node)
+        while not isinstance(module, (*COMPUTES_INTEGERS, Dequantize)) and source.all_input_nodes:
+            if node_kind(source, module) not in MOVES_VALUES:
+                break
+            source = source.all_input_nodes[0]
+            module = converted.module_of(source)
+        modules.append(module)
+    return modules
 
 
 def model_notes(converted: GraphModel) -> list[str]:
