@@ -121,6 +121,12 @@ class _FixedPointConverter(Converter):
             given = None if source is None else self.model.module_of(source)
             assert given is None or isinstance(given, FakeQuantize)
             steps, _ = module.steps(output, given)
+            if given is not None and bool((steps.multiplier.abs() >= 1 << MULTIPLIER_BITS).any()):
+                largest = float(steps.factor.abs().max())
+                raise ValueError(
+                    f"Batch norm '{node.target}' multiplies with up to {largest:.4g}, more than "
+                    f"{MULTIPLIER_BITS} bits hold. Is its variance right (calibrate on real data)?"
+                )
             made = OffsetScaleShift(steps, grid, module.multiplier_bits)
         self._set(quantizer, self._call(str(node.target), made, self.values[operand]), grid)
 

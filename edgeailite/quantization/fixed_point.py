@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from edgeailite.quantization.fixed_point_layers import EXACT_BITS, Steps, average_constants
 from edgeailite.quantization.integer import Grid, GridModule
-from edgeailite.quantization.layers import QuantLayer
-from edgeailite.quantization.qparams import MULTIPLIER_BITS, fixed_point
+from edgeailite.quantization.layers import QuantLayer, plain_strides
+from edgeailite.quantization.qparams import MAX_SHIFT, MULTIPLIER_BITS, fixed_point
 from edgeailite.quantization.window_sum import WindowSum
 
 
@@ -49,6 +49,7 @@ class OffsetScaleShift(GridModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """An accumulator, or raw input, in; integers out; any shape."""
+        x = plain_strides(x)
         offset, factor = (self._along_channels(v, x) for v in (self.offset, self.factor))
         return self.clip(torch.floor((x + offset) * factor))
 
@@ -68,7 +69,7 @@ class OffsetScaleShift(GridModule):
                 f"'{self.quantizer_path}' multiplies with a float (float_ops has 'qdq'): it has no "
                 "multiplier and shift."
             )
-        return fixed_point(self.factor, self.multiplier_bits)
+        return fixed_point(self.factor, self.multiplier_bits, min_shift=-MAX_SHIFT)
 
 
 class Clip(GridModule):

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.fold import batch_norm_gain
-from edgeailite.quantization.layers import channel_affine
+from edgeailite.quantization.layers import channel_affine, plain_strides
 from edgeailite.quantization.ops import straight_through
 from edgeailite.quantization.qparams import MAX_SHIFT, MULTIPLIER_BITS, fixed_point
 from edgeailite.quantization.window_sum import WindowSum
@@ -65,8 +65,9 @@ def batch_norm_steps(
         multiplier = torch.where(ratio == 0, smallest, ratio).float().double()
         shift = torch.zeros_like(multiplier)
     else:
-        limit = MAX_SHIFT if input_scale is None else _MAX_SHIFT_ON_GRID
-        multiplier, shift = fixed_point(ratio, bits, limit)
+        # Raw values may be tiny: the shift is to the left then, in what reads the sensor.
+        low, high = (-MAX_SHIFT, MAX_SHIFT) if input_scale is None else (0, _MAX_SHIFT_ON_GRID)
+        multiplier, shift = fixed_point(ratio, bits, high, low)
     total = (offset.double() / output_scale + 0.5) / torch.ldexp(multiplier, -shift)
     return Steps((total if input_scale is None else torch.round(total)).float(), multiplier, shift)
 
@@ -178,7 +179,7 @@ class AddMultiply(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape ``(N, C, ...)``."""
-        tail = [1] * (x.dim() - 2)
+        x, tail = plain_strides(x), [1] * (x.dim() - 2)
         return (x + self.offset.reshape(-1, *tail)) * self.factor.reshape(-1, *tail)
 
 

@@ -368,8 +368,19 @@ class StandaloneLayerNorm(nn.LayerNorm):
 
 def channel_affine(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     """``x * gain + offset`` along axis 1; `gain` and `offset` of shape ``(C,)``."""
-    tail = [1] * (x.dim() - 2)
+    x, tail = plain_strides(x), [1] * (x.dim() - 2)
     return x * gain.reshape(-1, *tail) + offset.reshape(-1, *tail)
+
+
+def plain_strides(x: Tensor) -> Tensor:
+    """The same tensor with the strides that batch norm gives its result; costs nothing.
+
+    Where an axis has size 1 other strides mean the same, but a convolution behind would then choose
+    channels-last for its result, and a ``view`` that works in the float model would not.
+    """
+    if not x.is_contiguous() or torch.compiler.is_exporting():
+        return x
+    return x.flatten().view(x.shape)
 
 
 def _twin(base: type[nn.Module], mixin: type[nn.Module] = QuantLayer) -> type[nn.Module]:

@@ -68,23 +68,27 @@ MAX_SHIFT = 31
 MULTIPLIER_BITS = 8
 
 
-def fixed_point(factor: Tensor, bits: int, max_shift: int = MAX_SHIFT) -> tuple[Tensor, Tensor]:
+def fixed_point(
+    factor: Tensor, bits: int, max_shift: int = MAX_SHIFT, min_shift: int = 0
+) -> tuple[Tensor, Tensor]:
     """Multiplier and right shift nearest to `factor`: ``factor ~ multiplier * 2^-shift``.
 
-    ``shift = floor(log2((2^bits - 1) / |factor|))`` within 0 to `max_shift`,
-    ``multiplier = round(|factor| * 2^shift)``, at least 1, with the sign of `factor`.
+    ``shift = floor(log2((2^bits - 1) / |factor|))`` within `min_shift` to `max_shift`,
+    ``multiplier = round(|factor| * 2^shift)``, at least 1, with the sign of `factor`. It has more
+    than `bits` bits where `min_shift` is in its way.
 
     Args:
         factor: Any shape.
         bits: Of the multiplier, without its sign.
         max_shift: Largest shift.
+        min_shift: Smallest shift; a negative one is a shift to the left.
 
     Returns:
         Whole numbers in float64, each of the shape of `factor`.
     """
     magnitude = factor.double().abs().clamp_min(2.0**-max_shift)
     exponent = torch.frexp(((1 << bits) - 1) / magnitude).exponent - 1
-    shift = exponent.clamp(0, max_shift).double()
+    shift = exponent.clamp(min_shift, max_shift).double()
     multiplier = torch.round(torch.ldexp(magnitude, shift)).clamp_min(1.0)
     return torch.where(factor < 0, -multiplier, multiplier), shift
 

@@ -206,7 +206,8 @@ class _Reader:
                 factors=module.factor.reshape(-1).tolist(),
             )  # fmt: skip
             return
-        tables = _tables(node, module.offset, *module.multiplier_and_shift())
+        multiplier, shift = module.multiplier_and_shift()
+        tables = _tables(node, module.offset, multiplier, shift)
         self._emit("RESCALE", node, module.grid, shape_in=shape, shape_out=shape, **tables)
 
     def _layer(self, node: fx.Node, module: FixedPointLayer) -> None:
