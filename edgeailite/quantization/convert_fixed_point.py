@@ -146,7 +146,7 @@ def _checked(steps: Steps, factor: torch.Tensor) -> Steps:
     Raises:
         ValueError: They are not.
     """
-    wrong = steps.factor.double() != factor
+    wrong = (steps.factor.double() != factor) | (steps.multiplier >= 1 << MULTIPLIER_BITS)
     if bool(wrong.any()):
         value = float(factor.reshape(-1)[wrong.reshape(-1)][0])
         raise ValueError(
