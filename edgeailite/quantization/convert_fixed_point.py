@@ -26,7 +26,7 @@ from edgeailite.quantization.integer import Grid
 from edgeailite.quantization.layers import float_offset
 from edgeailite.quantization.operators import Kind, operands
 from edgeailite.quantization.ops import quantize_bias, round_to_integer
-from edgeailite.quantization.qparams import MULTIPLIER_BITS, fixed_point
+from edgeailite.quantization.qparams import MAX_SHIFT, MULTIPLIER_BITS, fixed_point
 from edgeailite.quantization.units import LayerUnit, layer_unit
 
 _SHARING = (Kind.ADD, Kind.CAT)
@@ -136,7 +136,8 @@ def _rescale(source: Grid | None, grid: Grid) -> OffsetScaleShift:
     unit = 1.0 if source is None else source.scale
     factor = torch.tensor(unit / grid.scale, dtype=torch.float64)
     half = 0.5 / factor if source is None else torch.floor(0.5 / factor)
-    steps = Steps(half.float(), *fixed_point(factor, MULTIPLIER_BITS))
+    lowest = -MAX_SHIFT if source is None else 0  # what quantizes real values may shift left
+    steps = Steps(half.float(), *fixed_point(factor, MULTIPLIER_BITS, min_shift=lowest))
     return OffsetScaleShift(_checked(steps, factor), grid)
 
 

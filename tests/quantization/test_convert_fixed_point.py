@@ -126,6 +126,13 @@ def test_no_sum_needs_more_than_24_bits():
     assert sums.max() < 2**24
 
 
+def test_tiny_inputs_are_quantized_exactly(tmp_path):
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    wrapper = TINPUTinyMLPTQFxModule(network, verbose=False)
+    x = torch.randn(64, 6) * 1e-3
+    assert_equal_everywhere(wrapper.calibrate([x]), x, tmp_path / "m.onnx", {"output_int": False})
+
+
 def test_a_factor_out_of_reach_has_a_clear_error():
     network = nn.Sequential(nn.Linear(4, 4), nn.Hardtanh(-1e-5, 1e-5), nn.Linear(4, 2))
     nn.init.constant_(network[0].weight, 1e3)
