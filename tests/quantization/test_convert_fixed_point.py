@@ -127,7 +127,7 @@ def test_no_sum_needs_more_than_24_bits():
 
 
 def test_tiny_inputs_are_quantized_exactly(tmp_path):
-    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    network = nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
     wrapper = TINPUTinyMLPTQFxModule(network, verbose=False)
     x = torch.randn(64, 6) * 1e-3
     assert_equal_everywhere(wrapper.calibrate([x]), x, tmp_path / "m.onnx", {"output_int": False})

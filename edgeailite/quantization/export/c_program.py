@@ -285,6 +285,9 @@ class _Reader:
         full = torch.arange(math.prod(shape)).reshape(1, *shape)
         call: Callable[..., Tensor] = getattr(torch.Tensor, name)
         moved = call(full, *node.args[1:], **node.kwargs)
+        if torch.equal(moved.flatten(), full.flatten()):  # only axes of size 1 change places
+            self.buffers[node] = self._renamed(node)
+            return
         if moved.shape[0] != 1 or moved.dim() > 4:
             raise _unsupported(node, "it moves the batch, or has more than three axes")
         steps = (*moved.stride()[1:], 0, 0)[:3]

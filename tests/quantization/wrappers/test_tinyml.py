@@ -135,7 +135,7 @@ def test_a_normalisation_in_float_has_no_rounded_multiplier():
         wrapper.calibrate([torch.randn(64, 3)])
         factors = next(m for m in wrapper.convert().modules() if hasattr(m, "factor")).factor
         scale = wrapper.module.get_submodule("0.activation_q").qparams().scale
-        gain = network[0].weight / (1 + network[0].eps) ** 0.5
+        gain = network[0].weight.detach() / (1 + network[0].eps) ** 0.5
         error = float((factors * scale / gain - 1).abs().max())
         assert error < tolerance
         assert (error > 1e-6) is (float_ops is False)

@@ -1,0 +1,121 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from edgeailite.quantization import TINPUTinyMLPTQFxModule
+from edgeailite.quantization.sensitivity import (
+    LayerSensitivity,
+    as_batches,
+    choose_bit_widths,
+    layer_sensitivity,
+)
+from edgeailite.quantization.tinyml_qconfig import weight_spec
+
+
+def wrapper():
+    torch.manual_seed(0)
+    return TINPUTinyMLPTQFxModule(
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+            nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 3),
+        ).eval(),
+        verbose=False,
+    )  # fmt: skip
+
+
+BATCHES = [(torch.randn(8, 1, 8, 8),) for _ in range(2)]
+
+
+def test_fewer_bits_cost_more_and_each_layer_is_measured():
+    found = layer_sensitivity(wrapper().module, BATCHES, weight_spec)
+    assert [s.path for s in found] == ["0", "4", "6"]
+    assert [s.num_weights for s in found] == [36, 1152, 24]
+    for layer in found:
+        assert 0 < layer.errors[8] < layer.errors[4] < layer.errors[2] < 1
+
+
+def test_the_error_is_that_of_the_weight_alone():
+    model = wrapper().module
+    (layer,) = [s for s in layer_sensitivity(model, BATCHES, weight_spec, (4,)) if s.path == "6"]
+    linear = model.get_submodule("6")
+    x = torch.cat([b for (b,) in BATCHES])
+    with torch.no_grad():
+        features = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.ReLU())
+        features[1].load_state_dict(
+            {k: model.get_submodule("4").state_dict()[k] for k in ("weight", "bias")}
+        )
+        conv = torch.nn.functional.conv2d(x, model.get_submodule("0").weight)
+        hidden = features(torch.relu(model.get_submodule("1")(conv)))
+        linear.weight_spec = weight_spec(4)
+        quantized = linear.quantized_parameters(linear.weight, None, None, None)[0]
+        change = hidden @ (quantized - linear.weight).T
+        output = hidden @ linear.weight.T + linear.bias
+    expected = float(change.double().square().mean() / output.double().var(correction=0))
+    assert layer.errors[4] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_model_is_left_as_it_was():
+    made = wrapper().train()
+    state = {k: v.clone() for k, v in made.module.state_dict().items()}
+    specs = [getattr(m, "weight_spec", None) for m in made.module.modules()]
+    modes = [m.training for m in made.module.modules()]
+    layer_sensitivity(made.module, BATCHES, weight_spec)
+    assert specs == [getattr(m, "weight_spec", None) for m in made.module.modules()]
+    assert modes == [m.training for m in made.module.modules()]
+    assert all(torch.equal(state[k], v) for k, v in made.module.state_dict().items())
+    assert all("compute" not in vars(m) for m in made.module.modules())
+
+
+def test_it_is_left_as_it_was_after_an_error_too():
+    made = wrapper()
+    calls = []
+
+    def failing(bits):
+        calls.append(bits)
+        if len(calls) > 2:
+            raise RuntimeError("stop")
+        return weight_spec(bits)
+
+    with pytest.raises(RuntimeError, match="stop"):
+        layer_sensitivity(made.module, BATCHES, failing)
+    assert all(m.fake_quant_enabled for m in made.module.modules() if hasattr(m, "weight_spec"))
+    assert {
+        m.weight_spec.bit_width for m in made.module.modules() if hasattr(m, "weight_spec")
+    } == {8}
+
+
+def test_no_batch_is_an_error():
+    with pytest.raises(ValueError, match="no batch to measure sensitivity on"):
+        layer_sensitivity(wrapper().module, [], weight_spec)
+
+
+LAYERS = [
+    LayerSensitivity("a", 100, {8: 0.001, 4: 0.3, 2: 0.9}),
+    LayerSensitivity("b", 1000, {8: 0.002, 4: 0.01, 2: 0.5}),
+    LayerSensitivity("c", 333, {8: 0.001, 4: 0.02, 2: 0.04}),
+]
+
+
+@pytest.mark.parametrize("max_bytes", [400, 500, 700, 1000, 1433])
+def test_the_choice_is_the_best_of_all(max_bytes):
+    best = min(
+        sum(layer.errors[b] for layer, b in zip(LAYERS, bits, strict=True))
+        for bits in itertools.product((8, 4, 2), repeat=3)
+        if sum(layer.num_bytes(b) for layer, b in zip(LAYERS, bits, strict=True)) <= max_bytes
+    )
+    chosen = choose_bit_widths(LAYERS, max_bytes=max_bytes)
+    assert sum(layer.num_bytes(chosen[layer.path]) for layer in LAYERS) <= max_bytes
+    assert sum(layer.errors[chosen[layer.path]] for layer in LAYERS) == pytest.approx(best)
+
+
+def test_a_size_that_is_too_small_is_named():
+    with pytest.raises(ValueError, match="max_bytes is 300; the smallest these 3 layers .* 359"):
+        choose_bit_widths(LAYERS, max_bytes=300)
+
+
+def test_batches_are_taken_from_what_loaders_give():
+    x = torch.zeros(2, 1)
+    assert [len(b) for b in as_batches([x, x], 1)] == [1, 1]
+    assert [len(b) for b in as_batches([(x, 0), [x, 1], (x, 2)], 1, limit=2)] == [1, 1]
