@@ -54,7 +54,8 @@ BREAKS = {
     ),
     "kernel width": ({"first": nn.Conv2d(1, 8, (3, 9), padding=4)}, "first", "width is 9"),
     "output channels": (
-        {"first": nn.Conv2d(1, 6, 3, 1, 1), "second": nn.Conv2d(6, 16, 3, 1, 1)}, "first", "is 6; .* Use 8"
+        {"first": nn.Conv2d(1, 6, 3, 1, 1), "second": nn.Conv2d(6, 16, 3, 1, 1)},
+        "first", "is 6; .* Use 8",
     ),
     "stride": ({"second": nn.Conv2d(8, 16, 3, (1, 2), 1)}, "second", r"stride is \(1, 2\)"),
     "max-pool": ({"pool": nn.MaxPool2d((5, 1))}, "pool", r"kernel is \(5, 1\)"),

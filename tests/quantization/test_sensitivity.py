@@ -111,7 +111,7 @@ def test_the_choice_is_the_best_of_all(max_bytes):
 
 
 def test_a_size_that_is_too_small_is_named():
-    with pytest.raises(ValueError, match="max_bytes is 300; the smallest these 3 layers .* 359"):
+    with pytest.raises(ValueError, match=r"max_bytes is 300; the smallest these 3 layers .* 359"):
         choose_bit_widths(LAYERS, max_bytes=300)
 
 

@@ -18,7 +18,7 @@ from edgeailite.quantization.fixed_point import (
 )
 from edgeailite.quantization.graph import GraphModel, value_shapes
 from edgeailite.quantization.integer import Dequantize, Grid
-from edgeailite.quantization.operators import argument
+from edgeailite.quantization.operators import Kind, argument
 from edgeailite.quantization.window_sum import Mean, Windows
 
 _SAME_BYTES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)
@@ -139,8 +139,9 @@ class _Reader:
         self.operations: list[Operation] = []
 
     def read(self) -> Program:
+        self.model.classify()
         for node in self.model.graph.nodes:
-            if node.op not in ("placeholder", "output", "get_attr"):
+            if node.meta["kind"] not in (Kind.INPUT, Kind.OUTPUT, Kind.SCALAR):
                 self._read(node)
         for node in self.model.graph.find_nodes(op="output"):
             for result in node.all_input_nodes:
