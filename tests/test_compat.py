@@ -74,6 +74,8 @@ def test_import_table_holds(row):
     if row[2:] == ["works as written"]:
         theirs = resolve(row[0].strip("`"))
         assert set(ours.__all__) <= set(theirs.__all__)
+    if row[0].startswith("`tinyml_torchmodelopt."):
+        assert resolve(row[0].strip("`")) is ours
     for path in re.findall(r"`XNN\.([\w.]+)`", row[0]):
         for package in XNN:
             assert resolve(f"{package}.{path}") is ours
@@ -91,3 +93,25 @@ def test_fx_wrappers_are_reachable_by_their_documented_path():
     for name in ("QATFxModule", "PTCFxModule", "PTQFxModule", "QConfigType"):
         assert getattr(v2, name) is getattr(quantization, name)
     assert edgeai_torchmodelopt.xnn.utils.load_weights is xnn.utils.load_weights
+
+
+def test_microcontroller_wrappers_under_their_documented_paths():
+    import tinyml_torchmodelopt.quantization as documented
+    from edgeailite import quantization
+
+    for name in documented.__all__:
+        ours = {"TinyMLModelQConfigFormat": "ExportFormat"}.get(name, name)
+        assert getattr(documented, name) is getattr(quantization, ours)
+    for folder, name in (("generic", "Generic"), ("tinpu", "TINPU")):
+        module = importlib.import_module(f"tinyml_torchmodelopt.quantization.{folder}")
+        for kind in ("QAT", "PTQ"):
+            wrapper = f"{name}TinyML{kind}FxModule"
+            assert getattr(module, wrapper) is getattr(quantization, wrapper)
+    base = importlib.import_module("tinyml_torchmodelopt.quantization.base.fx")
+    assert base.TinyMLQuantFxBaseModule is quantization.TinyMLQuantFxBaseModule
+    types = importlib.import_module("tinyml_torchmodelopt.quantization.base.fx.qconfig_types")
+    assert types.TinyMLQConfigType is quantization.TinyMLQConfigType
+    search = importlib.import_module("tinyml_torchmodelopt.quantization.base.fx.auto_quantization")
+    assert callable(search.run_auto_quantization)
+    assert callable(search.apply_mixed_precision)
+    assert set(documented.TinyMLModelQConfigFormat.choices()) >= {"FAKEQ_MODEL", "TINPU_INT_MODEL"}

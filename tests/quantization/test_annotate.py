@@ -6,7 +6,7 @@ from edgeailite.quantization.annotate import Policy, annotate
 from edgeailite.quantization.capture import capture
 from edgeailite.quantization.fake_quantize import NoQAct, QAct
 from edgeailite.quantization.operators import Kind
-from edgeailite.quantization.spec import QConfig, QuantSpec, get_preset
+from edgeailite.quantization.spec import BiasSpec, FixedPoint, QConfig, QuantSpec, get_preset
 from tests.quantization.zoo import ZOO, Dense, Residual, SharedUnit, WeightStandardization
 
 PACT2 = get_preset("PACT2")
@@ -177,3 +177,64 @@ def test_annotating_twice_changes_nothing():
     before = {n: (n.meta.get("quant"), n.meta.get("layer")) for n in graph.graph.nodes}
     annotate(graph, Policy(PACT2))
     assert before == {n: (n.meta.get("quant"), n.meta.get("layer")) for n in graph.graph.nodes}
+
+
+def fixed_point_specs(model):
+    graph = capture(model.eval())
+    annotate(graph, Policy(QConfig(), fixed_point=FixedPoint()))
+    return {n.name: n.meta["quant"].spec for n in graph.graph.nodes if "quant" in n.meta}, graph
+
+
+class _Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.conv, self.bn = nn.BatchNorm2d(1), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.bn(self.conv(self.norm(x)))
+        z = F.relu(y) + y
+        return torch.sigmoid(z * y).mean((2, 3))
+
+
+def test_fixed_point_values_are_signed_unless_the_graph_says_otherwise():
+    specs, _ = fixed_point_specs(_Mixed())
+    signs = {name: spec.signed for name, spec in specs.items()}
+    assert signs == {
+        "norm": True,
+        "bn": True,
+        "relu": False,
+        "add": True,
+        "sigmoid": True,
+        "mean": True,
+    }
+
+
+def test_raw_input_goes_to_the_batch_norm_and_products_stay_in_float():
+    specs, graph = fixed_point_specs(_Mixed())
+    assert "x" not in specs
+    assert "mul" not in specs
+    bits = {n.name: n.meta["fixed_point"] for n in graph.graph.nodes if "fixed_point" in n.meta}
+    assert bits == {"norm": 12, "mean": 8}
+    assert [specs[name].rounding for name in ("norm", "mean", "bn")] == [
+        "floor",
+        "floor",
+        "half_even",
+    ]
+
+
+def test_operands_and_result_of_an_add_share_a_scale():
+    _, graph = fixed_point_specs(_Mixed())
+    shares = {n.name: n.meta["quant"].shares_scale for n in graph.graph.nodes if "quant" in n.meta}
+    assert [name for name, yes in shares.items() if yes] == ["add"]
+
+
+def test_weight_scales_have_as_few_bits_as_exact_sums_need():
+    spec = QuantSpec(4, True, "per_channel", power_of_two=False, scale_bits=8, quant_range=(-7, 7))
+    found = []
+    for inputs in (16, 64, 512, 4096):
+        graph = capture(nn.Sequential(nn.Linear(inputs, 3)))
+        annotate(graph, Policy(QConfig(spec, bias=BiasSpec(16)), fixed_point=FixedPoint()))
+        (node,) = [n for n in graph.graph.nodes if "layer" in n.meta]
+        found.append(node.meta["layer"].qconfig.weight.scale_bits)
+        assert 7 * 256 * inputs * 2 ** found[-1] < 2**24
+    assert found == [7, 6, 4, 1]

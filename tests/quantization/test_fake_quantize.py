@@ -205,3 +205,47 @@ def test_inplace_overwrites_its_input():
 def test_affine_spec_makes_a_plain_quantizer():
     assert type(PACT2.from_spec(QuantSpec(symmetric=False))) is FakeQuantize
     assert type(PACT2.from_spec(QuantSpec())) is PACT2
+
+
+def trained_quantizer(low, high, signed):
+    quantizer = FakeQuantize(QuantSpec(signed=signed)).train()
+    quantizer(torch.linspace(low, high, 64))
+    return quantizer.eval()
+
+
+def test_a_shared_scale_is_the_coarsest():
+    a = trained_quantizer(0.0, 1.0, False)  # 1 / 256
+    b = trained_quantizer(-2.0, 2.0, True)  # 2 / 128
+    FakeQuantize.share_scale([a, b])
+    assert float(a.qparams().scale) == float(b.qparams().scale) == 2 / 128
+    assert (a.qparams().quant_min, b.qparams().quant_min) == (0, -128)
+
+
+def test_groups_that_meet_become_one():
+    quantizers = [trained_quantizer(-(2.0**i), 2.0**i, True) for i in range(4)]
+    FakeQuantize.share_scale(quantizers[:2])
+    FakeQuantize.share_scale(quantizers[2:])
+    FakeQuantize.share_scale(quantizers[1:3])
+    FakeQuantize.share_scale(quantizers[1:3])
+    assert {float(q.qparams().scale) for q in quantizers} == {8 / 128}
+    assert all(len(q._partners) == 3 for q in quantizers)
+
+
+def test_a_partner_without_data_does_not_count():
+    a, b = trained_quantizer(-0.5, 0.5, True), FakeQuantize(QuantSpec(signed=True))
+    FakeQuantize.share_scale([a, b])
+    assert float(a.qparams().scale) == 0.5 / 128
+    fixed = FakeQuantize(QuantSpec(signed=True, fixed_range=(-4.0, 4.0)))
+    FakeQuantize.share_scale([a, fixed])
+    assert float(a.qparams().scale) == 4 / 128
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_shares_with_copies(duplicate):
+    pair = nn.ModuleList([trained_quantizer(-(2.0**i), 2.0**i, True) for i in range(2)])
+    FakeQuantize.share_scale(pair)
+    other = duplicate(pair)
+    other[1].clips_act.mul_(8)
+    assert float(other[0].qparams().scale) == 16 / 128
+    assert float(pair[0].qparams().scale) == 2 / 128
+    assert set(other.state_dict()) == set(pair.state_dict())

@@ -10,6 +10,7 @@ from edgeailite.quantization.ops import (
     fake_quantize_weight,
     quantize_bias,
     round_to_integer,
+    soft_quantize_weight,
     straight_through,
 )
 
@@ -168,3 +169,29 @@ def test_fake_quantized_bias_passes_the_gradient():
     assert y.tolist() == [0.25, 32767 * 0.25]
     y.sum().backward()
     assert b.grad.tolist() == [1.0, 1.0]
+
+
+def test_floor_rounds_everything_down():
+    x = torch.tensor([-1.5, -0.1, 0.9, 2.0])
+    assert round_to_integer(x, "floor").tolist() == [-2.0, -1.0, 0.0, 2.0]
+    y = fake_quantize(x, torch.tensor(0.5), torch.tensor(0), -128, 127, "floor")
+    assert y.tolist() == [-1.5, -0.5, 0.5, 2.0]
+
+
+@given(st.floats(0.02, 1.0))
+def test_a_soft_step_keeps_the_grid_and_the_middles(softness):
+    scale = torch.tensor(0.5)
+    fixed = torch.tensor([-1.0, -0.75, -0.5, 0.0, 0.25, 0.5, 9.0])
+    soft = soft_quantize_weight(fixed, scale, -2, 2, softness)
+    torch.testing.assert_close(soft, torch.tensor([-1.0, -0.75, -0.5, 0.0, 0.25, 0.5, 1.0]))
+    x = torch.linspace(-1.2, 1.2, 97)
+    soft = soft_quantize_weight(x, scale, -2, 2, softness)
+    assert (soft.diff() >= -1e-6).all()  # no value overtakes another
+    hard = (x / scale).round().clamp(-2, 2) * scale
+    assert ((soft - hard).abs() <= (x.clamp(-1, 1) - hard).abs() + 1e-6).all()
+
+
+def test_a_soft_step_passes_the_gradient_inside_of_the_range():
+    w = torch.tensor([-2.0, -0.9, 0.1, 1.6], requires_grad=True)
+    soft_quantize_weight(w, torch.tensor(1.0), -1, 1, 0.5).sum().backward()
+    assert w.grad.tolist() == [0.0, 1.0, 1.0, 0.0]

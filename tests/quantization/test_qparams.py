@@ -10,6 +10,8 @@ from edgeailite.quantization.qparams import (
     MIN_RANGE,
     activation_qparams,
     ceil_power_of_two,
+    ceil_significant,
+    fixed_point,
     symmetric_scale,
     weight_scale,
 )
@@ -160,3 +162,51 @@ def test_fixed_range_of_a_weight():
 def test_free_symmetric_scale_uses_the_largest_integer():
     spec = QuantSpec(signed=True, power_of_two=False)
     assert float(symmetric_scale(torch.tensor(127.0), spec)) == 1.0
+
+
+@given(st.floats(1e-30, 1e30), st.integers(1, 16))
+def test_significant_bits_are_rounded_up(value, bits):
+    x = torch.tensor(value, dtype=torch.float32)
+    y = ceil_significant(x, bits)
+    mantissa, _ = math.frexp(float(y))
+    assert (mantissa * 2**bits).is_integer()
+    assert x <= y <= x * (1 + 2.0 ** (1 - bits))
+    assert torch.equal(ceil_significant(y, bits), y)
+
+
+@given(st.floats(2.0**-20, 255.0), st.sampled_from([4, 8, 12]), st.booleans())
+def test_multiplier_and_shift_are_near_the_factor(factor, bits, negative):
+    factor = min(factor, float((1 << bits) - 1)) * (-1 if negative else 1)
+    multiplier, shift = fixed_point(torch.tensor(factor, dtype=torch.float64), bits)
+    assert 1 <= abs(multiplier) < 1 << bits
+    assert 0 <= shift <= 31
+    assert float(multiplier) * 2.0 ** -float(shift) == pytest.approx(factor, rel=2.0**-bits)
+
+
+@pytest.mark.parametrize("exponent", range(-24, 8))
+def test_powers_of_two_are_exact_shifts(exponent):
+    multiplier, shift = fixed_point(torch.tensor(2.0**exponent), 8)
+    assert (float(multiplier), float(shift)) == (128.0, 7.0 - exponent)
+
+
+def test_shifts_stay_within_their_limits():
+    multiplier, shift = fixed_point(torch.tensor([0.0, 2.0**-31, 1000.0, -1000.0]), 8)
+    assert shift.tolist() == [31, 31, 0, 0]
+    assert multiplier.tolist() == [1, 1, 1000, -1000]
+    multiplier, shift = fixed_point(torch.tensor(1000.0), 8, min_shift=-8)
+    assert (float(multiplier), float(shift)) == (250.0, -2.0)
+
+
+def test_free_scales_of_few_bits_cover_the_range():
+    spec = QuantSpec(
+        4, signed=True, granularity="per_channel", power_of_two=False, scale_bits=5,
+        quant_range=(-7, 7),
+    )  # fmt: skip
+    max_abs = torch.rand(100) + 0.01
+    scale = weight_scale(max_abs, spec)
+    assert (scale * 7 >= max_abs).all()
+    assert (scale * 7 <= max_abs.clamp_min(float(max_abs.max()) / 256) * (1 + 1 / 16)).all()
+    assert all((math.frexp(float(s))[0] * 32).is_integer() for s in scale)
+    floored = weight_scale(max_abs, spec, min_scale=torch.full((100,), 0.3))
+    assert (floored >= 0.3).all()
+    assert all((math.frexp(float(s))[0] * 32).is_integer() for s in floored)

@@ -9,6 +9,7 @@ from edgeailite.quantization.spec import (
     MIN_BIT_WIDTH,
     PRESETS,
     BiasSpec,
+    FixedPoint,
     QConfig,
     QuantSpec,
     get_preset,
@@ -95,3 +96,15 @@ def test_unknown_preset_lists_those_there_are():
     with pytest.raises(ValueError, match=r"no preset 'WC9'; allowed: PACT2"):
         get_preset("WC9")
     assert get_preset("PACT2") is PRESETS["PACT2"]
+
+
+@pytest.mark.parametrize(("bits", "power_of_two"), [(8, True), (0, False), (17, False)])
+def test_scale_bits_need_a_free_scale(bits, power_of_two):
+    with pytest.raises(ValueError, match=rf"scale_bits is {bits}; allowed: 1 to 16, with power_of"):
+        QuantSpec(scale_bits=bits, power_of_two=power_of_two)
+
+
+@pytest.mark.parametrize("bits", [1, 17])
+def test_multipliers_have_a_few_bits(bits):
+    with pytest.raises(ValueError, match=rf"input_multiplier_bits is {bits}; allowed: 2 to 16"):
+        FixedPoint(input_multiplier_bits=bits)
