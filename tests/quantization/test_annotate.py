@@ -237,4 +237,4 @@ def test_weight_scales_have_as_few_bits_as_exact_sums_need():
         (node,) = [n for n in graph.graph.nodes if "layer" in n.meta]
         found.append(node.meta["layer"].qconfig.weight.scale_bits)
         assert 7 * 256 * inputs * 2 ** found[-1] < 2**24
-    assert found == [7, 6, 4, 1]
+    assert found == [8, 6, 4, 1]
