@@ -48,7 +48,7 @@ class FakeQuantize(RangeObserver):
         """The grid in use, from ``clips_act`` as it is now; :meth:`limits` may cut it further."""
         grid = self._own_qparams()
         for partner in self._partners:
-            scale = partner._own_qparams().scale
+            scale = partner._own_qparams().scale.to(grid.scale.device)
             if partner.spec.fixed_range is None:
                 scale = torch.where(partner.num_batches_tracked >= 0, scale, grid.scale)
             grid = grid._replace(scale=torch.maximum(grid.scale, scale))

@@ -76,11 +76,12 @@ def average_steps(area: Tensor, input_scale: Tensor, output_scale: Tensor) -> St
     """A window's sum divided by its area in fixed point; large areas take fewer multiplier bits.
 
     Args:
-        area: float64, any shape.
+        area: float64, any shape, on the CPU: reading it must not wait for a device.
         input_scale: Step of what is summed.
         output_scale: Step of the average.
     """
     count_bits = math.ceil(math.log2(max(float(area.max()), 1.0))) + 8
+    area = area.to(input_scale.device)
     bits = max(min(MULTIPLIER_BITS, EXACT_BITS - count_bits), 1)
     multiplier, shift = fixed_point(input_scale.double() / (output_scale * area), bits)
     half = torch.floor(0.5 / torch.ldexp(multiplier, -shift))
@@ -222,8 +223,7 @@ class FixedPointAverage(nn.Module):
         if not output_quantizer.fake_quant_enabled:
             return self.sums.average(x)
         unit, scale = input_quantizer.qparams().scale, output_quantizer.qparams().scale
-        areas = self.sums.areas(x.shape).to(x.device)
-        steps = average_steps(areas, unit, scale)
+        steps = average_steps(self.sums.areas(x.shape), unit, scale)
         return (self.sums(x) + steps.offset * unit) * (steps.factor * (scale / unit))
 
     def frozen(
