@@ -114,9 +114,21 @@ def float_arithmetic(model: nn.Module) -> Iterator[None]:
                 module.observer_enabled = bool(observer)
 
 
+def added_half_step(output_quantizer: FakeQuantize | None) -> Tensor | float:
+    """What is added to a value in front of a quantizer that rounds down: half of its step."""
+    if output_quantizer is None or not output_quantizer.fake_quant_enabled:
+        return 0.0
+    if output_quantizer.spec.rounding != "floor":
+        return 0.0
+    return output_quantizer.qparams().scale / 2
+
+
 @contextmanager
 def recorded_outputs(units: list[LayerUnit], record: Any) -> Iterator[None]:
-    """Inside, ``record(unit, output)`` runs after each call of a layer (once per layer object)."""
+    """Inside, ``record(unit, output)`` runs after each call of a layer (once per layer object).
+
+    The output is what the layer stands for, without :func:`added_half_step`.
+    """
     handles, seen = [], set()
     for unit in units:
         if id(unit.layer) in seen:
@@ -124,7 +136,7 @@ def recorded_outputs(units: list[LayerUnit], record: Any) -> Iterator[None]:
         seen.add(id(unit.layer))
 
         def hook(_module: nn.Module, _args: Any, output: Tensor, unit: LayerUnit = unit) -> None:
-            record(unit, output.detach())
+            record(unit, output.detach() - added_half_step(unit.output_quantizer))
 
         handles.append(unit.layer.register_forward_hook(hook))
     try:

@@ -14,7 +14,7 @@ from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.observer import SAMPLE_SIZE, sample
 from edgeailite.quantization.report.entries import Histogram
-from edgeailite.quantization.units import float_arithmetic
+from edgeailite.quantization.units import added_half_step, float_arithmetic
 
 NUM_BINS = 64
 PERCENTILE = 0.999
@@ -174,12 +174,20 @@ class _QuantizedPass(_Pass):
         if quantizer is None:
             value = super().run_node(n)
         else:  # it may overwrite its input
-            arriving = quantizer.float_activation(_sampled(self.env[n.all_input_nodes[0]]))
+            sample = _sampled(self.env[n.all_input_nodes[0]])
+            arriving = quantizer.float_activation(sample - added_half_step(quantizer))
             value = super().run_node(n)
             self.found[n].add_own_error(arriving, _sampled(value))
         if n in self.found:
-            self.found[n].add_error(self.samples.pop(n), _sampled(value))
+            half = added_half_step(self._quantizer_behind(n))
+            self.found[n].add_error(self.samples.pop(n), _sampled(value) - half)
         return value
+
+    def _quantizer_behind(self, n: fx.Node) -> FakeQuantize | None:
+        """The quantizer for which a layer adds half a step."""
+        reference = n.kwargs.get("output_quantizer")
+        behind = self.submodules[str(reference.target)] if isinstance(reference, fx.Node) else None
+        return behind if isinstance(behind, FakeQuantize) else None
 
 
 @contextmanager

@@ -155,6 +155,11 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         return tuple(f for f in self.formats if f not in FROM_WRAPPER)
 
     def _converted_format(self, name: ExportFormat | str | None) -> ExportFormat:
+        if not self._prepare_qdq:
+            raise ValueError(
+                "There are no integers: nothing is quantized in this wrapper (prepare_qdq=False). "
+                "Wrap the model with prepare_qdq=True."
+            )
         return ExportFormat.parse(name or self.default_format, self._converted_formats)
 
     def export(

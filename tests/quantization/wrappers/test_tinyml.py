@@ -18,6 +18,7 @@ from edgeailite.quantization import (
 )
 from edgeailite.quantization.fake_quantize import quantizers
 from edgeailite.quantization.layers import QuantLayer
+from edgeailite.quantization.report import build_report
 from tests.quantization.helpers import run_onnx
 from tests.quantization.tinyml_networks import train_a_little, trained
 
@@ -73,10 +74,13 @@ def test_an_unknown_backend_is_refused():
         TINPUTinyMLQATFxModule(small(), total_epochs=2, backend="npu")
 
 
-def test_without_preparation_everything_stays_in_float():
-    wrapper = TINPUTinyMLQATFxModule(small(), total_epochs=2, prepare_qdq=False)
+@pytest.mark.parametrize("wrapper_type", QAT)
+def test_without_preparation_everything_stays_in_float(wrapper_type):
+    wrapper = wrapper_type(small(), total_epochs=2, prepare_qdq=False)
     assert not layers(wrapper)
     assert not quantizers(wrapper.module)
+    with pytest.raises(ValueError, match=r"nothing is quantized .*prepare_qdq"):
+        wrapper.convert()
 
 
 def test_observers_learn_to_the_end_and_batch_norm_to_the_middle():
@@ -116,6 +120,36 @@ def test_a_float_offset_is_more_accurate():
         offset = converted.module.get_submodule("5").output.offset
         assert bool((offset == offset.round()).all()) is (float_ops is False)
     assert outputs["['fb']"] <= 1.05 * outputs["False"]
+
+
+def test_bias_correction_leaves_the_rounding_alone():
+    torch.manual_seed(0)
+    x, network = torch.randn(256, 1, 8, 8), small().eval()
+    expected, errors = network(x).detach(), []
+    for factor in (0.0, 1.0):
+        given = {"weight": {"bitwidth": 4}}
+        wrapper = TINPUTinyMLPTQFxModule(
+            copy.deepcopy(network), given, bias_calibration_factor=factor
+        )
+        wrapper.calibrate([x] * 4)
+        with torch.no_grad():
+            errors.append((wrapper(x) - expected).mean(0).abs().max() / wrapper_step(wrapper))
+    assert errors[1] < 0.1 < errors[0]  # in steps of the output: half a one would be 0.5
+
+
+def wrapper_step(wrapper):
+    return wrapper.module.get_submodule("5.activation_q").qparams().scale
+
+
+def test_the_report_compares_values_without_the_half_step():
+    torch.manual_seed(0)
+    given = {"weight": {"bitwidth": 4}}
+    wrapper = TINPUTinyMLPTQFxModule(small().eval(), given).calibrate([torch.randn(64, 1, 8, 8)])
+    report = build_report(wrapper, [torch.randn(64, 1, 8, 8)])
+    grids = {entry.path: entry.grid_sqnr for entry in report.activations}
+    assert min(grids.values()) > 30  # of 8 bits; half a step off would be below 6 dB less
+    assert report.memory.flash > 0
+    assert report.floats == {}
 
 
 def test_outputs_are_real_where_quantization_at_the_ends_is_float():
