@@ -36,13 +36,14 @@ class Benchmark:
 def run(options: Benchmark) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    rows = [(wrapper, bits) for wrapper in WRAPPERS for bits in (8, 4, 2)]
+    rows = [(wrapper, bits, None) for wrapper in WRAPPERS for bits in (8, 4, 2)]
+    rows[3:3] = [("tinpu_qat", 4, "soft_sigmoid"), ("tinpu_qat", 2, "default")]
     print("| wrapper | weight bits | float | quantized | worst change | differing values |")
     print("|---|---|---|---|---|---|")
-    for wrapper, bits in tqdm(rows, leave=False, disable=None):
+    for wrapper, bits, soft in tqdm(rows, leave=False, disable=None):
         results = []
         for seed in range(options.seeds):
-            given = Options(wrapper, bits, seed=seed, output_dir=options.output_dir)
+            given = Options(wrapper, bits, soft, seed=seed, output_dir=options.output_dir)
             with contextlib.redirect_stdout(io.StringIO()):
                 results.append(main(given))
         floats = [r["float"] for r in results]
@@ -51,7 +52,8 @@ def run(options: Benchmark) -> None:
         mean = [sum(values) / len(values) for values in (floats, quantized)]
         differing = sum(r["differing"] for r in results)
         numbers = f"{mean[0]:.2f} | {mean[1]:.2f} | {worst:+.2f} | {differing:.0f}"
-        print(f"| {wrapper} | {bits} | {numbers} |", flush=True)
+        words = {None: "", "default": ", hard from the start", "soft_sigmoid": ", begun soft"}
+        print(f"| {wrapper} | {bits}{words[soft]} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":

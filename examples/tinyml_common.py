@@ -36,6 +36,8 @@ class Options:
     Attributes:
         wrapper: Target (TI's NPU, or any CPU with int8), and whether to train or only calibrate.
         weight_bits: Bits of the weights; biases and activations keep theirs.
+        soft_quant: Whether weights begin soft (soft_sigmoid, dbq) or on their grid (default); None:
+            soft at 2 bits.
         float_epochs: Epochs of the float training.
         epochs: Epochs of the quantized training, or passes of the calibration.
         batch_size: Examples per step.
@@ -45,6 +47,7 @@ class Options:
 
     wrapper: Literal["tinpu_qat", "tinpu_ptq", "generic_qat", "generic_ptq"] = "tinpu_qat"
     weight_bits: Literal[8, 4, 2] = 8
+    soft_quant: Literal["default", "soft_sigmoid", "dbq"] | None = None
     float_epochs: int = 20
     epochs: int = 10
     batch_size: int = 32
@@ -105,9 +108,12 @@ def run_onnx(path: Path, inputs: Tensor) -> Tensor:
 
 def quantize(model: nn.Module, task: Task, options: Options) -> Any:
     """Wrap the float model, and train or calibrate it."""
+    weight: dict[str, Any] = {"bitwidth": options.weight_bits}
+    if options.soft_quant is not None:
+        weight["soft_quant"] = options.soft_quant
     wrapper = WRAPPERS[options.wrapper](
         model,
-        qconfig_type={"weight": {"bitwidth": options.weight_bits}},
+        qconfig_type={"weight": weight},
         example_inputs=task.training[0][:1],
         total_epochs=options.epochs,
     )

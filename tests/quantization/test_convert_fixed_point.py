@@ -43,8 +43,20 @@ def test_simulation_integer_graph_and_onnx_runtime_agree(name, seed, tmp_path):
     assert_equal_everywhere(wrapper, x, tmp_path / "m.onnx", {"output_int": False})
 
 
-@pytest.mark.parametrize("bits", [4, 2])
-@pytest.mark.parametrize("name", NETWORKS)
+TERNARY = [
+    "global_12",
+    "flatten",
+    "residual_relu_conv",
+    "concat",
+    "depthwise",
+    "conv1d",
+    "sequence",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"), [*((name, 4) for name in NETWORKS), *((name, 2) for name in TERNARY)]
+)
 def test_they_agree_with_fewer_bits(name, bits, tmp_path):
     wrapper, x = trained(name, TINPUTinyMLQATFxModule, 0, bits)
     assert_equal_everywhere(wrapper, x, tmp_path / "m.onnx", {"output_int": False})

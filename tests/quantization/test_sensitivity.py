@@ -25,7 +25,7 @@ def wrapper():
     )  # fmt: skip
 
 
-BATCHES = [(torch.randn(8, 1, 8, 8),) for _ in range(2)]
+BATCHES = [(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(i)),) for i in (0, 1)]
 
 
 def test_fewer_bits_cost_more_and_each_layer_is_measured():

@@ -164,11 +164,6 @@ class QuantModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the original model; without gradients where training mode only calibrates."""
-        refuse = self.training and not self.trains and torch.is_grad_enabled()
-        output = self._compute(*args, **kwargs)
-        return _without_backward(output) if refuse else output
-
-    def _compute(self, *args: Any, **kwargs: Any) -> Any:
         with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
             if self.training:
                 self._before_training_batch()
@@ -398,33 +393,6 @@ class ConvertedModule(nn.Module):
             self.module, as_tuple(example_input), path, opset_version=opset_version,
             input_names=input_names, output_names=output_names, dynamic_batch=dynamic_batch,
         )  # fmt: skip
-
-
-class _CalibratesOnly(torch.autograd.Function):
-    """The identity; a backward pass is the user's mistake."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, _: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
-        raise RuntimeError(
-            "A backward pass was asked for, but this wrapper only calibrates: post-training "
-            "quantization has no gradients. Run the data through it without a loss, or wrap the "
-            "model for quantization-aware training (is_qat=True)."
-        )
-
-
-def _without_backward(output: Any) -> Any:
-    """The output, whose tensors refuse a backward pass with a clear error."""
-    if isinstance(output, Tensor) and output.is_floating_point():
-        return _CalibratesOnly.apply(output, torch.zeros((), requires_grad=True))
-    if isinstance(output, dict):
-        return type(output)((k, _without_backward(v)) for k, v in output.items())
-    if isinstance(output, list | tuple) and not hasattr(output, "_fields"):
-        return type(output)(_without_backward(v) for v in output)
-    return output
 
 
 def as_tuple(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

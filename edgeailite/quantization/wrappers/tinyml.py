@@ -124,6 +124,12 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         policy = make_tinyml_policy(model, qconfig_type, backend, rules, "fb" in self._float_ops)
         return policy if self._prepare_qdq else Policy(None)
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the original model; a backward pass is refused where it only calibrates."""
+        refuse = self.training and not self.trains and torch.is_grad_enabled()
+        output = super().forward(*args, **kwargs)
+        return _without_backward(output) if refuse else output
+
     def train(self, mode: bool = True) -> TinyMLQuantFxBaseModule:
         """Training mode starts the next epoch of the schedules, that of soft weights included."""
         super().train(mode)
@@ -349,6 +355,33 @@ class TinyMLConvertedModule(ConvertedModule):
                 f"{self.format.value}. Use a TINPU wrapper."
             )
         return export_c(self.module, example_input, folder, name)
+
+
+class _CalibratesOnly(torch.autograd.Function):
+    """The identity; a backward pass is the user's mistake."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
+        raise RuntimeError(
+            "A backward pass was asked for, but this wrapper only calibrates: post-training "
+            "quantization has no gradients. Run the data through it without a loss, or wrap the "
+            "model for quantization-aware training (is_qat=True)."
+        )
+
+
+def _without_backward(output: Any) -> Any:
+    """The output, whose tensors refuse a backward pass with a clear error."""
+    if isinstance(output, Tensor) and output.is_floating_point():
+        return _CalibratesOnly.apply(output, torch.zeros((), requires_grad=True))
+    if isinstance(output, dict):
+        return type(output)((k, _without_backward(v)) for k, v in output.items())
+    if isinstance(output, list | tuple) and not hasattr(output, "_fields"):
+        return type(output)(_without_backward(v) for v in output)
+    return output
 
 
 def run_auto_quantization(

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from edgeailite.quantization.export import onnx_file
-from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.wrappers import QuantCalibrateModule
 from tests.quantization.helpers import quiet_onnx_export, run_onnx
 
@@ -77,7 +76,7 @@ def test_a_converted_model_writes_integer_formats_only(wrapper, tmp_path):
     assert "QLinearConv" in operators(path)
 
 
-@pytest.mark.parametrize("form", list(ExportFormat))
+@pytest.mark.parametrize("form", QuantCalibrateModule.formats)
 def test_file_says_what_it_is(wrapper, form, tmp_path):
     path = wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx", format=form)
     properties = {p.key: p.value for p in onnx.load(str(path)).metadata_props}
