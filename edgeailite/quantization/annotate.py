@@ -310,9 +310,10 @@ def _in_fixed_point(
     if spec.symmetric and spec.signed is None:
         spec = replace(spec, signed=True)
     if kind in (Kind.BATCH_NORM, Kind.AVERAGE):
-        from_input = kind is Kind.BATCH_NORM and not _is_on_grid(model, producer.all_input_nodes[0])
-        bits = rules.input_multiplier_bits if from_input else MULTIPLIER_BITS
-        producer.meta["fixed_point"] = bits
+        on_grid = _is_on_grid(model, producer.all_input_nodes[0])
+        if on_grid or kind is Kind.BATCH_NORM:
+            bits = MULTIPLIER_BITS if on_grid else rules.input_multiplier_bits
+            producer.meta["fixed_point"] = bits
     if "fixed_point" in producer.meta or _has_own_half_step(producer):
         spec = replace(spec, rounding="floor")
     return replace(annotation, spec=spec, shares_scale=kind in _SHARES_SCALE)

@@ -136,6 +136,8 @@ def _rescale(source: Grid | None, grid: Grid) -> OffsetScaleShift:
     unit = 1.0 if source is None else source.scale
     factor = torch.tensor(unit / grid.scale, dtype=torch.float64)
     half = 0.5 / factor if source is None else torch.floor(0.5 / factor)
+    if grid.rounding == "floor":  # what made the value has added the half step
+        half = torch.zeros_like(half)
     lowest = -MAX_SHIFT if source is None else 0  # what quantizes real values may shift left
     steps = Steps(half.float(), *fixed_point(factor, MULTIPLIER_BITS, min_shift=lowest))
     return OffsetScaleShift(_checked(steps, factor), grid)

@@ -14,6 +14,7 @@ from edgeailite.quantization import (
     TINPUTinyMLQATFxModule,
 )
 from edgeailite.quantization.convert_fixed_point import convert_fixed_point
+from edgeailite.quantization.fake_quantize import NoQAct
 from edgeailite.quantization.fixed_point import FixedPointLayer
 from tests.quantization.helpers import OPTIMIZATIONS, run_onnx
 from tests.quantization.tinyml_networks import NETWORKS, trained
@@ -81,6 +82,31 @@ def test_they_agree_after_calibration_alone(name, tmp_path):
     assert_equal_everywhere(wrapper, x, tmp_path / "a.onnx", {"output_int": False})
     wrapper, x = trained(name, GenericTinyMLPTQFxModule)
     assert_equal_everywhere(wrapper, x, tmp_path / "b.onnx", {})
+
+
+class Kept(nn.Module):
+    """Float values in front of a layer, an average and a batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.keep, self.keep2, self.keep3 = NoQAct(), NoQAct(), NoQAct()
+        self.pool, self.norm = nn.AvgPool1d(2), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        y = self.keep2(self.second(self.keep(self.first(x))))
+        return self.norm(self.pool(self.keep3(self.third(y)).unsqueeze(1)).squeeze(1))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_values_kept_in_float_are_rounded_once(bits):
+    wrapper = TINPUTinyMLPTQFxModule(Kept(), {"weight": {"bitwidth": bits}}, verbose=False)
+    x = torch.randn(64, 6)
+    wrapper.calibrate([x])
+    with torch.no_grad():
+        difference = (wrapper.convert(output_int=False)(x) - wrapper(x)).abs().max()
+    step = wrapper.module.get_submodule("norm.activation_q").qparams().scale
+    assert difference <= step  # float sums: a tie may fall either way, but no half step is lost
 
 
 def test_integers_come_out_unless_real_values_are_asked_for():
