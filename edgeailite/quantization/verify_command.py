@@ -33,7 +33,7 @@ class Options:
     """
 
     onnx: Annotated[Path, tyro.conf.Positional]
-    """The file, as a wrapper's export wrote it (QDQ_MODEL)."""
+    """The file, as a wrapper's export wrote it (QDQ_MODEL, TINPU_INT_MODEL)."""
     data: str
     """A folder of images, a .npy, .npz or .pt file of inputs, or 'random' (normal noise)."""
     model: str | None = None
