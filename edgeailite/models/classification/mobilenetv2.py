@@ -18,7 +18,7 @@ from edgeailite.xnn.layers.conv import ConvNormAct, ModuleFactory
 from edgeailite.xnn.layers.elementwise import AddBlock
 from edgeailite.xnn.utils import make_divisible
 
-__all__ = ["InvertedResidual", "MobileNetV2", "mobilenetv2"]
+__all__ = ["InvertedResidual", "MobileNetV2", "mobilenetv2", "mobilenetv2_x2_t2"]
 
 
 class InvertedResidual(nn.Module):
@@ -70,6 +70,7 @@ class MobileNetV2(nn.Module):
         strides: Strides of the five stages, each 1 or 2; all 2 where None.
         dropout: Probability with which an input of the classifier is dropped in training.
         activation: Makes each activation; ``nn.ReLU6`` gives the original network.
+        expand_ratio: Channels of the depthwise parts over their inputs', but for the first.
 
     Raises:
         ValueError: `strides` are not five of 1 or 2.
@@ -82,12 +83,13 @@ class MobileNetV2(nn.Module):
         strides: Sequence[int] | None = None,
         dropout: float = 0.2,
         activation: ModuleFactory = RELU,
+        expand_ratio: int = 6,
     ) -> None:
         super().__init__()
-        s = check_strides(strides)
+        s, t = check_strides(strides), expand_ratio
         # expand ratio, channels, repeats, stride of the first
-        stages = [(1, 16, 1, 1), (6, 24, 2, s[1]), (6, 32, 3, s[2]), (6, 64, 4, s[3])]
-        stages += [(6, 96, 3, 1), (6, 160, 3, s[4]), (6, 320, 1, 1)]
+        stages = [(1, 16, 1, 1), (t, 24, 2, s[1]), (t, 32, 3, s[2]), (t, 64, 4, s[3])]
+        stages += [(t, 96, 3, 1), (t, 160, 3, s[4]), (t, 320, 1, 1)]
         channels = make_divisible(32 * width_mult)
         layers: list[nn.Module] = [ConvNormAct(3, channels, 3, s[0], activation=activation)]
         for ratio, base, repeats, first in stages:
@@ -119,3 +121,14 @@ def mobilenetv2(
 ) -> MobileNetV2:
     """MobileNetV2; arguments as of :class:`MobileNetV2`."""
     return MobileNetV2(num_classes, width_mult, strides, dropout, activation)
+
+
+@register_model("mobilenetv2_tv_x2_t2")
+def mobilenetv2_x2_t2(
+    num_classes: int = 1000,
+    strides: Sequence[int] | None = None,
+    dropout: float = 0.2,
+    activation: ModuleFactory = RELU,
+) -> MobileNetV2:
+    """Twice the width at expand ratio 2: fewer depthwise weights; as :class:`MobileNetV2`."""
+    return MobileNetV2(num_classes, 2.0, strides, dropout, activation, expand_ratio=2)

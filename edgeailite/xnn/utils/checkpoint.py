@@ -13,15 +13,15 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 __all__ = ["read_state_dict"]
 
 # Where training scripts keep the model inside a larger checkpoint.
-_MODEL_KEYS = ("state_dict", "model")
+_MODEL_KEYS = ("state_dict", "model", "model_state")
 
 
 def read_state_dict(source: Mapping[str, Any] | str | Path) -> "OrderedDict[str, Tensor]":
     """The tensors of a checkpoint, by parameter name.
 
     Args:
-        source: A state dict, a mapping that holds one under ``state_dict`` or ``model``, or the
-            path of a file with either.
+        source: A state dict, a mapping that holds one under ``state_dict``, ``model`` or
+            ``model_state``, or the path of a file with either.
 
     Returns:
         A new dict with the checkpoint's tensors, without the prefix ``module.`` that data-parallel

@@ -4,7 +4,8 @@ from torch import nn
 
 from edgeailite.models import create_model, list_models
 from edgeailite.models.classification.common import check_strides, init_weights
-from edgeailite.xnn.layers import AddBlock
+from edgeailite.models.classification.mobilenetv3 import SqueezeExcitation
+from edgeailite.xnn.layers import AddBlock, MultBlock
 from edgeailite.xnn.utils import is_bn, is_conv, model_complexity
 
 # GMAC and Mparam at 3x224x224, as published for these models.
@@ -15,7 +16,29 @@ PUBLISHED = {
     "resnet18_x1": (1.81, 11.7),
     "resnet50_x1": (4.09, 25.6),
     "resnet50_xp5": (1.05, 6.92),
+    "mobilenetv2_tv_x2_t2": (0.471, 6.56),
+    "mobilenetv3_small_x1": (0.057, 2.54),
+    "mobilenetv3_large_x1": (0.217, 5.48),
+    "mobilenetv3_lite_small_x1": (0.056, 2.08),
+    "mobilenetv3_lite_large_x1": (0.215, 3.97),
+    "vgg16_x1": (15.5, 138),
+    "shufflenetv2_x1p0": (0.145, 2.28),
+    "shufflenetv2_x1p5": (0.296, 3.50),
+    **dict.fromkeys(("regnetx400mf_x1", "regnetx400mf_x1_bgr"), (0.398, 5.16)),
+    **dict.fromkeys(("regnetx800mf_x1", "regnetx800mf_x1_bgr"), (0.800, 7.26)),
+    **dict.fromkeys(("regnetx1p6gf_x1", "regnetx1p6gf_x1_bgr"), (1.60, 9.19)),
+    **dict.fromkeys(("regnetx3p2gf_x1", "regnetx3p2gf_x1_bgr"), (3.18, 15.3)),
 }
+# One of each structure, and the largest only where nothing else has it.
+STRUCTURES = [n for n in PUBLISHED if not n.startswith(("regnetx8", "regnetx1", "regnetx3"))]
+STRUCTURES.remove("regnetx400mf_x1_bgr")
+
+
+def narrow(name, **options):
+    """As small as its builder makes it."""
+    has_one_width = name.startswith(("regnetx", "shufflenetv2")) or name.endswith("_t2")
+    width = {} if has_one_width else {"width_mult": 0.125}
+    return create_model(name, num_classes=3, **width, **options)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -28,21 +51,22 @@ def test_every_listed_model_has_a_published_complexity():
     assert set(list_models()) == set(PUBLISHED)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize(
     ("strides", "factor"), [(None, 32), ((1, 1, 1, 2, 2), 4), ((2, 1, 2, 1, 2), 8), ((1,) * 5, 1)]
 )
 def test_strides_set_the_size_of_the_last_feature(name, strides, factor):
-    model = create_model(name, num_classes=3, strides=strides, width_mult=0.125).eval()
+    model = narrow(name, strides=strides).eval()
     shapes = []
-    model.avgpool.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape))
+    pool = [m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d)][-1]
+    pool.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape))
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
     assert shapes[0][-2:] == (32 // factor, 32 // factor)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", STRUCTURES)
 def test_every_module_is_called_once_and_each_convolution_is_normalized(name):
-    model = create_model(name, num_classes=3, width_mult=0.125)
+    model = narrow(name)
     calls = []
     for path, module in model.named_modules():
         if not list(module.children()):
@@ -51,14 +75,16 @@ def test_every_module_is_called_once_and_each_convolution_is_normalized(name):
     paths = [path for path, _ in calls]
     assert sorted(paths) == sorted(set(paths))
     kinds = [module for _, module in calls]
-    assert sum(map(is_conv, kinds)) == sum(map(is_bn, kinds))
+    gates = sum(isinstance(m, SqueezeExcitation) for m in model.modules())
+    assert sum(map(is_conv, kinds)) == sum(map(is_bn, kinds)) + 2 * gates
+    assert gates == 0 or name in ("mobilenetv3_small_x1", "mobilenetv3_large_x1")
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [n for n in STRUCTURES if "shufflenet" not in n])
 def test_graph_holds_modules_only(name):
-    traced = torch.fx.symbolic_trace(create_model(name, num_classes=3))
+    traced = torch.fx.symbolic_trace(narrow(name))
     additions = [node for node in traced.graph.nodes if node.op == "call_function"]
-    blocks = [m for m in create_model(name).modules() if isinstance(m, AddBlock)]
+    blocks = [m for m in narrow(name).modules() if isinstance(m, AddBlock | MultBlock)]
     assert len(additions) == len(blocks)
     assert not any(node.op == "call_method" for node in traced.graph.nodes)
 
