@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torchvision
@@ -15,12 +15,15 @@ Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 _FAMILIES: dict[str, Callable[..., nn.Module]] = {}
+_UNLISTED: set[str] = set()
 
 # A width at the end of a name, "p" for the decimal point: _x1, _x0p25, _xp5
 _WIDTH = re.compile(r"(?P<family>.+)_x(?P<whole>\d*)(?:p(?P<fraction>\d+))?")
 
 
-def register_model(*names: str, family: str | None = None) -> Callable[[Builder], Builder]:
+def register_model(
+    *names: str, family: str | None = None, aliases: Sequence[str] = ()
+) -> Callable[[Builder], Builder]:
     """Enter a builder of models into the registry, as a decorator.
 
     Args:
@@ -28,6 +31,7 @@ def register_model(*names: str, family: str | None = None) -> Callable[[Builder]
         family: Set where the builder takes `width_mult`. Each of `names` is then this family's
             name and a width (``_x1``, ``_x0p25``, ``_xp5``; ``p`` is the decimal point), which
             becomes the builder's `width_mult`; other widths are accepted without being listed.
+        aliases: Further names that are accepted without being listed.
 
     Returns:
         The decorator; it leaves the builder as it is.
@@ -37,7 +41,7 @@ def register_model(*names: str, family: str | None = None) -> Callable[[Builder]
     """
 
     def register(builder: Builder) -> Builder:
-        for name in names:
+        for name in (*names, *aliases):
             if name in _BUILDERS:
                 raise ValueError(f"A model named {name!r} is registered already; choose another.")
             if family is not None and _split_width(name)[0] != family:
@@ -46,6 +50,7 @@ def register_model(*names: str, family: str | None = None) -> Callable[[Builder]
                     f"'{family}_x1'."
                 )
             _BUILDERS[name] = builder
+        _UNLISTED.update(aliases)
         if family is not None:
             _FAMILIES[family] = builder
         return builder
@@ -92,7 +97,7 @@ def list_models(contains: str = "") -> list[str]:
     Args:
         contains: Only names with this part.
     """
-    return sorted(name for name in _BUILDERS if contains in name)
+    return sorted(name for name in _BUILDERS if contains in name and name not in _UNLISTED)
 
 
 def _split_width(name: str) -> tuple[str, float]:

@@ -14,6 +14,7 @@ WIDTHS = [("_x1", 1.0), ("_x0p25", 0.25), ("_xp5", 0.5), ("_x1p5", 1.5), ("_x2",
 def empty_registry(monkeypatch):
     monkeypatch.setattr(registry, "_BUILDERS", {})
     monkeypatch.setattr(registry, "_FAMILIES", {})
+    monkeypatch.setattr(registry, "_UNLISTED", set())
 
 
 def build(num_classes, width_mult=1.0, **options):
@@ -115,3 +116,10 @@ def test_families_accept_any_width():
     model = create_model("resnet18_x0p25", num_classes=2)
     assert isinstance(model, ResNet)
     assert model.conv1.out_channels == 16
+
+
+@pytest.mark.usefixtures("empty_registry")
+def test_alias_builds_without_being_listed():
+    register_model("listed", aliases=("unlisted",))(lambda num_classes: nn.Linear(2, num_classes))
+    assert create_model("unlisted", num_classes=3).out_features == 3
+    assert list_models() == ["listed"]

@@ -24,6 +24,7 @@ class LiteASPP(nn.Module):
         out_channels: Channels of the output.
         branch_channels: Channels of each branch.
         dilations: Dilation of each 3x3 branch, in pixels.
+        group_width: Channels of a group of the 3x3 convolutions; 1 is depthwise.
         norm_layer: Makes the normalization of every convolution; None leaves it out.
         activation: Makes the activation of every convolution; None leaves it out.
 
@@ -38,6 +39,7 @@ class LiteASPP(nn.Module):
         branch_channels: int = 256,
         dilations: Sequence[int] = (6, 12, 18),
         *,
+        group_width: int = 1,
         norm_layer: ModuleFactory | None = nn.BatchNorm2d,
         activation: ModuleFactory | None = nn.ReLU,
     ) -> None:
@@ -52,6 +54,7 @@ class LiteASPP(nn.Module):
                 in_channels,
                 branch_channels,
                 dilation=dilation,
+                group_width=group_width,
                 norm_layer=norm_layer,
                 activation=activation,
                 dw_norm_layer=norm_layer,

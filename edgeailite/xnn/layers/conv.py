@@ -74,19 +74,22 @@ class ConvNormAct(nn.Sequential):
 class ConvDWSepNormAct(nn.Sequential):
     """Depthwise convolution followed by a 1x1 convolution, each a :class:`ConvNormAct`.
 
+    With a `group_width` above 1 the first mixes so many channels at a time.
+
     Args:
         in_channels: Channels of the input and of the depthwise part.
         out_channels: Channels of the output.
         kernel_size: Side of the depthwise kernel, odd.
         stride: Step of the depthwise kernel, in pixels.
         dilation: Distance of the depthwise kernel's taps, in pixels.
+        group_width: Channels of a group of the first part, a divisor of `in_channels`.
         norm_layer: Normalization of the 1x1 part; None leaves it out.
         activation: Activation of the 1x1 part; None leaves it out.
         dw_norm_layer: Normalization of the depthwise part; None leaves it out.
         dw_activation: Activation of the depthwise part; None leaves it out.
 
     Raises:
-        ValueError: `kernel_size` is even.
+        ValueError: `kernel_size` is even, or the groups don't divide the channels.
     """
 
     def __init__(
@@ -97,18 +100,23 @@ class ConvDWSepNormAct(nn.Sequential):
         stride: int = 1,
         *,
         dilation: int = 1,
+        group_width: int = 1,
         norm_layer: ModuleFactory | None = nn.BatchNorm2d,
         activation: ModuleFactory | None = nn.ReLU,
         dw_norm_layer: ModuleFactory | None = nn.BatchNorm2d,
         dw_activation: ModuleFactory | None = nn.ReLU,
     ) -> None:
+        if in_channels % group_width:
+            raise ValueError(
+                f"group_width is {group_width}; it must divide the {in_channels} input channels."
+            )
         depthwise = ConvNormAct(
             in_channels,
             in_channels,
             kernel_size,
             stride,
             dilation=dilation,
-            groups=in_channels,
+            groups=in_channels // group_width,
             norm_layer=dw_norm_layer,
             activation=dw_activation,
         )

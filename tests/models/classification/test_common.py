@@ -48,7 +48,8 @@ def test_complexity_is_as_published(name):
 
 
 def test_every_listed_model_has_a_published_complexity():
-    assert set(list_models()) == set(PUBLISHED)
+    classifiers = {name for name in list_models() if not name.endswith("_edgeailite")}
+    assert classifiers == set(PUBLISHED)
 
 
 @pytest.mark.parametrize("name", STRUCTURES)

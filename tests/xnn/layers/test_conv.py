@@ -83,3 +83,10 @@ def test_deconv_kernel_that_cannot_enlarge_exactly_raises(kernel_size, stride):
 def test_blocks_trace(block):
     model, x = block(4, 8).eval(), torch.randn(1, 4, 6, 6)
     assert torch.equal(fx.symbolic_trace(model)(x), model(x))
+
+
+def test_group_width_sets_the_groups_of_the_first_part():
+    block = ConvDWSepNormAct(8, 4, group_width=4)
+    assert (block[0][0].groups, block[1][0].groups) == (2, 1)
+    with pytest.raises(ValueError, match="group_width is 3; it must divide the 8 input channels"):
+        ConvDWSepNormAct(8, 4, group_width=3)
