@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
-import tempfile
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from edgeailite.datasets.whole_folder import write_folder
 
 IMAGE_SIZE = 32
 NUM_IMAGES = 1797
@@ -63,9 +66,6 @@ def _write_images(folder: Path) -> None:
 def make_digits(output: Path = DEFAULT_OUTPUT) -> Path:
     """Write the image folder, or keep the one that is complete.
 
-    All images go to a temporary folder beside `output` that is renamed at the end: an interrupted
-    run leaves no half-made data set.
-
     Args:
         output: Folder that will hold ``train`` and ``val``.
 
@@ -75,15 +75,7 @@ def make_digits(output: Path = DEFAULT_OUTPUT) -> Path:
     if is_complete(output):
         logger.info("%s is complete (%d images): nothing to do", output, NUM_IMAGES)
         return output
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        made = Path(temporary) / "made"
-        made.mkdir()
-        _write_images(made)
-        if output.exists():
-            logger.info("%s was incomplete and is replaced", output)
-            shutil.move(output, Path(temporary) / "old")
-        made.replace(output)
+    write_folder(output, _write_images)
     logger.info("wrote %d images to %s (%d held out)", NUM_IMAGES, output, NUM_VAL)
     return output
 

@@ -12,12 +12,19 @@ import torch
 from torch import nn
 
 from edgeailite import xnn
+from edgeailite.models import create_model, list_models
 from edgeailite.quantization.wrappers.pact2 import _PACT2Module
-from references.edgeailite.engine.options import ClassificationOptions, parse_options
+from edgeailite.xnn.utils import model_complexity
+from references.edgeailite.engine.options import Options, parse_options
+from references.edgeailite.engine.options_classification import ClassificationOptions
+from references.edgeailite.engine.options_segmentation import SegmentationOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MAIN_SCRIPT = "train_classification_main.py"
+MAIN_SCRIPTS = {
+    "train_classification_main.py": ClassificationOptions,
+    "train_segmentation_main.py": SegmentationOptions,
+}
 
 
 def _name(page):
@@ -132,35 +139,60 @@ def test_readme_names_the_two_commands():
 
 
 def _main_script_commands(page):
-    """Arguments of each run of the classification script; shell variables are put in."""
+    """Script and arguments of each run of one; shell variables are put in."""
     commands = []
     for block in _blocks(page, "bash"):
         variables = dict(re.findall(r'^(\w+)="(.*)"$', block, re.MULTILINE))
         for line in block.replace("\\\n", " ").splitlines():
             full = re.sub(r"\$(\w+)", lambda m, v=variables: v[m[1]], line)
-            if MAIN_SCRIPT in full:
-                commands.append(shlex.split(full.split(MAIN_SCRIPT, 1)[1]))
+            for script in MAIN_SCRIPTS:
+                if script in full:
+                    commands.append((script, shlex.split(full.split(script, 1)[1])))
     return commands
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if _main_script_commands(p)], ids=_name)
 def test_options_in_commands_are_understood(page):
-    for arguments in _main_script_commands(page):
-        assert isinstance(parse_options(arguments), ClassificationOptions)
+    for script, arguments in _main_script_commands(page):
+        assert isinstance(parse_options(MAIN_SCRIPTS[script], arguments), Options)
 
 
 def test_script_options_are_documented_with_their_defaults():
-    rows = _table_rows((ROOT / "docs" / "scripts.md").read_text())
-    documented = {row[0].strip("`-"): row[1] for row in rows if row[0].startswith("`--")}
-    documented = {name: default for name, default in documented.items() if " " not in name}
+    text = (ROOT / "docs" / "scripts.md").read_text()
+    common, own = (_documented_options(part) for part in text.split("### Segmentation"))
 
     def shown(value):
         if value is None:
             return ""
         return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-    fields = dataclasses.fields(ClassificationOptions)
-    assert documented == {field.name: shown(field.default) for field in fields}
+    def defaults(kind):
+        return {field.name: shown(field.default) for field in dataclasses.fields(kind)}
+
+    assert common == defaults(ClassificationOptions)
+    shared = {field.name for field in dataclasses.fields(Options)}
+    of_all = {name: default for name, default in common.items() if name in shared}
+    assert of_all | own == defaults(SegmentationOptions)
+
+
+def _documented_options(text):
+    names = {row[0].strip("`-"): row[1] for row in _table_rows(text) if row[0].startswith("`--")}
+    return {name: default for name, default in names.items() if " " not in name}
+
+
+def test_model_zoo_page_lists_every_model_with_its_complexity():
+    text = (ROOT / "docs" / "model_zoo.md").read_text()
+    rows = {row[0].strip("`"): row for row in _table_rows(text) if row[0].startswith("`")}
+    assert set(list_models()) <= set(rows)
+    for name in list_models():
+        segmentation = name.endswith("_edgeailite")
+        model = create_model(name, num_classes=19 if segmentation else 1000)
+        # All that a segmentation model does is in proportion to the area.
+        size, factor = ((96, 192), 16) if segmentation else ((224, 224), 1)
+        report = model_complexity(model, (1, 3, *size))
+        digits = 2 if segmentation else 3
+        shown = (f"{factor * report.gmacs:.{digits}f}", f"{report.mparams:.2f}")
+        assert tuple(rows[name][1:3]) == shown, name
 
 
 @pytest.mark.parametrize("page", ["quant_train_module", "quant_calibrate_module"])

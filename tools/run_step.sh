@@ -1,6 +1,6 @@
 # One step of a run_*.sh script: skipped when done, resumed when cut off. To be sourced after
-# tools/setup_env.sh; the caller sets SCRIPT, RUNS, COMMON=(options of all steps), EXTRA=(the user's
-# options) and QUANTIZED=(those of them that only steps which quantize take).
+# tools/setup_env.sh; SCRIPT, RUNS, COMMON=(options of all steps), EXTRA=(the user's options) and
+# QUANTIZED=(those of them that only steps which quantize take) are to be set.
 
 # run_step NAME WHAT [OPTIONS...]: one run of SCRIPT in the folder RUNS/NAME.
 run_step() {
@@ -23,23 +23,26 @@ run_step() {
     echo "== $what: $((SECONDS - started)) s"
 }
 
-# read_arguments DEFAULT_RUNS "$@": sets TASK, RUNS, EXTRA and QUANTIZED. Each method and preset has
-# a default folder of its own.
+# read_arguments "$@": sets TASK, RUNS, EXTRA and QUANTIZED. Each task, method and preset has a
+# default folder of its own.
 read_arguments() {
     TASK=classification
     RUNS=
     EXTRA=()
     QUANTIZED=()
-    local default_runs="$1"
-    shift
+    local default_runs
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
         TASK="$1"
         shift
     fi
-    if [ "$TASK" != classification ]; then
-        echo "error: unknown task '$TASK'; there is: classification" >&2
-        return 2
-    fi
+    case "$TASK" in
+        classification) default_runs=data/checkpoints/quantization_example ;;
+        segmentation) default_runs=data/checkpoints/segmentation_example ;;
+        *)
+            echo "error: unknown task '$TASK'; there are: classification, segmentation" >&2
+            return 2
+            ;;
+    esac
     while [ $# -gt 0 ]; do
         case "$1" in
             -h | --help)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,13 @@ from PIL import Image, UnidentifiedImageError
 
 from edgeailite.datasets.registry import Split, Transform, register_dataset
 
-__all__ = ["ImageFolderClassification", "UnreadableImageError", "split_folder"]
+__all__ = [
+    "ImageFolderClassification",
+    "UnreadableImageError",
+    "load_rgb",
+    "reading",
+    "split_folder",
+]
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -134,7 +142,7 @@ class ImageFolderClassification:
         """
         path, target = self.samples[index]
         try:
-            image = _load_rgb(path)
+            image = load_rgb(path)
         except UnreadableImageError as error:
             if not self.skip_unreadable_images:
                 raise
@@ -143,10 +151,21 @@ class ImageFolderClassification:
         return (image if self.transform is None else self.transform(image)), target
 
 
-def _load_rgb(path: Path) -> Image.Image:
+def load_rgb(path: Path) -> Image.Image:
+    """Read an image file.
+
+    Raises:
+        UnreadableImageError: It can't be decoded.
+    """
+    with reading(path), Image.open(path) as image:
+        return image.convert("RGB")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while decoding `path` into an `UnreadableImageError`."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        yield
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(
             f"Can't read image '{path}' ({type(error).__name__}: {error}). Repair or remove it, "

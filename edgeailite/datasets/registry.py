@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 __all__ = [
-    "ClassificationDataset",
+    "ImageDataset",
     "Split",
     "Transform",
     "create_dataset",
@@ -17,23 +17,23 @@ __all__ = [
 ]
 
 Split = Literal["train", "val"]
-Transform = Callable[[Any], Any]
+Transform = Callable[..., Any]
 
 
-class ClassificationDataset(Protocol):
-    """What the training loops ask of a classification data set."""
+class ImageDataset(Protocol):
+    """What the training loops ask of a data set."""
 
     classes: list[str]
 
     def __len__(self) -> int:
         """Number of images."""
 
-    def __getitem__(self, index: int) -> tuple[Any, int] | None:
-        """Transformed image and class index; None for an unreadable image that is skipped."""
+    def __getitem__(self, index: int) -> tuple[Any, Any] | None:
+        """Transformed image and target; None for an unreadable image that is skipped."""
 
 
-Builder = TypeVar("Builder", bound=Callable[..., ClassificationDataset])
-_BUILDERS: dict[str, Callable[..., ClassificationDataset]] = {}
+Builder = TypeVar("Builder", bound=Callable[..., ImageDataset])
+_BUILDERS: dict[str, Callable[..., ImageDataset]] = {}
 
 
 def register_dataset(name: str) -> Callable[[Builder], Builder]:
@@ -67,14 +67,14 @@ def create_dataset(
     transform: Transform | None = None,
     *,
     skip_unreadable_images: bool = False,
-) -> ClassificationDataset:
+) -> ImageDataset:
     """Build one split of a registered data set, its folders checked.
 
     Args:
         name: One of `list_datasets`.
         root: Folder of the data set.
         split: ``train`` or ``val``.
-        transform: Applied to each PIL image (RGB).
+        transform: Applied to each PIL image (RGB); in segmentation, to image and target together.
         skip_unreadable_images: Give None for an image that can't be decoded instead of raising.
 
     Returns:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.transforms import v2
+
+from edgeailite.transforms.common import NormalizeMeanScale, ReverseChannels, size_2d
 
 __all__ = [
     "AUTO_AUGMENT_POLICIES",
-    "NormalizeMeanScale",
-    "ReverseChannels",
     "classification_eval_transform",
     "classification_train_transform",
 ]
@@ -30,50 +29,11 @@ AUTO_AUGMENT_POLICIES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class ReverseChannels(nn.Module):
-    """RGB to BGR, or back."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Reverse the channel dimension of an image (C, H, W)."""
-        return image.flip(-3)
-
-
-class NormalizeMeanScale(nn.Module):
-    """``(x - mean) * scale`` per channel.
-
-    Args:
-        mean: One value per channel, in units of the pixels (0..255).
-        scale: One value per channel, 1 / pixel.
-
-    Raises:
-        ValueError: `mean` and `scale` differ in length.
-    """
-
-    def __init__(self, mean: Sequence[float], scale: Sequence[float]) -> None:
-        super().__init__()
-        if len(mean) != len(scale):
-            raise ValueError(
-                f"image_mean has {len(mean)} values and image_scale {len(scale)}; "
-                f"both need one value per channel."
-            )
-        self.mean = torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1)
-        self.scale = torch.tensor(scale, dtype=torch.float32).reshape(-1, 1, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Normalize an image (C, H, W), any dtype, to float32."""
-        return (image.to(torch.float32) - self.mean) * self.scale
-
-
 def _size(values: Sequence[int]) -> list[int]:
     """``[n]``: short side n, or n x n for a crop; ``[height, width]``: exactly that."""
     if len(values) not in (1, 2):
         raise ValueError(f"A size is one or two numbers (height width), got {list(values)}.")
     return list(values)
-
-
-def _crop_size(values: Sequence[int]) -> list[int]:
-    size = _size(values)
-    return size * 2 if len(size) == 1 else size
 
 
 def _to_model_input(
@@ -114,7 +74,7 @@ def classification_train_transform(
         ValueError: Unknown policy, or a size that is neither one nor two numbers.
     """
     if rand_crop:
-        steps = [v2.RandomResizedCrop(_crop_size(img_crop), scale=rand_scale, antialias=True)]
+        steps = [v2.RandomResizedCrop(size_2d(img_crop), scale=rand_scale, antialias=True)]
     else:
         steps = _resize_and_crop(img_resize, img_crop)
     if rand_flip:
@@ -133,7 +93,7 @@ def classification_train_transform(
 
 
 def _resize_and_crop(img_resize: Sequence[int], img_crop: Sequence[int]) -> list[nn.Module]:
-    return [v2.Resize(_size(img_resize), antialias=True), v2.CenterCrop(_crop_size(img_crop))]
+    return [v2.Resize(_size(img_resize), antialias=True), v2.CenterCrop(size_2d(img_crop))]
 
 
 def classification_eval_transform(

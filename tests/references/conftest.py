@@ -6,9 +6,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from data.make_street_scenes import Settings, make_street_scenes
 from edgeailite.models import registry
 from references.edgeailite.engine.options import parse_options
-from references.edgeailite.scripts import train_classification_main
+from references.edgeailite.engine.options_classification import ClassificationOptions
+from references.edgeailite.scripts import train_classification_main, train_segmentation_main
 
 
 class TinyNet(nn.Module):
@@ -32,9 +34,53 @@ class TinyNet(nn.Module):
         return self.classifier(self.dropout(self.flatten(self.pool(self.features(x)))))
 
 
+class TinySegmentation(nn.Module):
+    def __init__(self, num_classes=19):
+        super().__init__()
+        self.encoder = TinyNet().features
+        self.decoder = nn.Sequential(
+            nn.Conv2d(16, num_classes, 1), nn.Upsample(scale_factor=4, mode="bilinear")
+        )
+
+    def forward(self, x):
+        return self.decoder(self.encoder(x))
+
+
 @pytest.fixture(autouse=True)
-def _tiny_model(monkeypatch):
+def _tiny_models(monkeypatch):
     monkeypatch.setitem(registry._BUILDERS, "tiny", TinyNet)
+    monkeypatch.setitem(registry._BUILDERS, "tiny_segmentation", TinySegmentation)
+
+
+@pytest.fixture(scope="session")
+def street_scenes(tmp_path_factory):
+    """12 training and 5 validation scenes, 32x64, rendered."""
+    settings = Settings(num_train=12, num_val=5, width=64, height=32)
+    return make_street_scenes(tmp_path_factory.mktemp("scenes") / "scenes", settings)
+
+
+@pytest.fixture
+def segmentation_arguments(street_scenes):
+    """Command line of a short float training of a segmentation model."""
+    return [
+        *("--data_path", str(street_scenes), "--model_name", "tiny_segmentation", "--gpus"),
+        *("--img_resize", "16", "32", "--batch_size", "4", "--epochs", "4", "--lr", "0.02"),
+        *("--workers", "0", "--save_onnx", "False", "--evaluate_start", "False"),
+    ]
+
+
+@pytest.fixture
+def run_segmentation(segmentation_arguments, tmp_path):
+    """Run the segmentation script in this process; gives its folder."""
+    torch.set_num_threads(1)
+
+    def run(name, *more):
+        folder = tmp_path / name
+        options = [*segmentation_arguments, "--save_path", str(folder), *more]
+        train_segmentation_main.main(options)
+        return folder
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +125,6 @@ def run_script(arguments, tmp_path):
 @pytest.fixture
 def make_options(arguments):
     def make(*more):
-        return parse_options([*arguments, *more])
+        return parse_options(ClassificationOptions, [*arguments, *more])
 
     return make

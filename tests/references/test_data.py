@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from references.edgeailite.engine.data import (
     EpochSampler,
     SpreadSampler,
-    build_data,
     collate_readable,
     count_images,
     set_epoch,
 )
+from references.edgeailite.engine.data_classification import build_data
 from references.edgeailite.engine.distributed import Process
 
 CPU = torch.device("cpu")

@@ -1,11 +1,15 @@
 import dataclasses
 import json
 import shlex
+from functools import partial
 
 import pytest
 
 from edgeailite.quantization import QConfigType
-from references.edgeailite.engine.options import ClassificationOptions, parse_options
+from references.edgeailite.engine import options as options_module
+from references.edgeailite.engine.options_classification import ClassificationOptions
+
+parse_options = partial(options_module.parse_options, ClassificationOptions)
 
 SEED_COMMANDS = [
     "--dataset_name image_folder_classification --model_name mobilenetv2_tv_x1 "

@@ -24,7 +24,7 @@ def _bash(script, *arguments, **environment):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help(script):
     done = subprocess.run([ROOT / script, "--help"], capture_output=True, text=True, check=True)
-    assert f"./{script} [classification] [--runs FOLDER] [OPTIONS]" in done.stdout
+    assert f"./{script} [classification|segmentation] [--runs FOLDER] [OPTIONS]" in done.stdout
     assert "set -e" not in done.stdout
 
 
@@ -32,12 +32,15 @@ def test_help(script):
 def test_unknown_task(script):
     done = subprocess.run([ROOT / script, "detection"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "unknown task 'detection'; there is: classification" in done.stderr
+    assert "unknown task 'detection'; there are: classification, segmentation" in done.stderr
 
 
 def test_read_arguments():
-    script = '. tools/run_step.sh; read_arguments runs "$@"; echo "$TASK|$RUNS|${EXTRA[*]-}"'
-    assert _bash(script).stdout == "classification|runs|\n"
+    script = '. tools/run_step.sh; read_arguments "$@"; echo "$TASK|$RUNS|${EXTRA[*]-}"'
+    checkpoints = "data/checkpoints"
+    assert _bash(script).stdout == f"classification|{checkpoints}/quantization_example|\n"
+    done = _bash(script, "segmentation")
+    assert done.stdout == f"segmentation|{checkpoints}/segmentation_example|\n"
     done = _bash(script, "classification", "--gpus", "0", "--runs", "a b", "--seed", "2")
     assert done.stdout == "classification|a b|--gpus 0 --seed 2\n"
 
@@ -45,15 +48,14 @@ def test_read_arguments():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--quantize_method qat_fx --seed 2", "runs_qat_fx|--quantize_method qat_fx|--seed 2"),
-        ("--qconfig-type=WC4_AT8 --seed 2", "runs_WC4_AT8|--qconfig-type=WC4_AT8|--seed 2"),
+        ("--quantize_method qat_fx --seed 2", "DEF_qat_fx|--quantize_method qat_fx|--seed 2"),
+        ("--qconfig-type=WC4_AT8 --seed 2", "DEF_WC4_AT8|--qconfig-type=WC4_AT8|--seed 2"),
         ("--runs a --qconfig_type X --seed 2", "a|--qconfig_type X|--seed 2"),
     ],
 )
 def test_read_arguments_of_steps_that_quantize(words, expected):
-    script = (
-        '. tools/run_step.sh; read_arguments runs "$@"; echo "$RUNS|${QUANTIZED[*]}|${EXTRA[*]}"'
-    )
+    script = '. tools/run_step.sh; read_arguments "$@"; echo "$RUNS|${QUANTIZED[*]}|${EXTRA[*]}"'
+    expected = expected.replace("DEF", "data/checkpoints/quantization_example")
     assert _bash(script, *words.split()).stdout == f"{expected}\n"
 
 

@@ -14,29 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from references.edgeailite.engine import train_classification
 from references.edgeailite.engine.run_folder import load_checkpoint
 from references.edgeailite.scripts import train_classification_main
+from tests.references.helpers import assert_same_run, equal, read_result
 
 SCRIPT = Path(train_classification_main.__file__)
-
-
-def _result(folder):
-    return json.loads((folder / "result.json").read_text())
-
-
-def _equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
-def _assert_same_run(one, other):
-    a, b = load_checkpoint(one), load_checkpoint(other)
-    for name in ("model", "module", "optimizer", "scheduler", "epoch", "best_top1", "history"):
-        assert _equal(a[name], b[name]), name
-    assert _result(one)["val"] == _result(other)["val"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +36,7 @@ def float_run(trained, run_script):
 
 def test_training_learns_and_writes_a_run_folder(run_script):
     folder = run_script("run", "--epochs", "8", "--save_onnx", "True", "--evaluate_start", "True")
-    result = _result(folder)
+    result = read_result(folder)
     assert result["start"]["top1"] < 60 < result["val"]["top1"]
     assert result["best_top1"] == max(row["val_top1"] for row in result["history"])
     assert len(result["history"]) == result["epochs"] == 8
@@ -106,7 +86,7 @@ def test_float_onnx_equals_the_model(run_script):
 )
 def test_every_option_changes_the_weights(run_script, float_reference, more):
     changed = load_checkpoint(run_script("changed", *more))["model"]
-    assert not _equal(changed, load_checkpoint(float_reference)["model"])
+    assert not equal(changed, load_checkpoint(float_reference)["model"])
     assert all(bool(value.isfinite().all()) for value in changed.values())
 
 
@@ -117,7 +97,7 @@ def float_reference(trained, run_script):
 
 
 def test_same_options_give_the_same_weights_with_any_number_of_workers(run_script, float_reference):
-    _assert_same_run(run_script("again", "--workers", "1"), float_reference)
+    assert_same_run(run_script("again", "--workers", "1"), float_reference)
 
 
 def test_freeze_bn_keeps_the_statistics(run_script):
@@ -163,7 +143,7 @@ def test_resumed_run_equals_an_uninterrupted_one(run_script, float_run, monkeypa
     assert load_checkpoint(cut)["epoch"] == 3
     assert not (cut / "result.json").exists()
     run_script("cut", *more, "--resume", str(cut))
-    _assert_same_run(whole, cut)
+    assert_same_run(whole, cut)
     assert (cut / "model_best.pth").exists()
 
 
@@ -183,7 +163,7 @@ def test_killed_process_resumes_to_the_same_numbers(arguments, tmp_path):
     killed.wait()
     resume = command("killed", "--resume", str(tmp_path / "killed"))
     subprocess.run(resume, check=True, capture_output=True)
-    _assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_calibration_then_validation(run_script, float_run):
@@ -201,8 +181,8 @@ def test_calibration_then_validation(run_script, float_run):
         *("validated", "--phase", "validation", "--quantize", "True", "--verify", "True"),
         *("--pretrained", str(calibrated / "checkpoint.pth")),
     )
-    result = _result(validated)
-    assert result["val"] == _result(calibrated)["val"]
+    result = read_result(validated)
+    assert result["val"] == read_result(calibrated)["val"]
     assert result["verify"]["num_values"] == 15 * 3
     assert len(result["verify"]["mismatches"]) == 3
     assert set(result["verify"]["mismatches"].values()) == {0}
@@ -220,17 +200,17 @@ def test_fx_run_then_validation(run_script, float_run, phase, method):
         "run", *fx, "--phase", phase, "--pretrained", str(float_run), "--lr", "0.001",
         "--save_onnx", "True",
     )  # fmt: skip
-    assert (folder / "model.onnx").stat().st_size == _result(folder)["onnx_bytes"]
+    assert (folder / "model.onnx").stat().st_size == read_result(folder)["onnx_bytes"]
     assert "int8 per-tensor power-of-two" in (folder / "report.txt").read_text()
-    assert _result(folder)["quantize_method"] == method
-    before = _result(float_run.parent)["val"]["top1"]
-    assert _result(folder)["val"]["top1"] >= before - 10
+    assert read_result(folder)["quantize_method"] == method
+    before = read_result(float_run.parent)["val"]["top1"]
+    assert read_result(folder)["val"]["top1"] >= before - 10
     validated = run_script(
         *("validated", *fx, "--phase", "validation", "--verify", "True"),
         *("--pretrained", str(folder / "checkpoint.pth")),
     )
-    result = _result(validated)
-    assert result["val"] == _result(folder)["val"]
+    result = read_result(validated)
+    assert result["val"] == read_result(folder)["val"]
     assert result["verify"]["num_values"] == 15 * 3
     assert set(result["verify"]["mismatches"].values()) == {0}
     assert result["onnx"]["top1"] == result["val"]["top1"]
@@ -256,7 +236,7 @@ def test_fx_options_have_an_effect(run_script, float_run, more):
     common = ("--phase", "calibration", "--pretrained", str(float_run), "--epochs", "1")
     common += ("--quantize_method", "ptc_fx")
     plain, changed = run_script("plain", *common), run_script("changed", *common, *more)
-    assert _result(plain)["val"]["loss"] != _result(changed)["val"]["loss"]
+    assert read_result(plain)["val"]["loss"] != read_result(changed)["val"]["loss"]
 
 
 def test_resuming_with_another_method_or_preset(run_script, float_run):
@@ -298,12 +278,12 @@ def test_quantization_options_have_an_effect(run_script, float_run, more):
     common = ("--phase", "calibration", "--pretrained", str(float_run), "--epochs", "1")
     plain = run_script("plain", *common, *(more[2:] if more[0] == "--bias_calibration" else ()))
     changed = run_script("changed", *common, *more)
-    assert _result(plain)["val"]["loss"] != _result(changed)["val"]["loss"]
+    assert read_result(plain)["val"]["loss"] != read_result(changed)["val"]["loss"]
 
 
 def test_float_validation_of_a_checkpoint(run_script, float_run):
     validated = run_script("v", "--phase", "validation", "--pretrained", str(float_run))
-    assert _result(validated)["val"] == _result(float_run.parent)["val"]
+    assert read_result(validated)["val"] == read_result(float_run.parent)["val"]
 
 
 def test_quantized_training_starts_from_the_float_weights(run_script, float_run):
@@ -311,9 +291,9 @@ def test_quantized_training_starts_from_the_float_weights(run_script, float_run)
         *("qat", "--quantize", "True", "--pretrained", str(float_run), "--lr", "1e-4"),
         *("--evaluate_start", "True"),
     )
-    result = _result(folder)
-    assert result["start"]["loss"] == pytest.approx(_result(float_run.parent)["val"]["loss"])
-    assert result["val"]["top1"] >= _result(float_run.parent)["val"]["top1"] - 10
+    result = read_result(folder)
+    assert result["start"]["loss"] == pytest.approx(read_result(float_run.parent)["val"]["loss"])
+    assert result["val"]["top1"] >= read_result(float_run.parent)["val"]["top1"] - 10
     assert (folder / "report.txt").exists()
 
 
@@ -433,10 +413,14 @@ def test_two_processes_train_as_one(arguments, tmp_path):
 def test_compiled_run_computes_what_an_eager_one_does(run_script, float_run):
     """Training differs by the draws of dropout, validation by rounding alone."""
     validation = ("--phase", "validation", "--pretrained", str(float_run), "--compile", "True")
-    expected = _result(float_run.parent)["val"]["loss"]
-    assert _result(run_script("v", *validation))["val"]["loss"] == pytest.approx(expected, rel=1e-3)
-    eager = _result(run_script("eager", "--epochs", "1"))["history"][0]
-    compiled = _result(run_script("compiled", "--epochs", "1", "--compile", "True"))["history"][0]
+    expected = read_result(float_run.parent)["val"]["loss"]
+    assert read_result(run_script("v", *validation))["val"]["loss"] == pytest.approx(
+        expected, rel=1e-3
+    )
+    eager = read_result(run_script("eager", "--epochs", "1"))["history"][0]
+    compiled = read_result(run_script("compiled", "--epochs", "1", "--compile", "True"))["history"][
+        0
+    ]
     assert compiled["train_loss"] == pytest.approx(eager["train_loss"], rel=0.1)
 
 
@@ -463,5 +447,5 @@ def test_two_processes_quantize(arguments, float_run, tmp_path, phase, method):
     command += ["--epochs", "2", "--lr", "0.001", "--save_path", str(tmp_path / "run")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, env=environment)
-    before = _result(float_run.parent)["val"]["top1"]
-    assert _result(tmp_path / "run")["val"]["top1"] >= before - 10
+    before = read_result(float_run.parent)["val"]["top1"]
+    assert read_result(tmp_path / "run")["val"]["top1"] >= before - 10

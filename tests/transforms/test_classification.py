@@ -5,8 +5,6 @@ from PIL import Image
 
 from edgeailite.transforms import (
     AUTO_AUGMENT_POLICIES,
-    NormalizeMeanScale,
-    ReverseChannels,
     classification_eval_transform,
     classification_train_transform,
 )
@@ -23,23 +21,6 @@ def image():
 def _train(**changes):
     options = {"img_resize": (32,), "img_crop": (32,), "rand_flip": False} | PLAIN | changes
     return classification_train_transform(**options)
-
-
-def test_normalize_mean_scale():
-    x = torch.full((2, 1, 1), 10, dtype=torch.uint8)
-    y = NormalizeMeanScale((4.0, 0.0), (0.5, 2.0))(x)
-    assert y.dtype == torch.float32
-    assert y.flatten().tolist() == [3.0, 20.0]
-
-
-def test_normalize_mean_scale_lengths_differ():
-    with pytest.raises(ValueError, match=r"image_mean has 3 values and image_scale 1"):
-        NormalizeMeanScale((0.0, 0.0, 0.0), (1.0,))
-
-
-def test_reverse_channels():
-    x = torch.arange(3.0).reshape(3, 1, 1)
-    assert ReverseChannels()(x).flatten().tolist() == [2.0, 1.0, 0.0]
 
 
 def test_eval_transform_of_an_image_of_the_right_size_keeps_its_pixels(image):

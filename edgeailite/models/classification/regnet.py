@@ -109,6 +109,9 @@ class RegNetX(nn.Module):
         ValueError: `strides` are not five of 1 or 2.
     """
 
+    other_names = (TORCHVISION_NAMES,)
+    """Tables from the names of checkpoints from elsewhere to those of this model."""
+
     def __init__(
         self,
         widths: Sequence[int],

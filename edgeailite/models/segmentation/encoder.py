@@ -64,6 +64,7 @@ class Encoder(nn.Module):
     Attributes:
         channels: Channels of the five features.
         group_width: Channels of a group that suit the decoder.
+        other_names: Tables from the names of checkpoints from elsewhere to the network's.
     """
 
     def __init__(self, kind: EncoderKind, output_stride: int = 32) -> None:
@@ -73,6 +74,7 @@ class Encoder(nn.Module):
             self._take(network, path)
         self.stages = kind.stages
         self.group_width = kind.group_width
+        self.other_names = getattr(network, "other_names", ())
         with torch.no_grad():
             features = self.eval()(torch.zeros(1, 3, _PROBE, _PROBE))
         self.train()

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from edgeailite.datasets import ClassificationDataset, create_dataset
-from edgeailite.transforms import classification_eval_transform, classification_train_transform
+from edgeailite.datasets import ImageDataset, Split, create_dataset
 from references.edgeailite.engine.distributed import Process
-from references.edgeailite.engine.options import ClassificationOptions
+from references.edgeailite.engine.options import Options
 
 
 def derive_seed(*parts: int) -> int:
@@ -47,7 +46,7 @@ class SeededSamples(Dataset):
         seed: Seed of the run.
     """
 
-    def __init__(self, dataset: ClassificationDataset, seed: int) -> None:
+    def __init__(self, dataset: ImageDataset, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
         self.epoch = 0
@@ -56,8 +55,8 @@ class SeededSamples(Dataset):
         """Number of images."""
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Any, int] | None:
-        """One transformed image and its class; None where it was skipped."""
+    def __getitem__(self, index: int) -> tuple[Any, Any] | None:
+        """One transformed image and its target; None where it was skipped."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(self.seed, self.epoch, index))
             return self.dataset[index]
@@ -130,11 +129,12 @@ class SpreadSampler(Sampler[int]):
         return iter(self.indices)
 
 
-def collate_readable(samples: Sequence[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor]:
+def collate_readable(samples: Sequence[tuple[Tensor, Any] | None]) -> tuple[Tensor, Any]:
     """Stack what could be read.
 
     Returns:
-        Images (N, C, H, W) and class indices (N,); N is smaller where images were skipped.
+        Images (N, C, H, W), and their targets: one tensor, class indices (N,) or maps (N, H, W); or
+        a list of N maps where they differ in size. N is smaller where images were skipped.
 
     Raises:
         ValueError: Nothing of the batch could be read.
@@ -145,18 +145,25 @@ def collate_readable(samples: Sequence[tuple[Tensor, int] | None]) -> tuple[Tens
             f"None of the {len(samples)} images of a batch could be read (see the log for their "
             f"names). Repair the data set."
         )
-    images, targets = default_collate(readable)
-    return images, targets
+    images, targets = zip(*readable, strict=True)
+    differ = len({getattr(target, "shape", None) for target in targets}) > 1
+    return torch.stack(images), list(targets) if differ else default_collate(targets)
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationData:
-    """Loaders of both splits, and the classes."""
+class Data:
+    """Loaders of both splits, and what the targets mean."""
 
     train: DataLoader | None
     """None where only validation is asked for."""
     val: DataLoader
-    classes: list[str]
+    dataset: ImageDataset
+    """The validation set that `val` reads from."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return self.dataset.classes
 
 
 def images_of(loader: DataLoader) -> Iterator[Tensor]:
@@ -171,10 +178,10 @@ def set_epoch(loader: DataLoader, epoch: int) -> None:
 
 
 def _loader(
-    dataset: ClassificationDataset,
+    dataset: ImageDataset,
     sampler: Sampler[int],
     batch_size: int,
-    options: ClassificationOptions,
+    options: Options,
     process: Process,
 ) -> DataLoader:
     return DataLoader(
@@ -188,36 +195,24 @@ def _loader(
     )
 
 
-def build_data(options: ClassificationOptions, process: Process) -> ClassificationData:
+def open_data(
+    options: Options, process: Process, train_transform: Any, eval_transform: Any
+) -> Data:
     """Open the data set and make its loaders.
 
-    Calibration reads training images without augmentation: ranges are those of deployment.
+    Args:
+        options: Of the run.
+        process: This process, which gets its share.
+        train_transform: For training images.
+        eval_transform: For validation images.
 
     Raises:
         ValueError: The data set can't be used; the message says why.
         FileNotFoundError: A folder is missing.
     """
-    view = {
-        "img_resize": options.img_resize,
-        "img_crop": options.img_crop,
-        "image_mean": options.image_mean,
-        "image_scale": options.image_scale,
-        "input_channel_reverse": options.input_channel_reverse,
-    }
-    eval_transform = classification_eval_transform(**view)
-    train_transform = eval_transform
-    if options.phase == "training":
-        train_transform = classification_train_transform(
-            **view,
-            rand_crop=options.rand_crop,
-            rand_scale=options.rand_scale,
-            rand_flip=options.rand_flip,
-            auto_augment=options.auto_augment,
-            random_erasing=options.random_erasing,
-        )
     batch_size = max(1, options.batch_size // process.world_size)
 
-    def open_split(split: str, transform: Any) -> ClassificationDataset:
+    def open_split(split: Split, transform: Any) -> ImageDataset:
         return create_dataset(
             options.dataset_name,
             options.data_path,
@@ -230,10 +225,10 @@ def build_data(options: ClassificationOptions, process: Process) -> Classificati
     val_sampler = SpreadSampler(len(val_set), options.epoch_size_val, process)
     val = _loader(val_set, val_sampler, batch_size, options, process)
     if options.phase == "validation":
-        return ClassificationData(None, val, val_set.classes)
+        return Data(None, val, val_set)
     train_set = open_split("train", train_transform)
     train_sampler = EpochSampler(
         len(train_set), options.epoch_size, batch_size, options.seed, process
     )
     train = _loader(train_set, train_sampler, batch_size, options, process)
-    return ClassificationData(train, val, val_set.classes)
+    return Data(train, val, val_set)

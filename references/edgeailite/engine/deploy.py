@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,47 @@ from torch import Tensor, nn
 
 from edgeailite.quantization.report import Report, build_report, write_html
 from edgeailite.quantization.verify import verify
+from references.edgeailite.engine.loops import Task
+from references.edgeailite.engine.model import example_input
+from references.edgeailite.engine.options import Options
+from references.edgeailite.engine.recorder import Recorder
 from references.edgeailite.engine.run_folder import write_atomically, write_json, write_text
 
 logger = logging.getLogger("edgeailite.deploy")
 
+LoadImages = Callable[[], Iterator[Tensor]]
+
 OPSET_VERSION = 18
-REPORT_IMAGES = 64
+# Images that a report is measured on: as many as have these pixels, but at least and most so many.
+REPORT_PIXELS = 64 * 224 * 224
+REPORT_IMAGES = (4, 64)
+ONNX_FILE = "model.onnx"
+
+
+def finish(
+    options: Options, model: nn.Module, task: Task, images: LoadImages, recorder: Recorder
+) -> None:
+    """Export the last model, report on it, and compare it with ONNX Runtime if asked to.
+
+    Args:
+        options: Of the run.
+        model: Float model or wrapper; it ends on the CPU, in evaluation mode.
+        task: Its validation is repeated in ONNX Runtime.
+        images: Begins to go through the validation images, in batches (N, C, H, W).
+        recorder: Gets the results.
+    """
+    model.eval().cpu()
+    path = recorder.folder / ONNX_FILE
+    if options.quantize:
+        title = f"{options.model_name}, {options.phase}"
+        recorder.report(write_report(model, recorder.folder, title, images()))
+    if options.save_onnx or options.verify:
+        export_onnx(model, example_input(options), path, quantized=bool(options.quantize))
+        recorder.set(onnx_bytes=path.stat().st_size)
+    if options.verify:
+        recorder.set(verify=verify_onnx(model, images(), path))
+        cpu = torch.device("cpu")
+        recorder.set(onnx=task.validate(onnx_forward(path), cpu, nullcontext))
 
 
 def export_onnx(model: nn.Module, example_input: Tensor, path: Path, *, quantized: bool) -> None:
@@ -74,9 +110,9 @@ def write_report(wrapper: nn.Module, folder: Path, title: str, batches: Iterable
         wrapper: In evaluation mode.
         folder: Where the files go.
         title: What stands above the HTML page.
-        batches: Images (N, C, H, W); the first :data:`REPORT_IMAGES` are measured on.
+        batches: Images (N, C, H, W), of which the first are measured on.
     """
-    report = build_report(wrapper, _first_images(batches, REPORT_IMAGES))
+    report = build_report(wrapper, _first_images(batches))
     write_text(folder / "report.txt", f"{report}\n")
     write_json(folder / "report.json", report.to_dict())
     write_html(report, folder / "report.html", title)
@@ -84,8 +120,11 @@ def write_report(wrapper: nn.Module, folder: Path, title: str, batches: Iterable
     return report
 
 
-def _first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+def _first_images(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    fewest, count = REPORT_IMAGES
     for images in batches:
+        height, width = images.shape[-2:]
+        count = min(count, max(fewest, REPORT_PIXELS // (height * width)))
         yield images[:count]
         count -= len(images)
         if count <= 0:

@@ -30,6 +30,17 @@ class Process:
         """Whether this is the process that writes files."""
         return self.rank == 0
 
+    def check_verify(self, verify: bool) -> None:
+        """Refuse a comparison with ONNX Runtime in several processes.
+
+        Raises:
+            ValueError: `verify` is asked for and this process is not alone.
+        """
+        if verify and self.world_size > 1:
+            raise ValueError(
+                "--verify needs one process: validate the checkpoint with it afterwards."
+            )
+
 
 def started_by_torchrun() -> bool:
     """Tell from the environment whether a launcher started this process."""

@@ -1,11 +1,29 @@
-"""Loss and accuracy over many batches and all processes."""
+"""Loss, accuracy and intersection over union over many batches and all processes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Protocol
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric, Metric, SumMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from edgeailite.datasets import IGNORED
+
+
+class Metrics(Protocol):
+    """What the loops ask of the metrics of a task."""
+
+    num_images: int
+
+    def update(self, output: Tensor, target: Tensor, loss: Tensor) -> None:
+        """Add a batch: the model's output, its targets, and their mean loss."""
+
+    def compute(self) -> dict[str, Any]:
+        """Results over all batches and processes; among them the mean ``loss``."""
 
 
 class ClassificationMetrics:
@@ -36,7 +54,7 @@ class ClassificationMetrics:
         self.top5.update(output, target)
         self.num_images += len(target)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> dict[str, Any]:
         """Mean ``loss``, and ``top1`` and ``top5`` in percent, over all processes."""
         return {
             "loss": self.loss.compute().item(),
@@ -47,3 +65,93 @@ class ClassificationMetrics:
 
 def _accuracy(num_classes: int, top_k: int) -> Metric:
     return MulticlassAccuracy(num_classes, top_k=top_k, average="micro", validate_args=False)
+
+
+class LossMetric:
+    """Running loss alone.
+
+    Args:
+        device: Where the sums live.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss = MeanMetric().to(device)
+        self.num_images = 0
+
+    def update(self, output: Tensor, target: Tensor, loss: Tensor) -> None:
+        """Add a batch; only its number of images and its mean loss count."""
+        del target
+        self.loss.update(loss.detach().float(), weight=len(output))
+        self.num_images += len(output)
+
+    def compute(self) -> dict[str, Any]:
+        """Mean ``loss`` over all processes."""
+        return {"loss": self.loss.compute().item()}
+
+
+class SegmentationMetrics:
+    """Running loss, intersection over union and accuracy of pixels.
+
+    Args:
+        classes: Names of the classes.
+        device: Where the sums live.
+
+    Reference: Everingham et al. 2010, section 4.4: true / (true + false positive + false negative)
+    per class, counted over all images.
+    """
+
+    def __init__(self, classes: Sequence[str], device: torch.device) -> None:
+        self.classes = list(classes)
+        self.loss = SumMetric().to(device)
+        self.confusion = MulticlassConfusionMatrix(
+            len(classes), ignore_index=IGNORED, validate_args=False
+        ).to(device)
+        self.num_images = 0
+
+    def update(self, logits: Tensor, targets: Tensor | Sequence[Tensor]) -> None:
+        """Add a batch; logits are resized to each target, so targets may differ in size.
+
+        Args:
+            logits: Shape (N, classes, H, W).
+            targets: N maps (H', W') of class indices, 255 where ignored.
+        """
+        for image, target in zip(logits.detach().float(), targets, strict=True):
+            resized = resize_logits(image[None], target.shape)
+            labels = target.long()[None]
+            self.loss.update(
+                F.cross_entropy(resized, labels, ignore_index=IGNORED, reduction="sum")
+            )
+            self.confusion.update(resized.argmax(1), labels)
+        self.num_images += len(logits)
+
+    def compute(self) -> dict[str, Any]:
+        """Results over all processes.
+
+        Returns:
+            ``loss`` per pixel; ``miou``, the mean over the classes that occur in the targets, and
+            ``accuracy`` of pixels, percent; ``iou``, percent per class, None where it is absent.
+        """
+        confusion = self.confusion.compute().double()
+        true, occurring = confusion.diagonal(), confusion.sum(1)
+        union = occurring + confusion.sum(0) - true
+        iou = 100.0 * true / union.clamp(min=1.0)
+        present = occurring > 0
+        pixels = occurring.sum().clamp(min=1.0)
+        return {
+            "loss": (self.loss.compute() / pixels).item(),
+            "miou": iou[present].mean().item() if present.any() else 0.0,
+            "accuracy": (100.0 * true.sum() / pixels).item(),
+            "iou": {
+                name: value if there else None
+                for name, value, there in zip(
+                    self.classes, iou.tolist(), present.tolist(), strict=True
+                )
+            },
+        }
+
+
+def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear; (N, C, H, W) to (N, C, *size)."""
+    if logits.shape[-2:] == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)

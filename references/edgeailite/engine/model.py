@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,11 +17,13 @@ from edgeailite import xnn
 from edgeailite.models import create_model
 from edgeailite.quantization import PTCFxModule, QATFxModule
 from references.edgeailite.engine.distributed import Process
-from references.edgeailite.engine.options import ClassificationOptions
+from references.edgeailite.engine.options import Options
 
 # Part of the difference of means that one batch corrects, where --bias_calibration asks qat_fx or
 # ptc_fx for it.
 BIAS_CALIBRATION_FACTOR = 0.01
+
+NameTable = Mapping[str, str]
 
 logger = logging.getLogger("edgeailite.model")
 
@@ -43,9 +45,18 @@ class Steps:
 
 
 def build_model(
-    options: ClassificationOptions, num_classes: int, device: torch.device
+    options: Options,
+    num_classes: int,
+    device: torch.device,
+    check: Callable[[nn.Module], None] | None = None,
 ) -> nn.Module:
     """Create the model, wrap it as the phase asks, and load ``--pretrained``.
+
+    Args:
+        options: Of the run.
+        num_classes: Number of classes.
+        device: Where the model goes.
+        check: Called with the float model; raises where it does not suit the task.
 
     Returns:
         The float model, or the wrapper with the model in ``.module``.
@@ -53,25 +64,29 @@ def build_model(
     Raises:
         ValueError: Unknown model, or weights that don't belong to it.
     """
-    strides = {} if options.strides is None else {"strides": options.strides}
+    further = options.model_options
     try:
-        model = create_model(options.model_name, num_classes=num_classes, **strides)
+        model = create_model(options.model_name, num_classes=num_classes, **further)
     except TypeError as error:
-        raise ValueError(f"--strides: model '{options.model_name}' has none ({error}).") from error
+        asked = ", ".join(f"--{name}" for name in further)
+        raise ValueError(f"{asked}: model '{options.model_name}' has none ({error}).") from error
+    if check is not None:
+        check(model)
+    tables = name_tables(model)
     if options.quantize:
         wrap = _wrap_pact2 if options.quantize_method == "pact2" else _wrap_fx
         model = wrap(model, options)
     if options.pretrained is not None and options.resume is None:
-        load_pretrained(float_or_inner(model, options), options)
+        load_pretrained(float_or_inner(model, options), options, tables)
     return model.to(device)
 
 
-def float_or_inner(model: nn.Module, options: ClassificationOptions) -> nn.Module:
+def float_or_inner(model: nn.Module, options: Options) -> nn.Module:
     """The module whose state dict goes into checkpoints: inside the wrapper, if there is one."""
     return model.module if options.quantize else model
 
 
-def _wrap_pact2(model: nn.Module, options: ClassificationOptions) -> nn.Module:
+def _wrap_pact2(model: nn.Module, options: Options) -> nn.Module:
     arguments: dict[str, Any] = {
         "bitwidth_weights": options.bitwidth_weights,
         "bitwidth_activations": options.bitwidth_activations,
@@ -89,7 +104,7 @@ def _wrap_pact2(model: nn.Module, options: ClassificationOptions) -> nn.Module:
     return xnn.quantize.QuantTestModule(model, dummy_input=dummy_input, **arguments)
 
 
-def _wrap_fx(model: nn.Module, options: ClassificationOptions) -> nn.Module:
+def _wrap_fx(model: nn.Module, options: Options) -> nn.Module:
     """A qat_fx run calibrates as a ptc_fx run does; only its training differs."""
     arguments: dict[str, Any] = {
         "qconfig_type": options.qconfig_type,
@@ -103,21 +118,25 @@ def _wrap_fx(model: nn.Module, options: ClassificationOptions) -> nn.Module:
     return PTCFxModule(model, **arguments).eval()
 
 
-def example_input(options: ClassificationOptions, device: torch.device | None = None) -> Tensor:
+def example_input(options: Options, device: torch.device | None = None) -> Tensor:
     """Zeros of the model's input shape, (1, 3, H, W)."""
-    size = options.img_crop * 2 if len(options.img_crop) == 1 else options.img_crop
-    return torch.zeros(1, len(options.image_mean), *size, device=device)
+    return torch.zeros(1, len(options.image_mean), *options.input_size, device=device)
 
 
-def load_pretrained(model: nn.Module, options: ClassificationOptions) -> None:
+def load_pretrained(model: nn.Module, options: Options, tables: Sequence[NameTable]) -> None:
     """Load ``--pretrained`` and log what was loaded.
+
+    Args:
+        model: Float model, or the inside of a wrapper.
+        options: Of the run.
+        tables: Of `name_tables`.
 
     Raises:
         ValueError: The weights are another model's, or not complete where nothing trains the rest.
     """
     assert options.pretrained is not None
     try:
-        report = xnn.utils.load_weights(model, options.pretrained, verbose=False)
+        report = _load_by_first_fit(model, options.pretrained, tables)
     except ValueError as error:
         raise ValueError(
             f"--pretrained {options.pretrained} does not give weights for --model_name "
@@ -129,7 +148,7 @@ def load_pretrained(model: nn.Module, options: ClassificationOptions) -> None:
         raise ValueError(
             f"--pretrained {options.pretrained} looks like the checkpoint of another model: only "
             f"{len(report.loaded)} tensors fit '{options.model_name}', {lacking} do not. "
-            f"Check --model_name and --strides.\n{report}"
+            f"Check --model_name{_and(options.model_options)}.\n{report}"
         )
     if lacking and options.phase != "training":
         raise ValueError(
@@ -139,7 +158,43 @@ def load_pretrained(model: nn.Module, options: ClassificationOptions) -> None:
         )
 
 
-def prepare_steps(model: nn.Module, options: ClassificationOptions, process: Process) -> Steps:
+def name_tables(model: nn.Module) -> list[NameTable]:
+    """How the names in a checkpoint may have to be changed for a float model.
+
+    Returns:
+        Tables for ``load_weights``, the likeliest first: none; those of the model's family; and the
+        same for a classifier's weights, which go into the encoder of a model that has one.
+    """
+    tables: list[NameTable] = [{}, *getattr(model, "other_names", ())]
+    if hasattr(model, "encoder"):
+        inside = [{}, *getattr(model.encoder, "other_names", ())]
+        tables += [{**table, r"^": "encoder."} for table in inside]
+    return tables
+
+
+def _load_by_first_fit(
+    model: nn.Module, weights: str, tables: Sequence[NameTable]
+) -> xnn.utils.LoadReport:
+    """Load with the first table by which anything fits; the error is that of the first."""
+    first_error: ValueError | None = None
+    for table in tables:
+        try:
+            report = xnn.utils.load_weights(model, weights, change_names_dict=table, verbose=False)
+        except ValueError as error:
+            first_error = first_error or error
+            continue
+        if table:
+            logger.info("the names in %s are another project's or a part's: changed", weights)
+        return report
+    assert first_error is not None
+    raise first_error
+
+
+def _and(names: Iterable[str]) -> str:
+    return "".join(f" and --{name}" for name in names)
+
+
+def prepare_steps(model: nn.Module, options: Options, process: Process) -> Steps:
     """Compile and distribute the forward passes, as the options ask.
 
     Validation and calibration call the module itself: with DistributedDataParallel around it, they
@@ -159,7 +214,7 @@ def prepare_steps(model: nn.Module, options: ClassificationOptions, process: Pro
     return Steps(model, train_forward, forward, process.device, autocast)
 
 
-def make_optimizer(model: nn.Module, options: ClassificationOptions) -> Optimizer:
+def make_optimizer(model: nn.Module, options: Options) -> Optimizer:
     """The optimizer of ``--optimizer``, over all parameters that take gradients."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     common = {"lr": options.lr, "weight_decay": options.weight_decay}

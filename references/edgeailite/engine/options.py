@@ -1,4 +1,4 @@
-"""The options of the classification script: one frozen dataclass defines them all."""
+"""The options that all training scripts share: one frozen dataclass defines them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import tyro
 
@@ -21,29 +21,25 @@ PACT2_OPTIONS = ("bitwidth_weights", "bitwidth_activations", "per_channel_q", "c
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationOptions:
-    """Train, calibrate or validate an image classifier, in float or quantized.
+class Options:
+    """What every training script takes; each script has a subclass with its defaults."""
 
-    Underscores and dashes are the same; switches take the word True or False.
-    """
+    step_at: ClassVar[tuple[float, float]] = (1 / 3, 2 / 3)
+    """Where the step scheduler's milestones are by default, as shares of the training."""
+    step_factor: ClassVar[float] = 0.1
+    """What it multiplies by there, by default."""
 
     phase: Phase = "training"
     """training: with labels and gradients; calibration: without; validation: accuracy alone."""
     quantize: bool | None = None
     """Simulate quantization. Default: True in calibration, False elsewhere."""
 
-    dataset_name: str = "image_folder_classification"
+    dataset_name: str = ""
     """Name in edgeailite.datasets."""
-    data_path: Path = Path("./data/datasets/image_folder_classification")
-    """Folder of the data set: train/CLASS/* and val/CLASS/* (or validation/CLASS/*)."""
-    img_resize: tuple[int, ...] = (256,)
-    """Resize before the centre crop: one number is the short side, two are height and width."""
-    img_crop: tuple[int, ...] = (224,)
-    """Size of the model's input: one number, or height and width."""
+    data_path: Path = Path("./data/datasets")
+    """Folder of the data set."""
     rand_crop: bool = True
     """Train on random crops (False: on centre crops)."""
-    rand_scale: tuple[float, float] = (0.2, 1.0)
-    """Smallest and largest area of a random crop, as fractions of the image."""
     rand_flip: bool = True
     """Mirror half of the training images, left to right (False for digits, text, signs)."""
     image_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
@@ -52,25 +48,19 @@ class ClassificationOptions:
     """Multiplied afterwards."""
     input_channel_reverse: bool = False
     """Feed BGR instead of RGB."""
-    auto_augment: Annotated[str | None, tyro.conf.arg(aliases=["--auto-augument"])] = None
-    """Augmentation policy: imagenet, cifar10, svhn, randaugment, trivialaugment or augmix."""
-    random_erasing: float = 0.0
-    """Probability of blanking a random rectangle of a training image."""
     epoch_size: float = 0.0
     """Training images per epoch, drawn anew: up to 1 a fraction, above a count, 0 all."""
     epoch_size_val: float = 0.0
-    """Validation images, counted the same way; always the same ones, spread over the classes."""
+    """Validation images, counted the same way; always the same ones, spread over the set."""
     skip_unreadable_images: bool = False
     """Leave out images that can't be decoded, and count them (False: stop at the first)."""
     workers: int = 4
     """Data loading processes per training process."""
 
-    model_name: str = "mobilenetv2_tv_x1"
-    """Name in edgeailite.models, torchvision/NAME or timm/NAME."""
+    model_name: str = ""
+    """Name in edgeailite.models."""
     pretrained: str | None = None
     """Checkpoint to start from: a path or an http(s) URL."""
-    strides: tuple[int, ...] | None = None
-    """Strides of the model's stages, for small images; default: the model's own."""
 
     epochs: int = 150
     """Passes over the training images (of epoch_size)."""
@@ -85,13 +75,11 @@ class ClassificationOptions:
     scheduler: Literal["cosine", "step", "poly", "exponential"] = "cosine"
     """How the learning rate falls after warm-up."""
     milestones: tuple[int, ...] | None = None
-    """Epochs at which the step scheduler multiplies by gamma. Default: thirds of the training."""
+    """Epochs at which the step scheduler multiplies by gamma. Default: two, spread over them."""
     gamma: float | None = None
-    """Factor of the step scheduler (default 0.1), or per epoch of the exponential one (0.97)."""
+    """Factor of the step scheduler, or per epoch of the exponential one (default 0.97)."""
     warmup_epochs: int | None = None
     """Epochs in which the learning rate rises. Default: 5, at most a tenth of the training."""
-    label_smoothing: float = 0.0
-    """Share of the target probability that is spread over all classes."""
     freeze_bn: bool = False
     """Keep the statistics of batch normalization as they are from the first epoch on."""
     evaluate_start: bool = True
@@ -136,11 +124,24 @@ class ClassificationOptions:
             object.__setattr__(self, "quantize", self.phase == "calibration")
         if self.warmup_epochs is None:
             object.__setattr__(self, "warmup_epochs", min(5, self.epochs // 10))
-        if self.milestones is None and self.scheduler == "step":
-            thirds = (max(1, self.epochs // 3), max(1, 2 * self.epochs // 3))
-            object.__setattr__(self, "milestones", thirds)
-        for check in (_check_numbers, _check_sizes, _check_phase, _check_quantization):
+        if self.scheduler == "step":
+            if self.milestones is None:
+                steps = tuple(max(1, int(self.epochs * share)) for share in self.step_at)
+                object.__setattr__(self, "milestones", steps)
+            if self.gamma is None:
+                object.__setattr__(self, "gamma", self.step_factor)
+        for check in (_check_numbers, _check_phase, _check_quantization):
             check(self)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the model's input, in pixels."""
+        raise NotImplementedError
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """Further arguments of the model's builder."""
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         """Options as plain values: paths are strings, tuples lists."""
@@ -159,39 +160,21 @@ class ClassificationOptions:
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _check_numbers(options: ClassificationOptions) -> None:
+def _check_numbers(options: Options) -> None:
     at_least = {"epochs": 1, "batch_size": 1, "workers": 0, "warmup_epochs": 0, "lr": 0.0}
     at_least |= {"weight_decay": 0.0, "epoch_size": 0.0, "epoch_size_val": 0.0}
     for name, lowest in at_least.items():
         value = getattr(options, name)
         if value < lowest:
             raise ValueError(f"--{name} must be at least {lowest}, got {value}.")
-    for name in ("random_erasing", "label_smoothing"):
-        value = getattr(options, name)
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"--{name} is a share between 0 and 1, got {value}.")
-
-
-def _check_sizes(options: ClassificationOptions) -> None:
-    for name in ("img_resize", "img_crop"):
-        value = getattr(options, name)
-        if len(value) not in (1, 2) or min(value) < 1:
-            raise ValueError(
-                f"--{name} takes one or two positive numbers (height width), got {list(value)}."
-            )
     if len(options.image_mean) != len(options.image_scale):
         raise ValueError(
             f"--image_mean has {len(options.image_mean)} values and --image_scale "
             f"{len(options.image_scale)}; both take one per channel."
         )
-    low, high = options.rand_scale
-    if not 0.0 < low <= high <= 1.0:
-        raise ValueError(
-            f"--rand_scale takes two fractions, 0 < smallest <= largest <= 1, got {low} {high}."
-        )
 
 
-def _check_phase(options: ClassificationOptions) -> None:
+def _check_phase(options: Options) -> None:
     if options.phase == "calibration" and not options.quantize:
         raise ValueError(
             "--phase calibration quantizes a float model; --quantize False leaves nothing to "
@@ -210,7 +193,7 @@ def _check_phase(options: ClassificationOptions) -> None:
         raise ValueError("--verify compares quantized models: add --quantize True.")
 
 
-def _check_quantization(options: ClassificationOptions) -> None:
+def _check_quantization(options: Options) -> None:
     """Refuse what would have no effect: each method has its own options."""
     method, preset = options.quantize_method, options.qconfig_type
     if method == "pact2":
@@ -240,12 +223,38 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"--{name}" for name in names)
 
 
-def parse_options(arguments: Sequence[str] | None = None) -> ClassificationOptions:
+def check_size(name: str, value: Sequence[int]) -> None:
+    """Refuse what is neither one nor two positive numbers.
+
+    Raises:
+        ValueError: With the option's `name`.
+    """
+    if len(value) not in (1, 2) or min(value) < 1:
+        raise ValueError(
+            f"--{name} takes one or two positive numbers (height width), got {list(value)}."
+        )
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse what is not between 0 and 1.
+
+    Raises:
+        ValueError: With the option's `name`.
+    """
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"--{name} is a share between 0 and 1, got {value}.")
+
+
+Kind = TypeVar("Kind", bound=Options)
+
+
+def parse_options(kind: type[Kind], arguments: Sequence[str] | None = None) -> Kind:
     """Parse a command line; on a mistake print what is wrong and exit with status 2.
 
     Args:
+        kind: The script's options.
         arguments: Without the program's name; default: those of this process.
     """
     words = {"true": "True", "false": "False"}
     given = [words.get(word, word) for word in (sys.argv[1:] if arguments is None else arguments)]
-    return tyro.cli(ClassificationOptions, args=given, config=(tyro.conf.FlagConversionOff,))
+    return tyro.cli(kind, args=given, config=(tyro.conf.FlagConversionOff,))

@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from edgeailite.quantization.report import Report, add_to_tensorboard
-from references.edgeailite.engine.options import ClassificationOptions
+from references.edgeailite.engine.loops import TrainingState
+from references.edgeailite.engine.options import Options
 from references.edgeailite.engine.run_folder import RESULT, write_json
-from references.edgeailite.engine.train_classification import TrainingState
 
 logger = logging.getLogger("edgeailite.recorder")
 
@@ -27,7 +28,7 @@ class Recorder:
         is_main: Whether to write.
     """
 
-    def __init__(self, folder: Path, options: ClassificationOptions, is_main: bool) -> None:
+    def __init__(self, folder: Path, options: Options, is_main: bool) -> None:
         self.folder = folder
         self.is_main = is_main
         self.result: dict[str, Any] = {
@@ -43,17 +44,16 @@ class Recorder:
         self._epoch = 0
 
     def set(self, **results: Any) -> None:
-        """Add results; those with an accuracy are logged."""
+        """Add results; those of a validation are logged."""
         self.result |= results
         for name, value in results.items():
-            if isinstance(value, dict) and "top1" in value:
-                logger.info(
-                    "%s: top1 %.2f  top5 %.2f  loss %.4f",
-                    name,
-                    value["top1"],
-                    value["top5"],
-                    value["loss"],
-                )
+            if isinstance(value, dict) and "loss" in value:
+                numbers = [
+                    f"{key} {number:.{4 if key == 'loss' else 2}f}"
+                    for key, number in value.items()
+                    if isinstance(number, float)
+                ]
+                logger.info("%s: %s", name, "  ".join(numbers))
 
     def epoch(self, state: TrainingState) -> None:
         """Write the last epoch's numbers as events; those after a resumed epoch are replaced."""
@@ -67,6 +67,11 @@ class Recorder:
             if name != "epoch":
                 self._events.add_scalar(name.replace("_", "/", 1), value, self._epoch)
         self._events.flush()
+
+    def picture(self, name: str, picture: Tensor) -> None:
+        """Write a picture (3, H, W), uint8, as an event of the last epoch, if this run has some."""
+        if self._events is not None:
+            self._events.add_image(name, picture, self._epoch)
 
     def report(self, report: Report) -> None:
         """Write a quantization report as events of the last epoch, if this run has some."""

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from references.edgeailite.engine.run_folder import RESULT, write_atomically, write_text
 
-HEADER = ("network", "top-1 %", "top-1 % in ONNX Runtime", "ONNX bytes", "values", "mismatching")
+# What decides, by task: the key in results, and its name.
+METRICS = {"top1": "top-1", "miou": "mIoU"}
 TITLES = {"float": "float", "calibrated": "calibrated", "qat": "quantization-aware trained"}
 
 
@@ -59,13 +60,27 @@ def _sort_key(name: str) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), name)
 
 
-def table_row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
+def find_metric(results: dict[str, dict[str, Any]]) -> str:
+    """The key of the metric that all results have.
+
+    Raises:
+        ValueError: They are of different tasks.
+    """
+    common = [key for key in METRICS if all(key in r["val"] for r in results.values())]
+    if not common:
+        raise ValueError(
+            f"The runs {', '.join(results)} are of different tasks; give each its own folder."
+        )
+    return common[0]
+
+
+def table_row(name: str, result: dict[str, Any], metric: str) -> tuple[str, ...]:
     """One line of the table; a dash for what was not measured."""
     compared = result.get("verify")
     return (
         TITLES.get(name, name),
-        f"{result['val']['top1']:.2f}",
-        f"{result['onnx']['top1']:.2f}" if "onnx" in result else "-",
+        f"{result['val'][metric]:.2f}",
+        f"{result['onnx'][metric]:.2f}" if "onnx" in result else "-",
         f"{result['onnx_bytes']:,}" if "onnx_bytes" in result else "-",
         f"{compared['num_values']:,}" if compared else "-",
         str(sum(compared["mismatches"].values())) if compared else "-",
@@ -74,8 +89,11 @@ def table_row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
 
 def render(folder: Path, results: dict[str, dict[str, Any]]) -> str:
     """The table, what its numbers are, and where the files lie."""
-    found = validations(results)
-    rows = [HEADER, *(table_row(name, result) for name, result in found.items())]
+    metric = find_metric(results)
+    shown = METRICS[metric]
+    header = ("network", f"{shown} %", f"{shown} % in ONNX Runtime", "ONNX bytes", "values")
+    rows = [(*header, "mismatching")]
+    rows += [table_row(name, result, metric) for name, result in validations(results).items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
@@ -84,7 +102,8 @@ def render(folder: Path, results: dict[str, dict[str, Any]]) -> str:
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     lines += [
         "",
-        "Top-1 of the last checkpoint, on images that neither training nor calibration has seen.",
+        f"{shown[0].upper()}{shown[1:]} of the last checkpoint, on images that neither training nor"
+        " calibration has seen.",
         "Mismatching: of the output values, how many differ between PyTorch's simulation, the",
         "integer graph, and ONNX Runtime with graph optimizations off and on (three comparisons).",
         "",
@@ -93,6 +112,8 @@ def render(folder: Path, results: dict[str, dict[str, Any]]) -> str:
     for name in results:
         files = sorted(p.name for p in (folder / name).iterdir() if p.suffix in (".onnx", ".pth"))
         lines.append(f"{folder / name}: {', '.join(files) or 'result.json, run.log'}")
+    pictures = sorted(folder.glob("*/predictions.png"))
+    lines += [f"picture of float and quantized predictions: {path}" for path in pictures[-1:]]
     return "\n".join(lines)
 
 
@@ -102,6 +123,8 @@ def _plot_curves(axes: Axes, results: dict[str, dict[str, Any]], key: str, label
         if len(history) > 1:
             epochs = [row["epoch"] for row in history]
             for split, style in (("train", "--"), ("val", "-")):
+                if f"{split}_{key}" not in history[0]:
+                    continue
                 values = [row[f"{split}_{key}"] for row in history]
                 axes.plot(epochs, values, style, label=f"{TITLES.get(name, name)}, {split}")
     axes.set_xlabel("epoch")
@@ -112,16 +135,18 @@ def _plot_curves(axes: Axes, results: dict[str, dict[str, Any]], key: str, label
 
 def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
     """Training curves, and bars of the accuracies."""
-    figure, (loss, top1, bars) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    metric = find_metric(results)
+    title = f"{METRICS[metric]}, %"
+    figure, (loss, accuracy, bars) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     _plot_curves(loss, results, "loss", "loss")
     loss.set_yscale("log")
-    _plot_curves(top1, results, "top1", "top-1 accuracy, %")
+    _plot_curves(accuracy, results, metric, title)
     found = validations(results)
-    heights = [result["val"]["top1"] for result in found.values()]
+    heights = [result["val"][metric] for result in found.values()]
     bars.bar_label(bars.bar([TITLES.get(name, name) for name in found], heights), fmt="%.2f")
     if heights:
         bars.set_ylim(max(0.0, min(heights) - 2.0), min(100.5, max(heights) + 0.5))
-    bars.set_ylabel("top-1 accuracy, %")
+    bars.set_ylabel(title)
     bars.tick_params(axis="x", labelsize="small")
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))
     plt.close(figure)
@@ -134,9 +159,9 @@ def main() -> None:
     folder = parser.parse_args().folder
     try:
         results = read_results(folder)
-    except FileNotFoundError as error:
+        text = render(folder, results)
+    except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    text = render(folder, results)
     write_text(folder / "summary.txt", text + "\n")
     plot(folder / "summary.png", results)
     print(f"\n{text}")

@@ -5,8 +5,6 @@ import pickle
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from edgeailite.quantization.fake_quantize import quantizers
@@ -330,25 +328,3 @@ def test_data_parallel_without_devices_computes_the_same():
 def test_converted_module_cannot_be_trained():
     with pytest.raises(RuntimeError, match="cannot be trained"):
         calibrated().convert().train()
-
-
-def _calibrate_on_rank(rank: int, folder: str, data: torch.Tensor) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    wrapper = QuantCalibrateModule(net(), torch.rand(X)).train()
-    for batch in data:
-        wrapper(batch.chunk(2)[rank].contiguous())
-    if rank == 0:
-        torch.save(wrapper.module.state_dict(), f"{folder}/state.pth")
-    dist.destroy_process_group()
-
-
-def test_calibration_on_two_processes_equals_one_on_the_joint_batch(tmp_path):
-    data = torch.randn(3, 8, *X[1:])
-    mp.spawn(_calibrate_on_rank, args=(str(tmp_path), data), nprocs=2)
-    together = torch.load(tmp_path / "state.pth", weights_only=True)
-    wrapper = QuantCalibrateModule(net(), torch.rand(X)).train()
-    for batch in data:
-        wrapper(batch)
-    for key, value in wrapper.module.state_dict().items():
-        torch.testing.assert_close(together[key], value, rtol=1e-5, atol=1e-6, msg=key)
