@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -195,6 +196,28 @@ def test_killed_process_resumes_to_the_same_weights(
     if not (cut / "result.json").exists():
         subprocess.run(command(cut, "--resume", str(cut)), check=True, capture_output=True)
     assert_same_run(whole, cut)
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(segmentation_arguments, tmp_path):
+    model = ("--model_name", "deeplabv3plus_mobilenetv2_tv_edgeailite", "--img_resize", "32", "64")
+    more = ["--epochs", "1", "--freeze_bn", "True", "--rand_flip", "False"]
+    more += ["--rand_crop", "False", "--rand_scale", "1", "1", "--lr", "1e-3"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run = [str(SCRIPT), *segmentation_arguments, *model, *more, "--save_path"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for command in (
+        [sys.executable, *run, str(one)],
+        [*launcher, "--nproc_per_node", "2", *run, str(two)],
+    ):
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+    alone, together = read_result(one)["val"], read_result(two)["val"]
+    for name in ("loss", "miou", "accuracy"):
+        assert together[name] == pytest.approx(alone[name], rel=1e-3)
+    weights = load_checkpoint(two)["model"]
+    for name, value in load_checkpoint(one)["model"].items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -111,12 +112,11 @@ def validate(
 
 
 def first_samples(loader: DataLoader, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first images (1, C, H, W) and targets (H', W') of a loader, one at a time."""
-    for images, targets in loader:
-        for image, target in zip(images, targets, strict=True):
-            if count == 0:
-                return
-            count -= 1
+    """The first images (1, C, H, W) and targets (H', W') of a loader, without its processes."""
+    for index in itertools.islice(iter(loader.sampler), count):
+        sample = loader.dataset[index]
+        if sample is not None:
+            image, target = sample
             yield image[None], target
 
 

@@ -102,8 +102,7 @@ def render(folder: Path, results: dict[str, dict[str, Any]]) -> str:
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     lines += [
         "",
-        f"{shown[0].upper()}{shown[1:]} of the last checkpoint, on images that neither training nor"
-        " calibration has seen.",
+        "Of the last checkpoint, on images that neither training nor calibration has seen.",
         "Mismatching: of the output values, how many differ between PyTorch's simulation, the",
         "integer graph, and ONNX Runtime with graph optimizations off and on (three comparisons).",
         "",
