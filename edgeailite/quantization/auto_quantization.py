@@ -18,11 +18,11 @@ from tqdm import tqdm
 from edgeailite.quantization.sensitivity import (
     BIT_WIDTHS,
     LayerSensitivity,
-    as_batches,
     choose_bit_widths,
     layer_sensitivity,
 )
 from edgeailite.quantization.spec import QuantSpec
+from edgeailite.quantization.sweep import as_batches
 
 NUM_STEPS = 6  # of the bisection: the size is found to 1/64 of what lies between
 NUM_BATCHES = 8

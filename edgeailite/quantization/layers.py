@@ -53,6 +53,10 @@ class QuantLayer(nn.Module):
         softness: In training, how far the weight is from its grid: 0 on it, 1 nearly as in float
             (see :func:`~edgeailite.quantization.ops.soft_quantize_weight`).
         starts_soft: Whether the training's schedule sets the softness.
+
+    State:
+        weight_range: Magnitude that the grid of the folded weight covers, for each output channel,
+            float32, shape ``(C_out,)``; absent: that of the weights, by the spec's range rule.
     """
 
     weight_spec: QuantSpec
@@ -63,6 +67,7 @@ class QuantLayer(nn.Module):
 
     weight: Tensor
     bias: Tensor | None
+    weight_range: Tensor | None
     # Of convolutions only.
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -77,7 +82,22 @@ class QuantLayer(nn.Module):
         layer.__class__ = QUANT_LAYERS.get(type(layer), type(layer))
         assert isinstance(layer, QuantLayer)
         layer.weight_spec, layer.bias_spec, layer.fake_quant_enabled = weight_spec, bias_spec, True
+        if "weight_range" not in layer._buffers:
+            layer.register_buffer("weight_range", None)
         return layer
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """A weight range comes and goes with the checkpoint."""
+        given = state_dict.get(f"{prefix}weight_range")
+        own = None if given is None else torch.empty_like(given, device=self._device())
+        self.register_buffer("weight_range", own)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _device(self) -> torch.device | None:
+        tensor = next(self.parameters(), None)
+        return None if tensor is None else tensor.device
 
     @property
     def is_transposed(self) -> bool:
@@ -154,6 +174,16 @@ class QuantLayer(nn.Module):
         """A vector over output channels shaped to multiply `weight`."""
         return channel_view(vector, weight, self.is_transposed, self.num_groups)
 
+    def input_channels(self, vector: Tensor, weight: Tensor) -> Tensor:
+        """A vector over input channels shaped to multiply `weight`."""
+        tail = [1] * (weight.dim() - 2)
+        if self.is_transposed:
+            return vector.reshape(-1, 1, *tail)
+        groups = self.num_groups
+        per_group = vector.reshape(groups, 1, -1)
+        repeated = per_group.expand(-1, weight.shape[0] // groups, -1)
+        return repeated.reshape(*weight.shape[:2], *tail)
+
     def rows(self, weight: Tensor) -> Tensor:
         """`weight` as one row per output channel."""
         return weight_rows(weight, self.is_transposed, self.num_groups)
@@ -168,8 +198,10 @@ class QuantLayer(nn.Module):
             weight, bias = weight * self.channels(gain, weight), fold_bias(bias, gain, offset)
         with torch.no_grad():
             rows = self.rows(weight)
-            max_abs = weight_max_abs(rows, self.weight_spec)
-            min_scale = self._min_scale(rows, None, bias, input_quantizer)
+            max_abs = self.weight_range
+            if max_abs is None:
+                max_abs = weight_max_abs(rows, self.weight_spec)
+            min_scale = self.min_scale(rows, None, bias, input_quantizer)
             scale = weight_scale(max_abs, self.weight_spec, min_scale)
         return FoldedLayer(weight, bias, scale)
 
@@ -225,18 +257,20 @@ class QuantLayer(nn.Module):
         with torch.no_grad():
             gain, offset = batch_norm_gain(batch_norm)
             rows = self.rows(weight)
-            if spec.range_rule == "min_max":
+            if self.weight_range is not None:
+                max_abs = self.weight_range
+            elif spec.range_rule == "min_max":
                 max_abs = weight_max_abs(rows, spec) * gain.abs()
             else:
                 max_abs = weight_max_abs(rows * gain[:, None], spec)
             bias = fold_bias(bias, gain, offset)
-            min_scale = self._min_scale(rows, gain, bias, input_quantizer)
+            min_scale = self.min_scale(rows, gain, bias, input_quantizer)
             scale = weight_scale(max_abs, spec, min_scale)
             # A dead channel takes any grid: its output is times 0.
             step = torch.where(gain == 0, scale, scale / gain)
         return self.fake_quantized(weight, step)
 
-    def _min_scale(
+    def min_scale(
         self, rows: Tensor, gain: Tensor | None, bias: Tensor | None,
         input_quantizer: FakeQuantize | None,
     ) -> Tensor | None:  # fmt: skip
@@ -281,6 +315,7 @@ class QuantFunctionalLayer(QuantLayer):
         bias_spec: BiasSpec,
     ) -> None:
         super().__init__()
+        self.register_buffer("weight_range", None)
         self.function, self.options = function, options
         self.groups = int(options.get("groups", 1))
         self.transposed = "transpose" in function.__name__

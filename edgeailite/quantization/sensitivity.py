@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -155,19 +155,3 @@ def choose_bit_widths(
     assert result.success
     chosen = result.x > 0.5
     return {layer.path: bits for (layer, bits), yes in zip(choices, chosen, strict=True) if yes}
-
-
-def as_batches(data: Iterable[Any], num_inputs: int, limit: int | None = None) -> list[tuple]:
-    """Batches of a loader as tuples of the model's inputs, in memory.
-
-    Args:
-        data: Tensors, or tuples that begin with the model's inputs.
-        num_inputs: How many inputs the model has.
-        limit: How many batches to take; None: all.
-    """
-    found = []
-    for batch in data:
-        found.append((batch,) if isinstance(batch, Tensor) else tuple(batch)[:num_inputs])
-        if len(found) == limit:
-            break
-    return found

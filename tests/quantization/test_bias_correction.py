@@ -1,8 +1,16 @@
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.bias_correction import BiasCorrection, correctable_bias
+from edgeailite.quantization.bias_correction import (
+    BiasCorrection,
+    clipped_normal_mean,
+    correct_biases,
+    correct_biases_analytically,
+    correctable_bias,
+)
 from edgeailite.quantization.fake_quantize import quantizers
 from edgeailite.quantization.units import float_arithmetic, layer_units, recorded_outputs
 from edgeailite.quantization.wrappers import QuantCalibrateModule
@@ -90,3 +98,60 @@ def test_a_batch_norm_without_affine_has_nothing_to_correct(affine):
     (unit,) = layer_units(model)
     assert (correctable_bias(unit) is None) == (not affine)
     BiasCorrection(model, 0.1).step((torch.randn(2, 3, 8, 8),), {})
+
+
+def test_sequential_correction_leaves_no_difference_of_means():
+    torch.manual_seed(0)
+    model = calibrated_model(
+        nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+            *(nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 4, 1)),
+        )
+    )
+    batches = [(torch.randn(8, 3, 8, 8),), (torch.randn(8, 3, 8, 8),)]
+    joint = torch.cat([b[0] for b in batches])
+    with float_arithmetic(model):
+        target = means(model, joint)
+    before = means(model, joint)
+    corrected = correct_biases(model, batches)
+    after = means(model, joint)
+    assert corrected
+    units = {unit.path: unit for unit in layer_units(model)}
+    for path in corrected:
+        # What remains is that the bias is rounded to its own grid, before and after.
+        unit = units[path]
+        step = unit.folded().scale * unit.input_quantizer.qparams().scale
+        assert ((after[path] - target[path]).abs() <= 1.01 * step + 1e-6).all(), path
+    assert any((before[p] - target[p]).abs().max() > 1e-3 for p in corrected)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)])
+def test_mean_of_a_clipped_normal_variable(low, high):
+    mean, deviation = torch.tensor([-1.0, 0.0, 2.0, 7.0]), torch.tensor([0.5, 1.0, 3.0, 2.0])
+    samples = mean + deviation * torch.randn(400_000, 4, generator=torch.Generator().manual_seed(0))
+    expected = samples.clamp(low, high).mean(0)
+    actual = clipped_normal_mean(mean, deviation, low, high)
+    torch.testing.assert_close(actual, expected, atol=0.02, rtol=0.0)
+
+
+def test_analytic_correction_needs_no_data_and_brings_means_closer():
+    torch.manual_seed(0)
+    model = calibrated_model(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 1)
+        )
+    )
+    first, _ = layer_units(model)
+    # Batch norm's statistics are those of the data, as after training.
+    x = torch.randn(64, 3, 8, 8)
+    with torch.no_grad():
+        y = nn.functional.conv2d(x, first.weight)
+        first.batch_norm.running_mean.copy_(y.mean((0, 2, 3)))
+        first.batch_norm.running_var.copy_(y.var((0, 2, 3)))
+        first.batch_norm.weight.fill_(1.0)
+    with float_arithmetic(model):
+        target = means(model, x)["3"]
+    before = means(model, x)["3"]
+    assert correct_biases_analytically(model) == ["3"]
+    after = means(model, x)["3"]
+    assert (after - target).square().sum() < 0.3 * (before - target).square().sum()

@@ -7,7 +7,6 @@ from torch import nn
 from edgeailite.quantization import TINPUTinyMLPTQFxModule
 from edgeailite.quantization.sensitivity import (
     LayerSensitivity,
-    as_batches,
     choose_bit_widths,
     layer_sensitivity,
 )
@@ -113,9 +112,3 @@ def test_the_choice_is_the_best_of_all(max_bytes):
 def test_a_size_that_is_too_small_is_named():
     with pytest.raises(ValueError, match=r"max_bytes is 300; the smallest these 3 layers .* 359"):
         choose_bit_widths(LAYERS, max_bytes=300)
-
-
-def test_batches_are_taken_from_what_loaders_give():
-    x = torch.zeros(2, 1)
-    assert [len(b) for b in as_batches([x, x], 1)] == [1, 1]
-    assert [len(b) for b in as_batches([(x, 0), [x, 1], (x, 2)], 1, limit=2)] == [1, 1]

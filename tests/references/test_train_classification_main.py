@@ -256,6 +256,23 @@ def test_checkpoint_from_before_an_option_existed_resumes(run_script, float_run)
     assert load_checkpoint(folder)["epoch"] == 2
 
 
+@pytest.mark.parametrize("method", ["pact2", "ptc_fx"])
+def test_post_training_methods_then_validation(run_script, float_run, method):
+    common = ("--quantize", "True", "--quantize_method", method)
+    folder = run_script(
+        "ptq", *common, "--phase", "calibration", "--ptq", "fast", "--pretrained", str(float_run)
+    )
+    result = read_result(folder)
+    assert result["epochs"] == 1
+    assert "activation ranges" in (folder / "run.log").read_text()
+    assert result["val"]["top1"] >= read_result(float_run.parent)["val"]["top1"] - 10
+    validated = run_script(
+        *("validated", *common, "--phase", "validation"),
+        *("--pretrained", str(folder / "checkpoint.pth")),
+    )
+    assert read_result(validated)["val"] == result["val"]
+
+
 def test_calibration_does_not_touch_labels_or_batch_norm(run_script, float_run):
     folder = run_script("c", "--phase", "calibration", "--pretrained", str(float_run))
     before, after = load_checkpoint(float_run)["model"], load_checkpoint(folder)["model"]

@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from edgeailite.quantization.annotate import Policy, annotate
 from edgeailite.quantization.bias_correction import BiasCorrection
@@ -35,6 +36,8 @@ from edgeailite.quantization.fake_quantize import (
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import insert
 from edgeailite.quantization.operators import BATCH_NORM_MODULES
+from edgeailite.quantization.post_training import MethodGain, post_training, render_gains
+from edgeailite.quantization.sweep import as_batches
 from edgeailite.quantization.weight_clipping import constrain_weights
 
 WRITERS: dict[ExportFormat, Callable[..., Path]] = {
@@ -121,6 +124,9 @@ def _check_example(
             module.training = mode
 
 
+Wrapper = TypeVar("Wrapper", bound="QuantModule")
+
+
 class QuantModule(nn.Module):
     """A prepared model with a schedule; the model is in ``.module``.
 
@@ -136,6 +142,7 @@ class QuantModule(nn.Module):
         trains: False: training mode only calibrates: ranges (and biases) learn from the data, batch
             norm and dropout stay in evaluation mode, no gradients.
         formats: What :meth:`export` writes.
+        post_training: What each method gained in the last :meth:`calibrate` with a `quality`.
     """
 
     trains = True
@@ -160,6 +167,7 @@ class QuantModule(nn.Module):
         self._ranges_checked = False
         self._bias_correction: BiasCorrection | None = None
         self._corrections: dict[str, Tensor] = {}
+        self.post_training: list[MethodGain] = []
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -299,6 +307,58 @@ class QuantModule(nn.Module):
         "ranges_frozen",
         "weights_clipped",
     )
+
+    def calibrate(
+        self: Wrapper,
+        data: Iterable[Any],
+        num_batches: int | None = None,
+        quality: str | None = None,
+    ) -> Wrapper:
+        """Let ranges and biases learn from data, without gradients; ends in evaluation mode.
+
+        Args:
+            data: Batches: a tensor, or a tuple or list that begins with the model's inputs (a
+                data loader's ``(images, target)`` does).
+            num_batches: How many to take; None: all.
+            quality: None: batch by batch, as training mode does that only calibrates. ``'fast'``:
+                ranges with the least error and biases layer by layer, on all batches at once, which
+                are kept in memory; what each method gained is printed, and in `post_training`.
+
+        Raises:
+            ValueError: `data` gave no batch, or there is no such quality.
+        """
+        if quality is not None:
+            return self._calibrate_at_once(data, num_batches, quality)
+        trains, self.trains = self.trains, False
+        epoch, count = self.epoch, 0
+        try:
+            self.train()
+            for batch in tqdm(data, "calibrating", total=num_batches, leave=False, disable=None):
+                inputs = (batch,) if isinstance(batch, Tensor) else tuple(batch)[: self._num_inputs]
+                self(*inputs)
+                count += 1
+                if count == num_batches:
+                    break
+        finally:
+            self.trains = trains
+            self.epoch = epoch if trains else self.epoch  # no epoch of the training
+            self.eval()
+        if count == 0:
+            raise ValueError("There was no batch to calibrate with: the data is empty.")
+        return self
+
+    def _calibrate_at_once(
+        self: Wrapper, data: Iterable[Any], num_batches: int | None, quality: str
+    ) -> Wrapper:
+        self.eval()
+        batches = as_batches(data, self._num_inputs, num_batches)
+        self.post_training = post_training(self.module, batches, quality)
+        self._say(f"post-training, {quality}\n{render_gains(self.post_training)}")
+        return self
+
+    @property
+    def _num_inputs(self) -> int:
+        return len(self.module.graph.find_nodes(op="placeholder"))
 
     def convert(self) -> ConvertedModule:
         """The integer graph of the model as it is now; this module does not change.

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from edgeailite.quantization.annotate import Policy
 from edgeailite.quantization.qconfig import make_policy
@@ -119,36 +118,6 @@ class QATFxModule(QuantModule):
     def _policy(self, model: nn.Module, qconfig_type: Any, backend: str) -> Policy:
         """What is quantized to what."""
         return make_policy(qconfig_type, backend)
-
-    def calibrate(self, data: Iterable[Any], num_batches: int | None = None) -> QATFxModule:
-        """Let ranges and biases learn from data, without gradients; ends in evaluation mode.
-
-        Args:
-            data: Batches: a tensor, or a tuple or list that begins with the model's inputs (a
-                data loader's ``(images, target)`` does).
-            num_batches: How many to take; None: all.
-
-        Raises:
-            ValueError: `data` gave no batch.
-        """
-        trains, self.trains = self.trains, False
-        epoch = self.epoch
-        count, num_inputs = 0, len(self.module.graph.find_nodes(op="placeholder"))
-        try:
-            self.train()
-            for batch in tqdm(data, "calibrating", total=num_batches, leave=False, disable=None):
-                inputs = (batch,) if isinstance(batch, Tensor) else tuple(batch)[:num_inputs]
-                self(*inputs)
-                count += 1
-                if count == num_batches:
-                    break
-        finally:
-            self.trains = trains
-            self.epoch = epoch if trains else self.epoch  # no epoch of the training
-            self.eval()
-        if count == 0:
-            raise ValueError("There was no batch to calibrate with: the data is empty.")
-        return self
 
     def load_weights(
         self, source: Mapping[str, Tensor] | str | os.PathLike[str], **options: Any

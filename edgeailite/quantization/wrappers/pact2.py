@@ -238,3 +238,11 @@ class QuantTestModule(_PACT2Module):
             )
         super().train(False)
         return self
+
+    def calibrate(self, *_args: Any, **_kwargs: Any) -> QuantTestModule:
+        """Refused.
+
+        Raises:
+            RuntimeError: Always: calibrate with QuantCalibrateModule.
+        """
+        raise RuntimeError("QuantTestModule only evaluates; calibrate with QuantCalibrateModule.")

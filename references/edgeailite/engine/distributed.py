@@ -30,16 +30,20 @@ class Process:
         """Whether this is the process that writes files."""
         return self.rank == 0
 
-    def check_verify(self, verify: bool) -> None:
-        """Refuse a comparison with ONNX Runtime in several processes.
+    def check_alone(self, *, verify: bool, ptq: str | None) -> None:
+        """Refuse in several processes what one alone can do.
 
         Raises:
-            ValueError: `verify` is asked for and this process is not alone.
+            ValueError: The message names the option.
         """
-        if verify and self.world_size > 1:
+        if self.world_size == 1:
+            return
+        if verify:
             raise ValueError(
                 "--verify needs one process: validate the checkpoint with it afterwards."
             )
+        if ptq is not None:
+            raise ValueError(f"--ptq {ptq} needs one process: it takes minutes, on one device.")
 
 
 def started_by_torchrun() -> bool:

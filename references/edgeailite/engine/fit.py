@@ -11,7 +11,13 @@ from edgeailite import xnn
 from references.edgeailite.engine import distributed, run_folder
 from references.edgeailite.engine.data import Data
 from references.edgeailite.engine.distributed import Process
-from references.edgeailite.engine.loops import Task, TrainingState, run_epochs, validate_start
+from references.edgeailite.engine.loops import (
+    Task,
+    TrainingState,
+    run_epochs,
+    run_post_training,
+    validate_start,
+)
 from references.edgeailite.engine.model import Steps, float_or_inner, make_optimizer
 from references.edgeailite.engine.options import Options
 from references.edgeailite.engine.recorder import Recorder
@@ -74,7 +80,10 @@ def fit(
                 )
             save(options, recorder.folder, steps, task, state, is_best)
 
-    run_epochs(options, steps, data.train, task, state, process, after_epoch)
+    if options.ptq is None:
+        run_epochs(options, steps, data.train, task, state, process, after_epoch)
+    else:
+        run_post_training(options, steps, data.train, task, state, after_epoch)
     recorder.set(epochs=state.epoch, **{f"best_{task.best}": state.best}, history=state.history)
 
 

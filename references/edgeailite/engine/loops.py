@@ -25,7 +25,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from edgeailite import xnn
+from edgeailite.quantization import QuantModule
 from edgeailite.quantization.fake_quantize import quantizers
+from edgeailite.quantization.post_training import render_gains
 from edgeailite.quantization.units import float_arithmetic
 from references.edgeailite.engine.data import derive_seed, set_epoch
 from references.edgeailite.engine.distributed import Process
@@ -184,6 +186,30 @@ def run_epochs(
         after_epoch(state, is_best)
         pace = (time.monotonic() - started) / (state.epoch - first)
         logger.info(_epoch_line(state.history[-1], task.best, options.epochs, pace))
+
+
+def run_post_training(
+    options: Options,
+    steps: Steps,
+    train: DataLoader,
+    task: Task,
+    state: TrainingState,
+    after_epoch: Callable[[TrainingState, bool], None],
+) -> None:
+    """Calibrate by the methods of ``--ptq`` instead of epochs; arguments as of `run_epochs`."""
+    if state.epoch:
+        return
+    set_epoch(train, 0)
+    wrapper, batches = steps.module, (images.to(steps.device) for images, _ in train)
+    assert isinstance(wrapper, QuantModule)
+    wrapper.verbose = False
+    wrapper.calibrate(batches, quality=options.ptq)
+    logger.info("post-training, %s\n%s", options.ptq, render_gains(wrapper.post_training))
+    results = validate_steps(steps, task)
+    row = {f"val_{name}": value for name, value in results.items() if isinstance(value, float)}
+    state.epoch, state.best = 1, results[task.best]
+    state.history.append({"epoch": 1, "lr": 0.0, **row})
+    after_epoch(state, True)
 
 
 def seed_everything(*parts: int) -> None:

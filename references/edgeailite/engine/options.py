@@ -12,10 +12,14 @@ from typing import Any, ClassVar, Literal, TypeVar
 import tyro
 
 from edgeailite.quantization import QConfigType
+from edgeailite.quantization.post_training import QUALITIES
 
 Phase = Literal["training", "calibration", "validation"]
+Quality = Literal[tuple(QUALITIES)]  # type: ignore[valid-type]
 PresetName = Literal[QConfigType.choices()]  # type: ignore[valid-type]
 
+# Images that --ptq learns from, if --epoch_size does not say: their values are kept in memory.
+PTQ_IMAGES = 64
 # Options that only one family of wrappers has.
 PACT2_OPTIONS = ("bitwidth_weights", "bitwidth_activations", "per_channel_q", "constrain_bias")
 
@@ -97,6 +101,8 @@ class Options:
     """Weight scales per channel: False nowhere, True in depthwise convolutions, all everywhere."""
     bias_calibration: bool | None = None
     """Correct biases towards the float model's means. Default: True in calibration only."""
+    ptq: Quality | None = None
+    """Calibrate by post-training methods on 64 images (or epoch_size) at once. Default: batches."""
     constrain_bias: Literal["NONE", "SATURATE", "REDUCE_WEIGHT_SCALE"] | None = None
     """What happens to a bias too large for its accumulator. Default: the wrapper's."""
 
@@ -130,8 +136,12 @@ class Options:
                 object.__setattr__(self, "milestones", steps)
             if self.gamma is None:
                 object.__setattr__(self, "gamma", self.step_factor)
-        for check in (_check_numbers, _check_phase, _check_quantization):
+        for check in (_check_numbers, _check_phase, _check_quantization, _check_ptq):
             check(self)
+        if self.ptq is not None:
+            object.__setattr__(self, "epochs", 1)
+            if not self.epoch_size:
+                object.__setattr__(self, "epoch_size", float(PTQ_IMAGES))
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -221,6 +231,18 @@ def _check_quantization(options: Options) -> None:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"--{name}" for name in names)
+
+
+def _check_ptq(options: Options) -> None:
+    if options.ptq is None:
+        return
+    if options.phase != "calibration":
+        raise ValueError(f"--ptq {options.ptq} is a way to calibrate: add --phase calibration.")
+    if options.bias_calibration is not None:
+        raise ValueError(
+            f"--bias_calibration has no effect with --ptq {options.ptq}, which corrects biases in "
+            f"its own way. Leave it out."
+        )
 
 
 def check_size(name: str, value: Sequence[int]) -> None:
