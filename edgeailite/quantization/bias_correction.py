@@ -226,13 +226,20 @@ def _expected_input(
     assert isinstance(quantizer, FakeQuantize)
     if norm.weight is None or norm.bias is None:
         return None
-    low, high = (-math.inf, math.inf) if quantizer.bounds is None else quantizer.bounds
+    low = -math.inf if quantizer.bounds is None else quantizer.bounds[0]
     low = max(low, 0.0) if quantizer.spec.signed is False else low
+    high = quantizer.upper_bounds(len(norm.bias)) if quantizer.has_upper_bound else None
     return clipped_normal_mean(norm.bias, norm.weight.abs(), low, high)
 
 
-def clipped_normal_mean(mean: Tensor, deviation: Tensor, low: float, high: float) -> Tensor:
+def clipped_normal_mean(mean: Tensor, deviation: Tensor, low: float, high: Tensor | None) -> Tensor:
     """Mean of ``clip(x, low, high)`` of normal `x`; shape and dtype of `mean`.
+
+    Args:
+        mean: Of each variable, shape ``(C,)``.
+        deviation: Its standard deviation, shape ``(C,)``.
+        low: Lower bound of all, or minus infinity.
+        high: Upper bound of each, shape ``(C,)``; None: none.
 
     ``mu (P(b) - P(a)) + sigma (p(a) - p(b)) + low P(a) + high (1 - P(b))`` with the normal
     density `p` and distribution `P` at ``a = (low - mu) / sigma`` and ``b = (high - mu) / sigma``.
@@ -244,7 +251,7 @@ def clipped_normal_mean(mean: Tensor, deviation: Tensor, low: float, high: float
         a = (low - mu) / sigma
         below = torch.special.ndtr(a)
         result += low * below + sigma * _normal_density(a)
-    if math.isfinite(high):
+    if high is not None:
         b = (high - mu) / sigma
         above = torch.special.ndtr(b)
         result += high * (1 - above) - sigma * _normal_density(b)

@@ -68,6 +68,12 @@ def grid_of(quantizer: FakeQuantize) -> Grid:
     signed = low < 0
     if signed and zero == low and spec.symmetric:  # unsigned by statistics, carried as signed
         low, high, zero, signed = 0, high - low, 0, False
+    if quantizer.clips_inside():
+        raise ValueError(
+            f"The bounds of the channels at '{quantizer.name}', from equalization, lie inside the "
+            f"range that the statistics found since. Calibrate again, with a quality, to bring "
+            f"both together."
+        )
     if quantizer.bounds is not None:
         shift = zero - int(zero_point)  # the limits are those of the carried integers
         low, high = (int(v) + shift for v in quantizer.limits(quantizer.qparams()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -30,6 +31,8 @@ class FakeQuantize(RangeObserver):
 
     State:
         clips_act, num_batches_tracked: See :class:`RangeObserver`.
+        clip_high: Upper bound of each channel after equalization, float32, shape ``(C,)``; absent
+            otherwise.
         observer_enabled, fake_quant_enabled: The two flags, uint8. Missing ones (historical
             checkpoints) leave the flags as they are.
 
@@ -37,12 +40,47 @@ class FakeQuantize(RangeObserver):
         Any, out the same.
     """
 
+    clip_high: Tensor | None
+
     def __init__(self, spec: QuantSpec, bounds: tuple[float, float] | None = None) -> None:
         super().__init__(spec)
-        self.bounds = bounds
+        self.activation_bounds = bounds
+        self.register_buffer("clip_high", None)
         self.inplace = False
         self.fake_quant_enabled = True
         self._partners: list[FakeQuantize] = []
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The absorbed activation function's, but for an upper one that is per channel."""
+        if self.clip_high is None or self.activation_bounds is None:
+            return self.activation_bounds
+        return self.activation_bounds[0], math.inf
+
+    @property
+    def has_upper_bound(self) -> bool:
+        """Whether the absorbed activation function clips large values."""
+        return self.activation_bounds is not None and math.isfinite(self.activation_bounds[1])
+
+    def upper_bounds(self, num_channels: int) -> Tensor:
+        """The upper bound of each channel, float32, shape ``(C,)``."""
+        if self.clip_high is not None:
+            return self.clip_high
+        assert self.activation_bounds is not None
+        return torch.full((num_channels,), self.activation_bounds[1], device=self.clips_act.device)
+
+    def clips_inside(self) -> bool:
+        """Whether a bound per channel is within the grid: an operation would have to apply it."""
+        if self.clip_high is None:
+            return False
+        grid = self.qparams()
+        top = (grid.quant_max - grid.zero_point - 0.5) * grid.scale
+        return bool((self.clip_high < top).any())
+
+    def _below_upper_bounds(self, x: Tensor) -> Tensor:
+        if self.clip_high is None:
+            return x
+        return torch.minimum(x, self.clip_high.reshape(-1, *[1] * (x.dim() - 2)))
 
     def qparams(self) -> QParams:
         """The grid in use, from ``clips_act`` as it is now; :meth:`limits` may cut it further."""
@@ -83,6 +121,7 @@ class FakeQuantize(RangeObserver):
             self.observe(x)
         if not self.fake_quant_enabled:
             return self.float_activation(x)
+        x = self._below_upper_bounds(x)
         grid = self.qparams()
         low: int | Tensor = grid.quant_min
         high: int | Tensor = grid.quant_max
@@ -94,6 +133,7 @@ class FakeQuantize(RangeObserver):
 
     def float_activation(self, x: Tensor) -> Tensor:
         """The activation function that this quantizer stands for in the float model, if any."""
+        x = self._below_upper_bounds(x)
         if self.bounds is not None:
             return x.clamp(*self.bounds)
         return torch.relu(x) if self.spec.signed is False else x
@@ -116,6 +156,8 @@ class FakeQuantize(RangeObserver):
         missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
     ) -> None:  # fmt: skip
         """Missing quantizer state is no error: a float checkpoint loads with ``strict=True``."""
+        given = state_dict.get(f"{prefix}clip_high")
+        self.clip_high = None if given is None else given.to(self.clips_act)
         own_missing: list[str] = []
         flags = {f: state_dict[prefix + f] for f in _FLAGS if prefix + f in state_dict}
         super()._load_from_state_dict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,18 +13,29 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from edgeailite.quantization.bias_correction import correct_biases
+from edgeailite.quantization.equalize import equalize
 from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.learned_rounding import learn_rounding
 from edgeailite.quantization.range_search import search_activation_ranges, search_weight_ranges
 from edgeailite.quantization.units import float_arithmetic
 
 Batches = Sequence[tuple[Any, ...]]
 Method = Callable[[GraphModel, Batches], list[str]]
 
+# "best" learns rounding for at most so long.
+SECONDS = 480.0
+ITERATIONS = 600
+
+_BEFORE: dict[str, Method] = {
+    "equalization": equalize,
+    "activation ranges": search_activation_ranges,
+    "weight ranges": search_weight_ranges,
+}
 QUALITIES: dict[str, dict[str, Method]] = {
-    "fast": {
-        "activation ranges": search_activation_ranges,
-        "weight ranges": search_weight_ranges,
-        "biases": correct_biases,
+    "fast": {**_BEFORE, "biases": correct_biases},
+    "best": {
+        **_BEFORE,
+        "learned rounding": partial(learn_rounding, iterations=ITERATIONS, seconds=SECONDS),
     },
 }
 

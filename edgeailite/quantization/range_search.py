@@ -126,16 +126,16 @@ def input_energy(unit: LayerUnit) -> Tensor:
 
 def _best_range(quantizer: FakeQuantize, values: Tensor, weights: Tensor) -> Tensor:
     """``[low, high]`` with the least weighted squared error on `values` (n, C)."""
-    spec, bounds = quantizer.spec, quantizer.bounds
-    if bounds is not None:
-        values = values.clamp(*bounds)
-    elif spec.signed is False:
-        values = values.clamp_min(0.0)
+    spec, values = quantizer.spec, quantizer.float_activation(values)
     full = torch.stack([values.amin(), values.amax()])
+
+    def within(clips: Tensor) -> Tensor:
+        return torch.stack([torch.maximum(clips[0], full[0]), torch.minimum(clips[1], full[1])])
+
     best = _least_error([full * part for part in _POWERS], values, weights, spec)
     if spec.power_of_two:
         return best
-    best = _least_error([best * part for part in _FINER], values, weights, spec)
+    best = _least_error([within(best * part) for part in _FINER], values, weights, spec)
     if spec.symmetric:
         return best
     # An affine grid's ends are free.
@@ -144,7 +144,7 @@ def _best_range(quantizer: FakeQuantize, values: Tensor, weights: Tensor) -> Ten
         for part in _FINER:
             candidate = best.clone()
             candidate[end] *= part
-            candidates.append(candidate)
+            candidates.append(within(candidate))
         best = _least_error(candidates, values, weights, spec)
     return best
 

@@ -31,6 +31,10 @@ class SweepStep:
         self._values, self._interpreter = values, interpreter
         self.outputs = self._evaluate()
 
+    def inputs_of(self, node: fx.Node) -> list[Any]:
+        """What the operation reads from `node`, for each batch."""
+        return self._values[node]
+
     def recompute(self) -> None:
         """Run the operation again, after something that it reads has changed."""
         self.outputs = self._evaluate()

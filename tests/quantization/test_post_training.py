@@ -90,12 +90,12 @@ def test_gains_are_printed(data, capsys):
     assert "edgeailite: post-training, fast" in printed
     assert render_gains(wrapper.post_training) in printed
     assert [line.split()[0] for line in printed.splitlines()[2:]] == [
-        "activation", "weight", "biases",
+        "equalization", "activation", "weight", "biases",
     ]  # fmt: skip
 
 
 def test_unknown_quality_and_no_data(data):
-    with pytest.raises(ValueError, match="quality is 'superb'; allowed: 'fast'"):
+    with pytest.raises(ValueError, match="quality is 'superb'; allowed: 'fast', 'best'"):
         PTCFxModule(_network()).calibrate(data, quality="superb")
     with pytest.raises(ValueError, match="no batch to calibrate with"):
         PTCFxModule(_network()).calibrate([], quality="fast")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from edgeailite.quantization.annotate import Policy, annotate
+from edgeailite.quantization.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.bias_correction import BiasCorrection
 from edgeailite.quantization.capture import capture
 from edgeailite.quantization.convert import convert
@@ -354,6 +355,22 @@ class QuantModule(nn.Module):
         batches = as_batches(data, self._num_inputs, num_batches)
         self.post_training = post_training(self.module, batches, quality)
         self._say(f"post-training, {quality}\n{render_gains(self.post_training)}")
+        return self
+
+    def reestimate_batch_norms(
+        self: Wrapper, data: Iterable[Any], num_batches: int | None = None
+    ) -> Wrapper:
+        """Measure batch norm statistics anew on the quantized network; ends in evaluation mode.
+
+        Args:
+            data: Batches, as of :meth:`calibrate`; training images.
+            num_batches: How many to take; None: all.
+
+        Raises:
+            ValueError: `data` gave no batch.
+        """
+        self.eval()
+        reestimate_batch_norms(self.module, as_batches(data, self._num_inputs, num_batches))
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def fit(
         run_epochs(options, steps, data.train, task, state, process, after_epoch)
     else:
         run_post_training(options, steps, data.train, task, state, after_epoch)
+        gains = [dataclasses.asdict(gain) for gain in steps.module.post_training]
+        recorder.set(post_training=gains)
     recorder.set(epochs=state.epoch, **{f"best_{task.best}": state.best}, history=state.history)
 
 
