@@ -1,6 +1,7 @@
 # One step of a run_*.sh script: skipped when done, resumed when cut off. To be sourced after
-# tools/setup_env.sh; SCRIPT, RUNS, COMMON=(options of all steps), EXTRA=(the user's options) and
-# QUANTIZED=(those of them that only steps which quantize take) are to be set.
+# tools/setup_env.sh; SCRIPT, RUNS, COMMON=(options of all steps), EXTRA=(the user's options),
+# QUANTIZED=(those of them that only steps which quantize take) and CALIBRATION=(those that only a
+# calibration takes) are to be set.
 
 # run_step NAME WHAT [OPTIONS...]: one run of SCRIPT in the folder RUNS/NAME.
 run_step() {
@@ -8,6 +9,9 @@ run_step() {
     shift 2
     case " $* " in
         *" --quantize True "*) quantized=(${QUANTIZED[@]+"${QUANTIZED[@]}"}) ;;
+    esac
+    case " $* " in
+        *" --phase calibration "*) quantized+=(${CALIBRATION[@]+"${CALIBRATION[@]}"}) ;;
     esac
     if [ -f "$folder/result.json" ]; then
         echo "== $what: done already (delete $folder to do it again)"
@@ -23,13 +27,14 @@ run_step() {
     echo "== $what: $((SECONDS - started)) s"
 }
 
-# read_arguments "$@": sets TASK, RUNS, EXTRA and QUANTIZED. Each task, method and preset has a
-# default folder of its own.
+# read_arguments "$@": sets TASK, RUNS, EXTRA, QUANTIZED and CALIBRATION. Each task, method, preset
+# and --ptq has a default folder of its own.
 read_arguments() {
     TASK=classification
     RUNS=
     EXTRA=()
     QUANTIZED=()
+    CALIBRATION=()
     local default_runs
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
         TASK="$1"
@@ -57,6 +62,16 @@ read_arguments() {
                 QUANTIZED+=("$1" "${2:?$1 needs a value}")
                 default_runs+="_$2"
                 shift 2
+                ;;
+            --ptq)
+                CALIBRATION+=("$1" "${2:?$1 needs a value}")
+                default_runs+="_$2"
+                shift 2
+                ;;
+            --ptq=*)
+                CALIBRATION+=("$1")
+                default_runs+="_${1#*=}"
+                shift
                 ;;
             --quantize[_-]method=* | --qconfig[_-]type=*)
                 QUANTIZED+=("$1")

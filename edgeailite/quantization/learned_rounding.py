@@ -19,7 +19,7 @@ from edgeailite.quantization.sweep import SweepStep, sweep
 from edgeailite.quantization.units import LayerUnit, float_arithmetic, layer_unit
 
 # Elements of the layer's input and output, together, that one iteration computes with.
-ELEMENTS_PER_ITERATION = 1 << 21
+ELEMENTS_PER_ITERATION = 1 << 19
 LEARNING_RATE = 1e-2
 # Of the rectified sigmoid: how far it reaches beyond 0 and 1.
 _REACH = 0.1
@@ -33,7 +33,7 @@ def learn_rounding(
     model: GraphModel,
     batches: Sequence[tuple[Any, ...]],
     *,
-    iterations: int = 500,
+    iterations: int = 1000,
     seconds: float | None = None,
     seed: int = 0,
 ) -> list[str]:

@@ -24,7 +24,7 @@ Method = Callable[[GraphModel, Batches], list[str]]
 
 # "best" learns rounding for at most so long.
 SECONDS = 480.0
-ITERATIONS = 600
+ITERATIONS = 1000
 
 _BEFORE: dict[str, Method] = {
     "equalization": equalize,

@@ -73,6 +73,21 @@ def test_run_step_gives_quantization_options_to_steps_that_quantize(tmp_path):
     ]
 
 
+def test_post_training_goes_to_the_calibration_alone(tmp_path):
+    done = _bash(
+        '. tools/run_step.sh; folder="$1"; shift; read_arguments "$@"; echo "$RUNS"\n'
+        "PYTHON=echo SCRIPT=script.py RUNS=$folder COMMON=()\n"
+        "run_step a calibrate --phase calibration --quantize True\n"
+        "run_step b validate --phase validation --quantize True",
+        *(str(tmp_path), "--ptq", "best", "--seed", "2"),
+    )
+    runs, *lines = done.stdout.splitlines()
+    assert runs == "data/checkpoints/quantization_example_best"
+    calibrate, validate = (line for line in lines if "script.py" in line)
+    assert calibrate.endswith(f"--save_path {tmp_path}/a --ptq best --seed 2")
+    assert validate.endswith(f"--save_path {tmp_path}/b --seed 2")
+
+
 def test_example_with_a_method_that_does_not_train():
     script = ROOT / "run_quantization_example.sh"
     command = [script, "--quantize_method", "ptc_fx"]

@@ -321,9 +321,10 @@ class QuantModule(nn.Module):
             data: Batches: a tensor, or a tuple or list that begins with the model's inputs (a
                 data loader's ``(images, target)`` does).
             num_batches: How many to take; None: all.
-            quality: None: batch by batch, as training mode does that only calibrates. ``'fast'``:
-                ranges with the least error and biases layer by layer, on all batches at once, which
-                are kept in memory; what each method gained is printed, and in `post_training`.
+            quality: None: batch by batch, as training mode does that only calibrates. ``'fast'``
+                (seconds) or ``'best'`` (minutes): the methods of
+                :mod:`~edgeailite.quantization.post_training`, on all batches at once, which are
+                kept in memory; what each gained is printed, and in `post_training`.
 
         Raises:
             ValueError: `data` gave no batch, or there is no such quality.
