@@ -54,7 +54,7 @@ def calibrate(task: Task, preset: str, quality: str | None) -> PTCFxModule:
     return wrapper.calibrate(task.calibration, quality=quality)
 
 
-def print_task(task: Task, schemes: dict[str, str]) -> None:
+def print_task(task: Task, schemes: dict[str, str], qualities: list[str]) -> None:
     """Calibrate and evaluate each scheme in each way; print the tables."""
     reference = logits(task.model, task.images)
     top1 = percent_correct(reference, task.labels)
@@ -68,7 +68,7 @@ def print_task(task: Task, schemes: dict[str, str]) -> None:
     )
     gains: dict[str, list[MethodGain]] = {}
     for preset, name in schemes.items():
-        for quality in (None, *QUALITIES):
+        for quality in (None, *qualities):
             started = time.perf_counter()
             wrapper = calibrate(task, preset, quality)
             seconds = time.perf_counter() - started
@@ -98,6 +98,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="folder with cifar10_small and imagenet_samples")
+    parser.add_argument("--qualities", nargs="+", choices=QUALITIES, default=list(QUALITIES))
     args = parser.parse_args()
     if args.data is None:
         print("skipped: it needs real images and weights, --data FOLDER; --help says which")
@@ -105,7 +106,7 @@ def main() -> None:
     print(f"# Post-training methods\n\n{environment()}")
     for needed, schemes in SCHEMES.items():
         if (args.data / needed).is_file():
-            print_task(TASKS[needed](args.data), schemes)
+            print_task(TASKS[needed](args.data), schemes, args.qualities)
         else:
             print(f"\nskipped: no {needed} in {args.data}")
 

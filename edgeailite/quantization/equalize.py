@@ -30,7 +30,7 @@ SMALLEST = 2.0**-10
 ROW_LIMIT = 4.0
 
 _LETS_CHANNELS_THROUGH = (
-    Kind.QUANTIZER, Kind.RELU, Kind.AVERAGE, Kind.RESIZE, Kind.ADD, Kind.SUB, Kind.FORCE,
+    Kind.QUANTIZER, Kind.RELU, Kind.AVERAGE, Kind.RESIZE, Kind.ADD, Kind.SUB, Kind.FORCE, Kind.PAD,
 )  # fmt: skip
 _SAME_CHANNELS = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,

@@ -72,8 +72,9 @@ NETWORKS = {
     "concat": Branches,
     "shared": Shared,
     "transposed": lambda: nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(8, 6, 4, 2, 1, groups=2),
-        nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(6, 4, 1),
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.ZeroPad2d(1),
+        nn.ConvTranspose2d(8, 6, 4, 2, 1, groups=2), nn.ReLU(),
+        nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(6, 4, 1),
     ),
     "no gain": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.ReLU(), nn.Conv2d(8, 4, 1)

@@ -90,7 +90,7 @@ def test_gains_are_printed(data, capsys):
     assert "edgeailite: post-training, fast" in printed
     assert render_gains(wrapper.post_training) in printed
     assert [line.split()[0] for line in printed.splitlines()[2:]] == [
-        "equalization", "activation", "weight", "biases",
+        "equalization", "activation", "biases",
     ]  # fmt: skip
 
 
