@@ -3,6 +3,7 @@
 from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.spec import BiasSpec, QConfig, QConfigType, QuantSpec
 from edgeailite.quantization.tinyml_qconfig import TinyMLQConfigType
+from edgeailite.quantization.training_methods import TrainingMethods
 from edgeailite.quantization.wrappers import (
     ConvertedModule,
     GenericTinyMLPTQFxModule,
@@ -41,4 +42,5 @@ __all__ = [
     "TinyMLConvertedModule",
     "TinyMLQConfigType",
     "TinyMLQuantFxBaseModule",
+    "TrainingMethods",
 ]

@@ -20,6 +20,7 @@ from edgeailite.quantization.sensitivity import (
     LayerSensitivity,
     choose_bit_widths,
     layer_sensitivity,
+    with_bits,
 )
 from edgeailite.quantization.spec import QuantSpec
 from edgeailite.quantization.sweep import as_batches
@@ -42,13 +43,15 @@ class MixedPrecision:
 
     Attributes:
         chosen: Bits by path.
-        sensitivities: What was measured.
+        sensitivities: What was measured; empty for bits that were chosen by hand.
         metric: Of the model with these bits, calibrated; None where it was not evaluated.
+        activations: Whether the layers' outputs have these bits too, or only the weights.
     """
 
     chosen: dict[str, int]
-    sensitivities: tuple[LayerSensitivity, ...]
+    sensitivities: tuple[LayerSensitivity, ...] = ()
     metric: float | None = None
+    activations: bool = False
 
     @property
     def bits(self) -> dict[int, list[str]]:
@@ -63,32 +66,53 @@ class MixedPrecision:
         """Bytes of all weights, packed."""
         return sum(layer.num_bytes(self.chosen[layer.path]) for layer in self.sensitivities)
 
+    @property
+    def mac_bits(self) -> int:
+        """Multiply-accumulates times the bits of their weights, for one input."""
+        return sum(layer.mac_bits(self.chosen[layer.path]) for layer in self.sensitivities)
+
     def __str__(self) -> str:
         widths = sorted({b for layer in self.sensitivities for b in layer.errors}, reverse=True)
         size = max([len(layer.path) for layer in self.sensitivities] + [5])
         head = " ".join(f"{f'error {b} bit':>12}" for b in widths)
-        lines = [f"{'layer':{size}} {'weights':>8} {'bits':>4} {'bytes':>7} {head}"]
+        lines = [f"{'layer':{size}} {'weights':>8} {'MACs':>10} {'bits':>4} {'bytes':>7} {head}"]
         for layer in self.sensitivities:
             bits = self.chosen[layer.path]
             errors = " ".join(f"{layer.errors.get(b, math.nan):12.3g}" for b in widths)
             lines.append(
-                f"{layer.path:{size}} {layer.num_weights:8} {bits:4} {layer.num_bytes(bits):7} "
-                f"{errors}"
+                f"{layer.path:{size}} {layer.num_weights:8} {layer.num_macs:10} {bits:4} "
+                f"{layer.num_bytes(bits):7} {errors}"
             )
         count = sum(layer.num_weights for layer in self.sensitivities)
         average = 8 * self.num_bytes / max(count, 1)
         metric = "" if self.metric is None else f", metric {self.metric:.4g} after calibration"
-        return "\n".join([*lines, f"{self.num_bytes} bytes, {average:.2f} bits on average{metric}"])
+        macs = sum(layer.num_macs for layer in self.sensitivities)
+        per_mac = self.mac_bits / max(macs, 1)
+        lines.append(
+            f"{self.num_bytes} bytes, {average:.2f} bits on average; {self.mac_bits} MAC-bits, "
+            f"{per_mac:.2f} on average{metric}"
+        )
+        return "\n".join(lines)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write as JSON; the file appears whole or not at all."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         layers = [
-            {"path": s.path, "num_weights": s.num_weights, "errors": s.errors}
+            {
+                "path": s.path,
+                "num_weights": s.num_weights,
+                "num_macs": s.num_macs,
+                "errors": s.errors,
+            }
             for s in self.sensitivities
         ]
-        content = {"bits": self.chosen, "layers": layers, "metric": self.metric}
+        content = {
+            "bits": self.chosen,
+            "activations": self.activations,
+            "layers": layers,
+            "metric": self.metric,
+        }
         temporary = target.with_name(f".{target.name}.part")
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, target)  # noqa: PTH105 -- the word that says atomic
@@ -105,11 +129,15 @@ class MixedPrecision:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             layers = tuple(
                 LayerSensitivity(
-                    s["path"], s["num_weights"], {int(b): e for b, e in s["errors"].items()}
+                    s["path"],
+                    s["num_weights"],
+                    {int(b): e for b, e in s["errors"].items()},
+                    s["num_macs"],
                 )
                 for s in content["layers"]
             )
-            return cls(dict(content["bits"]), layers, content["metric"])
+            activations = bool(content["activations"])
+            return cls(dict(content["bits"]), layers, content["metric"], activations)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{os.fspath(path)!r} holds no mixed precision ({type(error).__name__}: {error}); "
@@ -117,55 +145,69 @@ class MixedPrecision:
             ) from error
 
 
-MakeWrapper = Callable[[nn.Module, dict[int, list[str]]], Any]
+MakeWrapper = Callable[[nn.Module, MixedPrecision], Any]
 
 
 def search_bit_widths(
     model: nn.Module,
     make_wrapper: MakeWrapper,
-    weight_spec: Callable[[int], QuantSpec],
     data: Iterable[Any],
     *,
     max_bytes: int | None = None,
+    max_mac_bits: int | None = None,
     evaluate: Callable[[Any], float] | None = None,
     min_metric: float | None = None,
     bit_widths: Sequence[int] = BIT_WIDTHS,
+    weight_spec: Callable[[QuantSpec, int], QuantSpec] = with_bits,
+    activations: bool = False,
 ) -> MixedPrecision:
-    """Find the bits of each layer's weight, for a size or for an accuracy after calibration.
+    """Find the bits of each layer, for a size, for MAC-bits, or for an accuracy after calibration.
 
     Args:
         model: Float model; not changed.
-        make_wrapper: Makes a calibrating wrapper of a model and ``{bits: [module names]}``.
-        weight_spec: The grid of a weight for a bit width.
+        make_wrapper: Makes a calibrating wrapper of a model and its bits (at first none).
         data: Batches to measure sensitivity and to calibrate on; of a long loader the first
             8 are taken. Not kept.
-        max_bytes: The goal: what all weights may take.
+        max_bytes: A goal: what all weights may take.
+        max_mac_bits: A goal, alone or together with `max_bytes`: what all multiply-accumulates
+            times the bits of their weights may sum up to, for one input.
         evaluate: With `min_metric`: gives a wrapper's metric, higher is better.
         min_metric: The goal: the smallest weights with at least this metric, found by bisection.
         bit_widths: What there is to choose from.
+        weight_spec: From a layer's grid to that of a bit width.
+        activations: The outputs of the layers get the same bits as their weights.
 
     Returns:
         The choice; its text is a table.
 
     Raises:
-        ValueError: Not exactly one goal, no data, or a size that is too small.
+        ValueError: No goal or two that exclude each other, no data, or a budget that is too small.
     """
-    if (max_bytes is None) == (min_metric is None) or (evaluate is None) != (min_metric is None):
+    has_budget = max_bytes is not None or max_mac_bits is not None
+    if has_budget == (min_metric is not None) or (evaluate is None) != (min_metric is None):
         raise ValueError(
-            "The search needs exactly one goal: max_bytes, or min_metric together with evaluate."
+            "The search needs a goal: max_bytes, max_mac_bits or both; or min_metric together with "
+            "evaluate."
         )
-    prepared = make_wrapper(copy.deepcopy(model), {}).module
-    batches = as_batches(data, len(prepared.graph.find_nodes(op="placeholder")), NUM_BATCHES)
-    measured = layer_sensitivity(prepared, batches, weight_spec, bit_widths)
-    if max_bytes is not None:
-        return MixedPrecision(choose_bit_widths(measured, max_bytes=max_bytes), tuple(measured))
+    wrapper = make_wrapper(copy.deepcopy(model), MixedPrecision({}))
+    num_inputs = len(wrapper.module.graph.find_nodes(op="placeholder"))
+    batches = as_batches(data, num_inputs, NUM_BATCHES)
+    if activations and batches:
+        wrapper.calibrate(batches)
+    measured = layer_sensitivity(
+        wrapper.module, batches, bit_widths, weight_spec=weight_spec, activations=activations
+    )
+    layers = tuple(measured)
+    if has_budget:
+        chosen = choose_bit_widths(measured, max_bytes=max_bytes, max_mac_bits=max_mac_bits)
+        return MixedPrecision(chosen, layers, None, activations)
     assert evaluate is not None
     assert min_metric is not None
 
     def metric_of(chosen: dict[str, int]) -> MixedPrecision:
-        found = MixedPrecision(chosen, tuple(measured))
-        wrapper = make_wrapper(copy.deepcopy(model), found.bits).calibrate(batches)
-        return MixedPrecision(chosen, tuple(measured), float(evaluate(wrapper)))
+        found = MixedPrecision(chosen, layers, None, activations)
+        calibrated = make_wrapper(copy.deepcopy(model), found).calibrate(batches)
+        return MixedPrecision(chosen, layers, float(evaluate(calibrated)), activations)
 
     return _smallest(measured, metric_of, min_metric)
 
@@ -226,7 +268,8 @@ def search_as_told(
     model: nn.Module,
     qconfig_dict: Mapping[str, Any],
     make_wrapper: MakeWrapper,
-    weight_spec: Callable[[int], QuantSpec],
+    weight_spec: Callable[[QuantSpec, int], QuantSpec],
+    bit_widths: Sequence[int],
 ) -> dict[str, Any]:
     """The search that a ``qconfig_type`` dict asks for; prints its table.
 
@@ -240,6 +283,7 @@ def search_as_told(
             (0.02). Not changed.
         make_wrapper: See :func:`search_bit_widths`.
         weight_spec: See :func:`search_bit_widths`.
+        bit_widths: What there is to choose from.
 
     Returns:
         A new dict without loaders, with ``weight.mixed_precision``.
@@ -255,7 +299,9 @@ def search_as_told(
             "auto_quantization needs calibration_dataloader (or inputs): batches to measure on."
         )
     goal = _goal(model, qconfig_dict)
-    found = search_bit_widths(model, make_wrapper, weight_spec, data, **goal)
+    found = search_bit_widths(
+        model, make_wrapper, data, weight_spec=weight_spec, bit_widths=bit_widths, **goal
+    )
     print(found)  # noqa: T201
     return apply_mixed_precision(without_search(qconfig_dict), found.bits)
 

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel, value_shapes
 from edgeailite.quantization.operators import Kind, argument
+from edgeailite.quantization.range_search import start_weight_ranges
 from edgeailite.quantization.units import LayerUnit, float_arithmetic, layer_units
 
 # What every channel's largest magnitude becomes: it fills a power-of-two range of 8 bits.
@@ -108,6 +109,10 @@ def equalize(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list[str]
         if _rescale(unit, _of(scales, groups, value_of, unit.input_node),
                     _of(scales, groups, value_of, unit.node))
     ]  # fmt: skip
+    for unit in units.values():
+        if unit.path in changed:
+            unit.layer.forget_weight_range()
+    start_weight_ranges(model)
     for node, quantizer in _bounded_quantizers(model):
         scale = _of(scales, groups, value_of, node)
         if bool((scale != 1).any()):

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeailite.quantization.learned_range import simulate_learned, with_range_gradient
 from edgeailite.quantization.observer import RangeObserver
 from edgeailite.quantization.ops import fake_quantize
 from edgeailite.quantization.qparams import QParams, activation_qparams
 from edgeailite.quantization.spec import QuantSpec, RangeRule, Rounding
 
 _FLAGS = ("observer_enabled", "fake_quant_enabled")
+# Batches whose statistics a learned range begins with.
+BATCHES_BEFORE_LEARNING = 10
 
 
 class FakeQuantize(RangeObserver):
@@ -49,6 +52,7 @@ class FakeQuantize(RangeObserver):
         self.inplace = False
         self.fake_quant_enabled = True
         self._partners: list[FakeQuantize] = []
+        self._batches_to_observe = BATCHES_BEFORE_LEARNING
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -93,8 +97,10 @@ class FakeQuantize(RangeObserver):
         return grid
 
     def _own_qparams(self) -> QParams:
-        clips = self.clips_act if self.bounds is None else self.clips_act.clamp(*self.bounds)
-        return activation_qparams(clips, self.spec)
+        return activation_qparams(self._clips().detach(), self.spec)
+
+    def _clips(self) -> Tensor:
+        return self.clips_act if self.bounds is None else self.clips_act.clamp(*self.bounds)
 
     @staticmethod
     def share_scale(members: Iterable[FakeQuantize]) -> None:
@@ -117,10 +123,14 @@ class FakeQuantize(RangeObserver):
 
     def forward(self, x: Tensor) -> Tensor:
         """Simulate the grid; in training mode, with the observer on, update the range first."""
-        if self.training and self.observer_enabled:
+        learns = self.spec.learned and self._batches_to_observe <= 0 and torch.is_grad_enabled()
+        if self.training and self.observer_enabled and not learns:
             self.observe(x)
+            self._batches_to_observe -= 1
         if not self.fake_quant_enabled:
             return self.float_activation(x)
+        if self.training and self.spec.learned and torch.is_grad_enabled():
+            return self._learn(x, 1.0 if learns and self.observer_enabled else 0.0)
         x = self._below_upper_bounds(x)
         grid = self.qparams()
         low: int | Tensor = grid.quant_min
@@ -130,6 +140,26 @@ class FakeQuantize(RangeObserver):
         return fake_quantize(
             x, grid.scale, grid.zero_point, low, high, self.spec.rounding, self.inplace
         )
+
+    def _learn(self, x: Tensor, rate: float) -> Tensor:
+        """:meth:`forward`, the range's gradient times `rate`: 0 is a gradient as well, for DDP."""
+        x, clips = self._below_upper_bounds(x), self._clips()
+        x = x if self.bounds is None else x.clamp(*self.bounds)
+        grid = self.qparams()
+        if self._partners:
+            # A coarser partner's step is not this one's to move.
+            is_own = self._own_qparams().scale >= grid.scale
+            clips = torch.where(is_own, clips, clips.detach())
+        scale, zero_point = with_range_gradient(grid, clips, self.spec)
+        return simulate_learned(x, scale, zero_point, self.spec, x[0].numel(), rate)
+
+    def train(self, mode: bool = True) -> FakeQuantize:
+        """Training mode; a range that has seen enough data is learned from the first batch on."""
+        if mode and self.spec.learned:
+            seen = int(self.num_batches_tracked) + 1
+            self._batches_to_observe = BATCHES_BEFORE_LEARNING - seen
+        super().train(mode)
+        return self
 
     def float_activation(self, x: Tensor) -> Tensor:
         """The activation function that this quantizer stands for in the float model, if any."""

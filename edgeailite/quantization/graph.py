@@ -43,7 +43,7 @@ class GraphModel(nn.Module):
         # Prepared for a target with offset, multiplier and shift.
         self.fixed_point = False
         self.recompile()
-        self._remember_tensors()
+        self.remember_tensors()
 
     def recompile(self) -> None:
         """Make the running code from the graph; call it after every change of the graph."""
@@ -60,7 +60,7 @@ class GraphModel(nn.Module):
         self.graph.lint()
         self.graph.owning_module = None
         self.recompile()
-        self._remember_tensors()
+        self.remember_tensors()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph; arguments and results are those of the original model.
@@ -72,7 +72,7 @@ class GraphModel(nn.Module):
             return self._viewed_for_export()(*args, **kwargs)
         return self._run(self, *args, **kwargs)
 
-    def _remember_tensors(self) -> None:
+    def remember_tensors(self) -> None:
         """Keep references to the tensors: while ``torch.export`` traces, fake ones replace them."""
         # By module, not by its dictionaries: torch.export leaves other ones behind.
         self._tensors = [
@@ -98,19 +98,19 @@ class GraphModel(nn.Module):
     def train(self, mode: bool = True) -> GraphModel:
         """As :meth:`torch.nn.Module.train`."""
         super().train(mode)
-        self._remember_tensors()
+        self.remember_tensors()
         return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As :meth:`torch.nn.Module.load_state_dict`."""
         result = super().load_state_dict(*args, **kwargs)
         self.num_loads += 1
-        self._remember_tensors()
+        self.remember_tensors()
         return result
 
     def _apply(self, fn: Callable, recurse: bool = True) -> GraphModel:
         super()._apply(fn, recurse)
-        self._remember_tensors()
+        self.remember_tensors()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class GraphModel(nn.Module):
         """Restore, and generate the code again."""
         super().__setstate__(state)
         self.recompile()
-        self._remember_tensors()
+        self.remember_tensors()
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
         """The module that a ``call_module`` node calls."""

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.fold import batch_norm_gain, channel_view, fold_bias, weight_rows
+from edgeailite.quantization.learned_range import follow_range, simulate_learned
 from edgeailite.quantization.observer import weight_max_abs
 from edgeailite.quantization.ops import (
+    damped,
     fake_quantize_bias,
     fake_quantize_weight,
     soft_quantize_weight,
@@ -53,10 +55,15 @@ class QuantLayer(nn.Module):
         softness: In training, how far the weight is from its grid: 0 on it, 1 nearly as in float
             (see :func:`~edgeailite.quantization.ops.soft_quantize_weight`).
         starts_soft: Whether the training's schedule sets the softness.
+        range_was_given: Whether a checkpoint or a search set the weight's range: a training that
+            learns it then goes on from there.
+        damping: In training, how strongly weights are drawn to their grid points (see
+            :func:`~edgeailite.quantization.ops.damped`).
 
     State:
         weight_range: Magnitude that the grid of the folded weight covers, for each output channel,
-            float32, shape ``(C_out,)``; absent: that of the weights, by the spec's range rule.
+            float32, shape ``(C_out,)``; absent: that of the weights, by the spec's range rule. A
+            parameter where the spec's range is learned.
     """
 
     weight_spec: QuantSpec
@@ -64,6 +71,8 @@ class QuantLayer(nn.Module):
     fake_quant_enabled: bool
     softness = 0.0
     starts_soft = False
+    damping = 0.0
+    range_was_given = False
 
     weight: Tensor
     bias: Tensor | None
@@ -82,7 +91,7 @@ class QuantLayer(nn.Module):
         layer.__class__ = QUANT_LAYERS.get(type(layer), type(layer))
         assert isinstance(layer, QuantLayer)
         layer.weight_spec, layer.bias_spec, layer.fake_quant_enabled = weight_spec, bias_spec, True
-        if "weight_range" not in layer._buffers:
+        if "weight_range" not in {*layer._buffers, *layer._parameters}:
             layer.register_buffer("weight_range", None)
         return layer
 
@@ -90,10 +99,34 @@ class QuantLayer(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """A weight range comes and goes with the checkpoint."""
-        given = state_dict.get(f"{prefix}weight_range")
-        own = None if given is None else torch.empty_like(given, device=self._device())
-        self.register_buffer("weight_range", own)
+        key = f"{prefix}weight_range"
+        given = state_dict.get(key)
+        if not isinstance(self.weight_range, nn.Parameter):
+            own = None if given is None else torch.empty_like(given, device=self._device())
+            self.register_buffer("weight_range", own)
+        elif given is None:
+            state_dict = {**state_dict, key: self.weight_range}
+        else:
+            self.range_was_given = True
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    @torch.no_grad()
+    def set_weight_range(self, max_abs: Tensor) -> None:
+        """Cover these magnitudes of the folded weight from now on, shape ``(C_out,)``."""
+        self.range_was_given = True
+        if isinstance(self.weight_range, nn.Parameter):
+            self.weight_range.copy_(max_abs)
+        elif self.weight_spec.learned:
+            del self.weight_range
+            self.weight_range = nn.Parameter(max_abs.clone())
+        else:
+            self.register_buffer("weight_range", max_abs)
+
+    def forget_weight_range(self) -> None:
+        """Cover what the weights need, by the spec's range rule or, learned, from the start."""
+        self.range_was_given = False
+        if not self.weight_spec.learned:
+            self.register_buffer("weight_range", None)
 
     def _device(self) -> torch.device | None:
         tensor = next(self.parameters(), None)
@@ -203,7 +236,18 @@ class QuantLayer(nn.Module):
                 max_abs = weight_max_abs(rows, self.weight_spec)
             min_scale = self.min_scale(rows, None, bias, input_quantizer)
             scale = weight_scale(max_abs, self.weight_spec, min_scale)
-        return FoldedLayer(weight, bias, scale)
+        return FoldedLayer(weight, bias, self._learnable(scale))
+
+    @property
+    def _learns_range(self) -> bool:
+        return self.training and self.weight_spec.learned and self.weight_range is not None
+
+    def _learnable(self, scale: Tensor) -> Tensor:
+        """`scale`; where the range is learned, its gradient reaches the range."""
+        if not self._learns_range:
+            return scale
+        assert self.weight_range is not None
+        return follow_range(scale, self.weight_range, self.weight_spec)
 
     def quantized_parameters(
         self, weight: Tensor, bias: Tensor | None,
@@ -238,7 +282,16 @@ class QuantLayer(nn.Module):
             return soft_quantize_weight(
                 weight, steps, spec.quant_min, spec.quant_max, self.softness
             )
-        return fake_quantize_weight(weight, steps, spec.quant_min, spec.quant_max, spec.rounding)
+        limits = spec.quant_min, spec.quant_max
+        if self._learns_range:
+            count = scale.numel() if spec.granularity == "per_channel" else 1
+            zero = torch.zeros((), device=weight.device)
+            found = simulate_learned(weight, steps, zero, spec, weight.numel() // count)
+        else:
+            found = fake_quantize_weight(weight, steps, *limits, spec.rounding)
+        if self.damping > 0 and self.training:
+            found = damped(found, weight, steps, *limits, self.damping)
+        return found
 
     @property
     def bias_limit(self) -> int:
@@ -266,9 +319,9 @@ class QuantLayer(nn.Module):
             bias = fold_bias(bias, gain, offset)
             min_scale = self.min_scale(rows, gain, bias, input_quantizer)
             scale = weight_scale(max_abs, spec, min_scale)
-            # A dead channel takes any grid: its output is times 0.
-            step = torch.where(gain == 0, scale, scale / gain)
-        return self.fake_quantized(weight, step)
+        # A dead channel takes any grid: its output is times 0.
+        gain = torch.where(gain == 0, torch.ones_like(gain), gain)
+        return self.fake_quantized(weight, self._learnable(scale) / gain)
 
     def min_scale(
         self, rows: Tensor, gain: Tensor | None, bias: Tensor | None,

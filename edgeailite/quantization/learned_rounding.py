@@ -184,7 +184,7 @@ def _store(unit: LayerUnit, weight: Tensor, scale: Tensor, shift: Tensor) -> Non
     if gain is not None:
         divisor = layer.channels(torch.where(gain == 0, torch.ones_like(gain), gain), weight)
         weight = torch.where(divisor == 0, unit.weight, weight / divisor)
-    layer.register_buffer("weight_range", _range_of(scale, layer))
+    layer.set_weight_range(_range_of(scale, layer))
     unit.weight.copy_(weight)
     bias = correctable_bias(unit)
     if bias is not None:

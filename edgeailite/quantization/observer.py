@@ -106,6 +106,7 @@ class RangeObserver(nn.Module):
 
     State:
         clips_act: Running range, float32, shape ``(2,)``; first ``[-8, 8]`` (``[0, 8]`` unsigned).
+            A parameter where the spec's range is learned.
         num_batches_tracked: Batches seen minus one, float32, shape ``()``; first -1.
     """
 
@@ -118,7 +119,11 @@ class RangeObserver(nn.Module):
         self.name = ""
         self.observer_enabled = spec.fixed_range is None
         first = spec.fixed_range or ((0.0, 8.0) if spec.signed is False else (-8.0, 8.0))
-        self.register_buffer("clips_act", torch.tensor(first, dtype=torch.float32))
+        clips = torch.tensor(first, dtype=torch.float32)
+        if spec.learned:
+            self.clips_act = nn.Parameter(clips)
+        else:
+            self.register_buffer("clips_act", clips)
         self.register_buffer("num_batches_tracked", torch.tensor(-1.0))
 
     @property

@@ -183,6 +183,84 @@ def fake_quantize(
     return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max, rounding, inplace)
 
 
+class _LearnedFakeQuantize(torch.autograd.Function):
+    """Gradients for the values, the step and the zero point; the values are kept for that."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int,
+        rounding: Rounding, gradient_scale: float,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x, scale, zero_point)
+        ctx.limits, ctx.rounding = (quant_min, quant_max), rounding
+        ctx.gradient_scale = gradient_scale
+        low, high = quant_min - zero_point, quant_max - zero_point
+        out = torch.empty_like(x)
+        if scale.dim() == 0 and _is_blockwise(x, out):
+            _quantize_blocks(x, out, None, scale, int(low), int(high), rounding)
+            return out
+        return round_to_integer(x / scale, rounding).clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        (grad,), (x, scale, zero_point) = grads, ctx.saved_tensors
+        low, high = (limit - zero_point for limit in ctx.limits)
+        passed = torch.empty_like(x)
+        is_scalar = scale.dim() == 0
+        if is_scalar and _is_blockwise(x, passed) and grad.stride() == x.stride():
+            step = x.new_zeros(())
+            for g, value, out in _blocks(grad, x, passed):
+                step += _step_gradient(
+                    g, value, scale, int(low), int(high), ctx.rounding, out
+                ).sum()
+        else:
+            step = _step_gradient(grad, x, scale, low, high, ctx.rounding, passed)
+        factor, origin = ctx.gradient_scale, None
+        if ctx.needs_input_grad[2]:
+            origin = (passed.sum() - grad.sum()) * scale * factor
+        return passed, step.sum_to_size(scale.shape) * factor, origin, None, None, None, None
+
+
+def _step_gradient(
+    grad: Tensor, x: Tensor, scale: Tensor, low: Any, high: Any, rounding: Rounding, passed: Tensor
+) -> Tensor:
+    """``grad * dy/ds`` of each value; `passed` becomes the gradient of `x`.
+
+    Inside of the range ``dy/ds = round(x / s) - x / s``, outside it is the limit.
+    """
+    real = x / scale
+    q = round_to_integer(real, rounding)
+    clamped = q.clamp(low, high)
+    inside = clamped == q
+    torch.mul(grad, inside, out=passed)
+    return clamped.sub_(real.mul_(inside)).mul_(grad)
+
+
+def learned_fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int,
+    rounding: Rounding, gradient_scale: float,
+) -> Tensor:  # fmt: skip
+    """Simulate a grid whose step and zero point receive gradients as well.
+
+    Args:
+        x: Values, any shape.
+        scale: Steps, broadcastable to `x`; a negative one mirrors the grid.
+        zero_point: Float, shape ``()``; with a gradient only where `scale` has this shape too.
+        quant_min: Smallest integer, inclusive.
+        quant_max: Largest integer, inclusive.
+        rounding: Where ties go.
+        gradient_scale: What the gradients of `scale` and `zero_point` are multiplied by.
+
+    Returns:
+        Values on the grid, shape of `x`.
+
+    Reference: Esser et al. 2020, https://arxiv.org/abs/1902.08153, eq. 3.
+    """
+    return _LearnedFakeQuantize.apply(
+        x, scale, zero_point, quant_min, quant_max, rounding, gradient_scale
+    )
+
+
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
     """``quantized`` in the forward pass, the identity's gradient in the backward pass."""
     return _StraightThrough.apply(x, quantized)
@@ -196,6 +274,44 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
+
+
+class _AddGradient(torch.autograd.Function):
+    """The identity; its backward pass gives `extra` to `w`."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, w: Tensor, extra: Tensor) -> Tensor:
+        ctx.save_for_backward(extra)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        return grads[0], ctx.saved_tensors[0], None
+
+
+def damped(
+    quantized: Tensor, w: Tensor, scale: Tensor, quant_min: int, quant_max: int, strength: float
+) -> Tensor:
+    """`quantized`, whose backward pass also draws `w` to its grid point.
+
+    The gradient of ``strength * sum (Q(w) - clamp(w))^2`` with `Q(w)` held: weights that sit
+    between two grid points and jump from one to the other in every step come to rest.
+
+    Args:
+        quantized: `w` on its grid.
+        w: Weight, any shape.
+        scale: Steps, broadcastable to `w`.
+        quant_min: Smallest integer, inclusive.
+        quant_max: Largest integer, inclusive.
+        strength: Of the pull; it adds up with whatever the loss is scaled by.
+
+    Reference: Nagel et al. 2022, https://arxiv.org/abs/2203.11086, eq. 5.
+    """
+    with torch.no_grad():
+        real = w / scale
+        inside = (real >= quant_min) & (real <= quant_max)
+        pull = (w - quantized) * inside * (2.0 * strength)
+    return _AddGradient.apply(quantized, w, pull)
 
 
 class _FakeQuantizeWeight(torch.autograd.Function):

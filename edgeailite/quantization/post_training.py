@@ -1,4 +1,4 @@
-"""Post-training methods in a tuned sequence, by one word."""
+"""Post-training methods in a sequence: a tuned one by one word, or any by their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from edgeailite.quantization.bias_correction import correct_biases
+from edgeailite.quantization.bias_correction import correct_biases, correct_biases_analytically
 from edgeailite.quantization.equalize import equalize
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.learned_rounding import learn_rounding
@@ -26,19 +26,24 @@ Method = Callable[[GraphModel, Batches], list[str]]
 SECONDS = 480.0
 ITERATIONS = 1000
 
-_BEFORE: dict[str, Method] = {
+
+def _correct_analytically(model: GraphModel, _batches: Batches) -> list[str]:
+    return correct_biases_analytically(model)
+
+
+METHODS: dict[str, Method] = {
     "equalization": equalize,
-    "activation ranges": search_activation_ranges,
+    "activation_ranges": search_activation_ranges,
+    "weight_ranges": search_weight_ranges,
+    "analytic_biases": _correct_analytically,
+    "biases": correct_biases,
+    "learned_rounding": partial(learn_rounding, iterations=ITERATIONS, seconds=SECONDS),
 }
 # As measured by benchmarks/post_training.py: narrower weights help only where rounding is learned,
 # and biases only where it is not.
-QUALITIES: dict[str, dict[str, Method]] = {
-    "fast": {**_BEFORE, "biases": correct_biases},
-    "best": {
-        **_BEFORE,
-        "weight ranges": search_weight_ranges,
-        "learned rounding": partial(learn_rounding, iterations=ITERATIONS, seconds=SECONDS),
-    },
+QUALITIES: dict[str, tuple[str, ...]] = {
+    "fast": ("equalization", "activation_ranges", "biases"),
+    "best": ("equalization", "activation_ranges", "weight_ranges", "learned_rounding"),
 }
 
 
@@ -60,32 +65,60 @@ class MethodGain:
     seconds: float
 
 
-def post_training(model: GraphModel, batches: Batches, quality: str) -> list[MethodGain]:
+def methods_named(quality: str | Sequence[str]) -> tuple[str, ...]:
+    """The methods that a quality stands for, or these methods themselves.
+
+    Args:
+        quality: A key of :data:`QUALITIES`, alone in a sequence too, or keys of :data:`METHODS` in
+            the order they are to run in.
+
+    Raises:
+        ValueError: There is no such quality or method, or activations would be left without ranges.
+    """
+    names = (quality,) if isinstance(quality, str) else tuple(quality)
+    if len(names) == 1 and names[0] in QUALITIES:
+        return QUALITIES[names[0]]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        raise ValueError(
+            f"quality is {quality!r}; allowed: {', '.join(map(repr, QUALITIES))}, or methods: "
+            f"{', '.join(map(repr, METHODS))}."
+        )
+    if "activation_ranges" not in names:
+        raise ValueError(
+            f"quality is {quality!r}, without 'activation_ranges': activations would keep the "
+            "placeholders that they begin with. Add it."
+        )
+    return names
+
+
+def post_training(
+    model: GraphModel, batches: Batches, quality: str | Sequence[str]
+) -> list[MethodGain]:
     """Run the methods of a quality, one after the other.
 
     Args:
         model: Prepared model; it ends in evaluation mode, its ranges fixed.
         batches: Inputs of the model, a tuple for each batch: a few dozen images, none of those it
             will be judged by.
-        quality: A key of :data:`QUALITIES`.
+        quality: See :func:`methods_named`.
 
     Returns:
         What each method did.
 
     Raises:
-        ValueError: There is no such quality, or no batch.
+        ValueError: There is no such quality or method, or no batch.
     """
-    if quality not in QUALITIES:
-        raise ValueError(f"quality is {quality!r}; allowed: {', '.join(map(repr, QUALITIES))}.")
+    names = methods_named(quality)
     if not batches:
         raise ValueError("There was no batch to calibrate with: the data is empty.")
     model.eval()
     with torch.no_grad(), float_arithmetic(model):
         references = _outputs(model, batches)
     gains = []
-    for name, method in QUALITIES[quality].items():
+    for name in names:
         started = time.perf_counter()
-        changed = method(model, batches)
+        changed = METHODS[name](model, batches)
         seconds = time.perf_counter() - started
         gains.append(MethodGain(name, len(changed), _sqnr(model, batches, references), seconds))
     return gains

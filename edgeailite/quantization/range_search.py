@@ -13,14 +13,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.fake_quantize import FakeQuantize, quantizers
+from edgeailite.quantization.fake_quantize import (
+    BATCHES_BEFORE_LEARNING,
+    FakeQuantize,
+    quantizers,
+)
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import quantizer_of
+from edgeailite.quantization.observer import weight_max_abs
 from edgeailite.quantization.operators import Kind
 from edgeailite.quantization.qparams import activation_qparams, weight_scale
 from edgeailite.quantization.spec import QuantSpec
@@ -35,7 +41,7 @@ _FINER = tuple(0.04 * i for i in range(14, 50))
 
 @torch.no_grad()
 def search_activation_ranges(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list[str]:
-    """Give every activation the range with the least error; its statistics stop.
+    """Give every activation the range with the least error; only learning moves it from there.
 
     Args:
         model: Prepared model.
@@ -53,8 +59,10 @@ def search_activation_ranges(model: GraphModel, batches: Sequence[tuple[Any, ...
         if weights is None or weights.numel() != values.shape[1]:
             weights = values.new_ones(values.shape[1])
         quantizer.clips_act.copy_(_best_range(quantizer, values, weights))
-        quantizer.num_batches_tracked.fill_(len(batches) - 1)
-        quantizer.observer_enabled = False
+        is_learned = quantizer.spec.learned
+        seen = max(len(batches), BATCHES_BEFORE_LEARNING) if is_learned else len(batches)
+        quantizer.num_batches_tracked.fill_(seen - 1)
+        quantizer.observer_enabled = is_learned
     return list(samples)
 
 
@@ -181,7 +189,7 @@ def search_weight_ranges(model: GraphModel, batches: Sequence[tuple[Any, ...]]) 
         full = unit.layer.rows(unit.folded().weight).abs().amax(1)
         chosen = _best_weight_range(unit, full, moments[path])
         if bool((chosen < full).any()):
-            unit.layer.register_buffer("weight_range", chosen)
+            unit.layer.set_weight_range(chosen)
             narrowed.append(path)
     return narrowed
 
@@ -235,3 +243,25 @@ def _best_weight_range(unit: LayerUnit, full: Tensor, moment: Tensor) -> Tensor:
     if spec.power_of_two:
         return best
     return best_of([torch.minimum(best * part, full) for part in _FINER])
+
+
+@torch.no_grad()
+def start_weight_ranges(model: GraphModel) -> list[str]:
+    """Begin learned weight ranges at the least squared error; those of a checkpoint stay.
+
+    Args:
+        model: Prepared model.
+
+    Returns:
+        Paths of the layers whose range was set.
+    """
+    started = []
+    for unit in layer_units(model):
+        layer, spec = unit.layer, unit.layer.weight_spec
+        if not spec.learned or layer.range_was_given:
+            continue
+        rows = layer.rows(unit.folded().weight)
+        layer.set_weight_range(weight_max_abs(rows, replace(spec, range_rule="mse")))
+        layer.range_was_given = False
+        started.append(unit.path)
+    return started

@@ -1,61 +1,81 @@
-"""What each layer's weight bits cost at the network's output, and the best bits for a budget."""
+"""What each layer's bits cost at the network's output, and the best bits for a budget."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
+from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.spec import QuantSpec
-from edgeailite.quantization.units import float_arithmetic, layer_units
+from edgeailite.quantization.units import LayerUnit, float_arithmetic, layer_units
 
-BIT_WIDTHS = (8, 4, 2)
+BIT_WIDTHS = (16, 8, 4)
+# Up to so many bits a grid covers what has the least squared error, and not the largest weight.
+NARROW_BITS = 4
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """What a layer's weight costs.
+    """What a layer costs.
 
     Attributes:
         path: The layer's place in the module tree.
         num_weights: Values of its weight.
         errors: For each bit width, the mean squared change of the network's output with only this
-            weight on its grid, relative to the output's variance.
+            layer on its grid, relative to the output's variance.
+        num_macs: Multiply-accumulates for one input.
     """
 
     path: str
     num_weights: int
     errors: dict[int, float]
+    num_macs: int = 0
 
     def num_bytes(self, bits: int) -> int:
         """Bytes of the weight, packed."""
         return -(-self.num_weights * bits // 8)
+
+    def mac_bits(self, bits: int) -> int:
+        """Multiply-accumulates times the bits of the weight."""
+        return self.num_macs * bits
+
+
+def with_bits(spec: QuantSpec, bits: int) -> QuantSpec:
+    """The same grid with another number of bits."""
+    if bits == spec.bit_width:
+        return spec
+    rule = "mse" if bits <= NARROW_BITS else spec.range_rule
+    return replace(spec, bit_width=bits, range_rule=rule)
 
 
 @torch.no_grad()
 def layer_sensitivity(
     model: GraphModel,
     batches: Sequence[tuple[Tensor, ...]],
-    weight_spec: Callable[[int], QuantSpec],
     bit_widths: Sequence[int] = BIT_WIDTHS,
+    *,
+    weight_spec: Callable[[QuantSpec, int], QuantSpec] = with_bits,
+    activations: bool = False,
 ) -> list[LayerSensitivity]:
     """Measure each layer alone: its weight on a grid, everything else in float.
 
     Args:
         model: Prepared; it stays as it is.
         batches: Inputs of the model, a tuple for each batch.
-        weight_spec: The grid of a weight for a bit width.
         bit_widths: What to measure.
+        weight_spec: From a layer's grid to that of a bit width.
+        activations: Put the layer's output on a grid of as many bits too; needs calibrated ranges.
 
     Returns:
         In the order of the graph; a layer that is used several times counts once.
@@ -71,15 +91,20 @@ def layer_sensitivity(
     try:
         model.eval()
         with float_arithmetic(model):
-            references = [_output(model, batch) for batch in batches]
+            with _counted_macs(layers) as macs:
+                references = [_output(model, batch) for batch in batches]
+            num_inputs = sum(len(output) for output in references)
             variance = _variance(references)
             for path, unit in tqdm(layers.items(), "sensitivity", leave=False, disable=None):
                 errors = {}
                 for bits in bit_widths:
-                    with _only_this_weight(unit.layer, weight_spec(bits)):
+                    spec = weight_spec(unit.layer.weight_spec, bits)
+                    output = output_quantizer(model, unit) if activations else None
+                    with _only_this_weight(unit.layer, spec), _with_output(output, bits):
                         outputs = [_output(model, batch) for batch in batches]
                     errors[bits] = _mean_square(outputs, references) / variance
-                found.append(LayerSensitivity(path, unit.weight.numel(), errors))
+                count = macs[path] // num_inputs
+                found.append(LayerSensitivity(path, unit.weight.numel(), errors, count))
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -97,6 +122,52 @@ def _variance(outputs: list[Tensor]) -> float:
 
 def _mean_square(outputs: list[Tensor], references: list[Tensor]) -> float:
     return float((torch.cat(outputs) - torch.cat(references)).square().mean())
+
+
+@contextmanager
+def _counted_macs(layers: dict[str, LayerUnit]) -> Iterator[dict[str, int]]:
+    """Inside, multiply-accumulates of each layer's calls are added up, all inputs together."""
+    macs = dict.fromkeys(layers, 0)
+    handles = []
+    for path, unit in layers.items():
+
+        def hook(
+            _m: nn.Module, args: tuple[Any, ...], y: Tensor, path: str = path,
+            unit: LayerUnit = unit,
+        ) -> None:  # fmt: skip
+            # A transposed layer multiplies each of its inputs, any other makes each of its outputs.
+            rows = unit.layer.rows(unit.weight)
+            x = args[0]
+            per_value = unit.weight[0].numel() if unit.layer.is_transposed else rows.shape[1]
+            macs[path] += (x if unit.layer.is_transposed else y).numel() * per_value
+
+        handles.append(unit.layer.register_forward_hook(hook))
+    try:
+        yield macs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def output_quantizer(model: GraphModel, unit: LayerUnit) -> FakeQuantize | None:
+    """The quantizer behind a layer, if what it gives is quantized there."""
+    user = next(iter(unit.node.users), None)
+    module = None if user is None else model.module_of(user)
+    return module if isinstance(module, FakeQuantize) else None
+
+
+@contextmanager
+def _with_output(quantizer: FakeQuantize | None, bits: int) -> Iterator[None]:
+    """Inside, `quantizer` computes with so many bits, in its range."""
+    if quantizer is None or quantizer.spec.fixed_range is not None:
+        yield
+        return
+    before = quantizer.spec
+    quantizer.spec, quantizer.fake_quant_enabled = replace(before, bit_width=bits), True
+    try:
+        yield
+    finally:
+        quantizer.spec, quantizer.fake_quant_enabled = before, False
 
 
 @contextmanager
@@ -118,39 +189,51 @@ def _only_this_weight(layer: QuantLayer, spec: QuantSpec) -> Iterator[None]:
 
 
 def choose_bit_widths(
-    sensitivities: Sequence[LayerSensitivity], *, max_bytes: int
+    sensitivities: Sequence[LayerSensitivity],
+    *,
+    max_bytes: int | None = None,
+    max_mac_bits: int | None = None,
 ) -> dict[str, int]:
-    """The bits of each layer with the least summed error that fit a size.
+    """The bits of each layer with the least summed error that fit a budget.
 
-    An integer program: one choice per layer, the sum of the bytes within the budget.
+    An integer program: one choice per layer, the sums of bytes and of MAC-bits within the budgets.
 
     Args:
         sensitivities: From :func:`layer_sensitivity`.
-        max_bytes: What all weights may take, packed.
+        max_bytes: What all weights may take, packed; None: any size.
+        max_mac_bits: What all multiply-accumulates times the bits of their weights may sum up to,
+            for one input; None: any.
 
     Returns:
         Bits by path.
 
     Raises:
-        ValueError: Not even the narrowest weights fit.
+        ValueError: Not even the narrowest weights fit, one budget or both together.
     """
     choices = [(layer, bits) for layer in sensitivities for bits in layer.errors]
-    sizes = np.array([layer.num_bytes(bits) for layer, bits in choices])
-    smallest = sum(min(layer.num_bytes(b) for b in layer.errors) for layer in sensitivities)
-    if smallest > max_bytes:
-        raise ValueError(
-            f"max_bytes is {max_bytes}; the smallest these {len(sensitivities)} layers can take is "
-            f"{smallest}. Allow more, or make the network smaller."
-        )
+    budgets = {
+        "max_bytes": (max_bytes, LayerSensitivity.num_bytes),
+        "max_mac_bits": (max_mac_bits, LayerSensitivity.mac_bits),
+    }
     one_each = np.array([[layer is other for layer, _ in choices] for other in sensitivities])
+    constraints = [LinearConstraint(one_each.astype(float), lb=1, ub=1)]
+    for name, (budget, cost) in budgets.items():
+        if budget is None:
+            continue
+        smallest = sum(min(cost(layer, b) for b in layer.errors) for layer in sensitivities)
+        if smallest > budget:
+            raise ValueError(
+                f"{name} is {budget}; the smallest these {len(sensitivities)} layers can take is "
+                f"{smallest}. Allow more, or make the network smaller."
+            )
+        # In parts of the budget: a solver's tolerance is for numbers near 1.
+        costs = np.array([cost(layer, bits) / max(budget, 1) for layer, bits in choices])
+        constraints.append(LinearConstraint(costs[None, :], ub=1.0 + 1e-12))
     result = milp(
         np.array([layer.errors[bits] for layer, bits in choices]),
         integrality=np.ones(len(choices)),
         bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(sizes[None, :], ub=max_bytes),
-            LinearConstraint(one_each.astype(float), lb=1, ub=1),
-        ],
+        constraints=constraints,
     )
     assert result.success
     chosen = result.x > 0.5

@@ -46,6 +46,8 @@ class QuantSpec:
         max_scale_ratio: Per channel: no scale is finer than the coarsest one divided by this.
         quant_range: ``(quant_min, quant_max)`` where the grid does not use all integers of
             `bit_width` (``(-127, 127)``); None: all.
+        learned: In training the range is a parameter: it begins where the range rule puts it, and
+            the gradient moves it; see :mod:`~edgeailite.quantization.learned_range`.
 
     Raises:
         ValueError: A field is outside of what it allows; the message names the field.
@@ -64,6 +66,7 @@ class QuantSpec:
     range_max: float | None = None
     max_scale_ratio: float = 256.0
     quant_range: tuple[int, int] | None = None
+    learned: bool = False
 
     def __post_init__(self) -> None:
         if (
@@ -94,6 +97,10 @@ class QuantSpec:
         if self.scale_bits is not None and (self.power_of_two or not 1 <= self.scale_bits <= 16):
             raise ValueError(
                 f"scale_bits is {self.scale_bits!r}; allowed: 1 to 16, with power_of_two=False."
+            )
+        if self.learned and self.fixed_range is not None:
+            raise ValueError(
+                f"fixed_range is {self.fixed_range!r} and learned is True; give one of them."
             )
         if self.quant_range is not None:
             self._check_quant_range(*self.quant_range)

@@ -96,6 +96,13 @@ def layer_units(model: GraphModel) -> list[LayerUnit]:
     return [unit for unit in found if unit is not None]
 
 
+def disable_quantization(model: nn.Module) -> None:
+    """Let all quantizers and layers of `model` compute as in float from now on."""
+    for module in model.modules():
+        if isinstance(module, FakeQuantize | QuantLayer):
+            module.fake_quant_enabled = False
+
+
 @contextmanager
 def float_arithmetic(model: nn.Module) -> Iterator[None]:
     """Inside, all quantizers and layers of `model` compute as in float, and observe nothing."""

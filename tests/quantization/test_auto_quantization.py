@@ -16,7 +16,7 @@ from edgeailite.quantization.auto_quantization import (
     without_search,
 )
 from edgeailite.quantization.sensitivity import layer_sensitivity
-from edgeailite.quantization.tinyml_qconfig import weight_spec
+from edgeailite.quantization.tinyml_qconfig import BIT_WIDTHS, weight_spec
 from edgeailite.quantization.wrappers.tinyml import run_auto_quantization
 
 
@@ -39,13 +39,18 @@ DATA = [
 SIZES = {"0": 72, "3": 1152, "6": 1024}
 
 
-def make_wrapper(model, bits):
-    given = {"weight": {"mixed_precision": bits}}
+def tinyml_spec(_, bits):
+    return weight_spec(bits)
+
+
+def make_wrapper(model, found):
+    given = {"weight": {"mixed_precision": found.bits}}
     return TINPUTinyMLPTQFxModule(model, qconfig_type=given, verbose=False)
 
 
 def search(**goal):
-    return search_bit_widths(network(), make_wrapper, weight_spec, DATA, **goal)
+    options = {"weight_spec": tinyml_spec, "bit_widths": BIT_WIDTHS}
+    return search_bit_widths(network(), make_wrapper, DATA, **options, **goal)
 
 
 def test_a_size_is_kept_and_beats_random_choices_of_that_size():
@@ -83,7 +88,7 @@ def test_a_metric_out_of_reach_gives_the_widest(capsys):
 
 @pytest.mark.parametrize("goal", [{}, {"max_bytes": 9, "min_metric": 1.0}, {"min_metric": 1.0}])
 def test_exactly_one_goal_is_needed(goal):
-    with pytest.raises(ValueError, match="exactly one goal"):
+    with pytest.raises(ValueError, match="needs a goal"):
         search(**goal)
 
 
@@ -124,9 +129,7 @@ def test_a_dict_is_searched_without_being_changed():
     assert set(result) == {"weight"}
     pickle.dumps(result)
     wrapper = TINPUTinyMLPTQFxModule(model, qconfig_type=result, verbose=False)
-    assert {s.path for s in layer_sensitivity(wrapper.module, [DATA[0][:1]], weight_spec)} == set(
-        SIZES
-    )
+    assert {s.path for s in layer_sensitivity(wrapper.module, [DATA[0][:1]])} == set(SIZES)
 
 
 @pytest.mark.parametrize("float_metric", [None, 0.25, 25.0])

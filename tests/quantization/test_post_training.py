@@ -12,6 +12,7 @@ from edgeailite.quantization import (
     TINPUTinyMLPTQFxModule,
 )
 from edgeailite.quantization.post_training import QUALITIES, post_training, render_gains
+from edgeailite.quantization.report import build_report, write_html
 from edgeailite.quantization.verify import verify
 from tests.quantization.helpers import randomize_batch_norms
 
@@ -87,7 +88,7 @@ def test_checkpoint_holds_what_was_found(data):
 def test_gains_are_printed(data, capsys):
     wrapper = PTCFxModule(_network()).calibrate(data, num_batches=1, quality="fast")
     printed = capsys.readouterr().out
-    assert "edgeailite: post-training, fast" in printed
+    assert "edgeailite: post-training" in printed
     assert render_gains(wrapper.post_training) in printed
     assert [line.split()[0] for line in printed.splitlines()[2:]] == [
         "equalization", "activation", "biases",
@@ -106,3 +107,37 @@ def test_unknown_quality_and_no_data(data):
 def test_wrapper_that_only_evaluates_does_not_calibrate(data):
     with pytest.raises(RuntimeError, match="calibrate with QuantCalibrateModule"):
         QuantTestModule(_network(), dummy_input=X).calibrate(data)
+
+
+def test_methods_run_as_they_are_named(data):
+    names = ("activation_ranges", "analytic_biases")
+    wrapper = PTCFxModule(_network(), verbose=False).calibrate(data, quality=names)
+    assert [gain.method for gain in wrapper.post_training] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("quality", "message"),
+    [
+        ("good", "quality is 'good'; allowed: 'fast', 'best', or methods: 'equalization'"),
+        (("fast", "biases"), "allowed: 'fast', 'best', or methods"),
+        ((), "allowed: 'fast', 'best', or methods"),
+        (("equalization", "biases"), "without 'activation_ranges'"),
+    ],
+)
+def test_names_that_are_refused(quality, message, data):
+    with pytest.raises(ValueError, match=message):
+        PTCFxModule(_network(), verbose=False).calibrate(data, quality=quality)
+
+
+def test_the_report_tells_what_each_method_gained(data, tmp_path):
+    wrapper = PTCFxModule(_network(), verbose=False).calibrate(data, quality="fast")
+    report = build_report(wrapper, data)
+    assert report.post_training == wrapper.post_training
+    assert "activation_ranges" in str(report)
+    assert len(report.to_dict()["post_training"]) == 3
+    page = write_html(report, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Post-training methods" in page
+    assert "activation ranges" in page
+    assert "Post-training methods" not in write_html(
+        build_report(wrapper.module), tmp_path / "other.html"
+    ).read_text(encoding="utf-8")

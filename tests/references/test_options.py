@@ -110,9 +110,11 @@ def test_to_json_round_trip():
         ({"phase": "validation"}, r"--phase validation needs a trained model"),
         ({"phase": "calibration", "quantize": False}, r"leaves nothing to calibrate"),
         ({"phase": "validation", "resume": "x"}, r"--resume continues a training or calibration"),
-        ({"ptq": "fast"}, r"--ptq fast is a way to calibrate: add --phase calibration"),
+        ({"ptq": ("fast",)}, r"--ptq fast is a way to calibrate: add --phase calibration"),
+        ({"ptq": ("fast", "biases")}, r"--ptq fast biases: .* allowed: 'fast', 'best', or methods"),
+        ({"ptq": ("equalization", "biases")}, r"without 'activation_ranges'"),
         (
-            {"ptq": "fast", "phase": "calibration", "pretrained": "x", "bias_calibration": True},
+            {"ptq": ("fast",), "phase": "calibration", "pretrained": "x", "bias_calibration": True},
             r"--bias_calibration has no effect with --ptq fast",
         ),
         ({"verify": True}, r"--verify compares quantized models: add --quantize True"),

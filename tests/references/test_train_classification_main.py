@@ -265,9 +265,9 @@ def test_post_training_methods_then_validation(run_script, float_run, method):
     result = read_result(folder)
     assert result["epochs"] == 1
     assert [gain["method"] for gain in result["post_training"]][1:] == [
-        "activation ranges", "biases",
+        "activation_ranges", "biases",
     ]  # fmt: skip
-    assert "activation ranges" in (folder / "run.log").read_text()
+    assert "activation_ranges" in (folder / "run.log").read_text()
     assert result["val"]["top1"] >= read_result(float_run.parent)["val"]["top1"] - 10
     validated = run_script(
         *("validated", *common, "--phase", "validation"),

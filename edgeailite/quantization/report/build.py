@@ -73,7 +73,11 @@ def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ..
     measured, num_inputs = measure(model, places, limits, shown)
     calls: Counter[str] = Counter()
     entries: dict[fx.Node, LayerEntry | ActivationEntry] = {}
-    report = Report(size=_model_size(model, list(units.values())), num_inputs=num_inputs)
+    report = Report(
+        size=_model_size(model, list(units.values())),
+        num_inputs=num_inputs,
+        post_training=list(getattr(wrapper, "post_training", ())),
+    )
     for position, node in enumerate(places, start=1):
         calls[str(node.target)] += 1
         call = calls[str(node.target)]
@@ -195,7 +199,9 @@ def _model_size(model: GraphModel, units: list[LayerUnit]) -> ModelSize:
         owners = [unit.batch_norm] if unit.batch_norm is not None else []
         tensors = [t for owner in owners for t in (*owner.parameters(), *owner.buffers())]
         covered |= {id(t) for t in (unit.weight, unit.bias, *tensors)}
-    ranges = {id(b) for m in model.modules() if isinstance(m, FakeQuantize) for b in m.buffers()}
+    quantizers = _quantizer_nodes(model).values()
+    ranges = {id(t) for q in quantizers for t in (*q.parameters(), *q.buffers())}
+    ranges |= {id(unit.layer.weight_range) for unit in units}
     sizes = {
         id(t): 4 * t.numel()
         for t in (*model.parameters(), *model.buffers())

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from edgeailite.quantization.memory import MemoryEstimate
+from edgeailite.quantization.post_training import MethodGain, render_gains
 
 
 class Histogram(NamedTuple):
@@ -140,6 +141,7 @@ class Report:
         memory: What the integer graph takes on a microcontroller; None without data, or where there
             is no such graph (a warning says why).
         num_inputs: Inputs (batch elements) that were run for the measurements.
+        post_training: What each post-training method gained, where the wrapper was calibrated so.
     """
 
     layers: list[LayerEntry] = field(default_factory=list)
@@ -149,6 +151,7 @@ class Report:
     size: ModelSize = field(default_factory=lambda: ModelSize(0, 0))
     num_inputs: int = 0
     memory: MemoryEstimate | None = None
+    post_training: list[MethodGain] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON; an infinite SQNR (no error at all) becomes ``"inf"``."""
@@ -178,6 +181,8 @@ class Report:
         lines += [f"float: {n}: {e.operation}: {e.reason}" for n, e in self.floats.items()]
         if self.memory is not None:
             lines += ["", str(self.memory), ""]
+        if self.post_training:
+            lines += ["", render_gains(self.post_training), ""]
         lines += [f"warning: {text}" for text in self.warnings]
         return "\n".join(line.rstrip() for line in lines)
 

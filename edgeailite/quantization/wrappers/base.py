@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +17,10 @@ from tqdm import tqdm
 from edgeailite.quantization.annotate import Policy, annotate
 from edgeailite.quantization.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.bias_correction import BiasCorrection
+from edgeailite.quantization.bit_widths import BitWidths, apply_bit_widths
 from edgeailite.quantization.capture import capture
 from edgeailite.quantization.convert import convert
+from edgeailite.quantization.distillation import add_distillation
 from edgeailite.quantization.export.clip import clip_model, export_clip
 from edgeailite.quantization.export.fakeq import export_fakeq, fakeq_model
 from edgeailite.quantization.export.float_model import export_float
@@ -36,9 +39,18 @@ from edgeailite.quantization.fake_quantize import (
 )
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.insert import insert
+from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.operators import BATCH_NORM_MODULES
-from edgeailite.quantization.post_training import MethodGain, post_training, render_gains
+from edgeailite.quantization.post_training import (
+    MethodGain,
+    methods_named,
+    post_training,
+    render_gains,
+)
+from edgeailite.quantization.range_search import start_weight_ranges
 from edgeailite.quantization.sweep import as_batches
+from edgeailite.quantization.training_methods import TrainingMethods
+from edgeailite.quantization.units import disable_quantization
 from edgeailite.quantization.weight_clipping import constrain_weights
 
 WRITERS: dict[ExportFormat, Callable[..., Path]] = {
@@ -137,6 +149,9 @@ class QuantModule(nn.Module):
         range_epoch: Likewise for activation ranges.
         clip_weights: Clip outlying weights once, before the first training iteration.
         bias_rate: Bias correction per training batch; 0: none.
+        methods: How the training goes beyond plain quantization-aware training.
+        total_epochs: Epochs of the training, over which damping grows.
+        bit_widths: Bits of single layers.
         verbose: Print when something freezes or is clipped.
 
     Attributes:
@@ -144,6 +159,8 @@ class QuantModule(nn.Module):
             norm and dropout stay in evaluation mode, no gradients.
         formats: What :meth:`export` writes.
         post_training: What each method gained in the last :meth:`calibrate` with a `quality`.
+        teacher: The float model that is learned from, as it was at the start of the training; None
+            without distillation.
     """
 
     trains = True
@@ -157,9 +174,13 @@ class QuantModule(nn.Module):
         range_epoch: int | None = None,
         clip_weights: bool = False,
         bias_rate: float = 0.0,
+        methods: TrainingMethods | None = None,
+        total_epochs: int = 0,
+        bit_widths: BitWidths | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__()
+        self.methods, self.total_epochs = methods or TrainingMethods(), total_epochs
         self.module, self.verbose = model, verbose
         self.batch_norm_epoch, self.range_epoch = batch_norm_epoch, range_epoch
         self.clip_weights, self.bias_rate = clip_weights, bias_rate
@@ -169,6 +190,14 @@ class QuantModule(nn.Module):
         self._bias_correction: BiasCorrection | None = None
         self._corrections: dict[str, Tensor] = {}
         self.post_training: list[MethodGain] = []
+        if bit_widths is not None:
+            apply_bit_widths(model, bit_widths)
+        start_weight_ranges(model)
+        model.remember_tensors()
+        self.teacher: GraphModel | None = None
+        if self.methods.distillation > 0:
+            self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+            disable_quantization(self.teacher)
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -182,7 +211,17 @@ class QuantModule(nn.Module):
                         return output
             elif not self._ranges_checked:
                 self._warn_of_missing_ranges()
-            return self.module(*args, **kwargs)
+            output = self.module(*args, **kwargs)
+            if self.teacher is None or not (self.training and self.trains):
+                return output
+            return self._distilled(output, args, kwargs)
+
+    def _distilled(self, output: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The output, whose backward pass also learns from the float model's."""
+        assert self.teacher is not None
+        with torch.no_grad():
+            target = self.teacher(*args, **kwargs)
+        return add_distillation(output, target, self.methods.distillation, self.methods.temperature)
 
     def _before_training_batch(self) -> None:
         if not self.clip_weights or self.weights_clipped:
@@ -230,8 +269,12 @@ class QuantModule(nn.Module):
         super().train(mode)
         check_finite_weights(self.module)
         self._ranges_checked = False
+        if self.teacher is not None:
+            self.teacher.eval()
         if mode:
             self.epoch += 1
+            if self.epoch == 0:
+                self._begin_training()
             self._follow_schedule()
             self._apply_frozen_batch_norm()
             if not self.trains:
@@ -240,7 +283,18 @@ class QuantModule(nn.Module):
                     quantizer.train()
         return self
 
+    def _begin_training(self) -> None:
+        """Learned ranges and the teacher start from the weights as they are by now."""
+        start_weight_ranges(self.module)
+        if self.teacher is not None:
+            self.teacher.load_state_dict(self.module.state_dict())
+            disable_quantization(self.teacher)
+
     def _follow_schedule(self) -> None:
+        damping = self.methods.damping_in(self.epoch, self.total_epochs) if self.trains else 0.0
+        for layer in self.module.modules():
+            if isinstance(layer, QuantLayer):
+                layer.damping = damping
         if (
             not self.batch_norm_frozen
             and self.batch_norm_epoch is not None
@@ -313,7 +367,7 @@ class QuantModule(nn.Module):
         self: Wrapper,
         data: Iterable[Any],
         num_batches: int | None = None,
-        quality: str | None = None,
+        quality: str | Sequence[str] | None = None,
     ) -> Wrapper:
         """Let ranges and biases learn from data, without gradients; ends in evaluation mode.
 
@@ -322,12 +376,13 @@ class QuantModule(nn.Module):
                 data loader's ``(images, target)`` does).
             num_batches: How many to take; None: all.
             quality: None: batch by batch, as training mode does that only calibrates. ``'fast'``
-                (seconds) or ``'best'`` (minutes): the methods of
-                :mod:`~edgeailite.quantization.post_training`, on all batches at once, which are
-                kept in memory; what each gained is printed, and in `post_training`.
+                (seconds) or ``'best'`` (minutes), or names of methods in the order they are to run
+                in: see :func:`~edgeailite.quantization.post_training.methods_named`. They work on
+                all batches at once, which are kept in memory; what each gained is printed, and in
+                `post_training`.
 
         Raises:
-            ValueError: `data` gave no batch, or there is no such quality.
+            ValueError: `data` gave no batch, or there is no such quality or method.
         """
         if quality is not None:
             return self._calibrate_at_once(data, num_batches, quality)
@@ -350,12 +405,14 @@ class QuantModule(nn.Module):
         return self
 
     def _calibrate_at_once(
-        self: Wrapper, data: Iterable[Any], num_batches: int | None, quality: str
+        self: Wrapper, data: Iterable[Any], num_batches: int | None, quality: str | Sequence[str]
     ) -> Wrapper:
+        methods = methods_named(quality)
         self.eval()
         batches = as_batches(data, self._num_inputs, num_batches)
-        self.post_training = post_training(self.module, batches, quality)
-        self._say(f"post-training, {quality}\n{render_gains(self.post_training)}")
+        self.post_training = post_training(self.module, batches, methods)
+        self.module.remember_tensors()
+        self._say(f"post-training\n{render_gains(self.post_training)}")
         return self
 
     def reestimate_batch_norms(

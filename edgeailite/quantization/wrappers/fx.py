@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy
+from edgeailite.quantization.bit_widths import BitWidths
 from edgeailite.quantization.qconfig import make_policy
+from edgeailite.quantization.training_methods import TrainingMethods, methods_of
 from edgeailite.quantization.wrappers.base import QuantModule, prepare
 from edgeailite.xnn.utils import load_weights
 
@@ -56,6 +58,10 @@ class QATFxModule(QuantModule):
             quantized output that each training batch adds to a layer's bias; 0: none. Costs a float
             pass per batch.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
+        methods: Learned ranges, damping, distillation; None: none of them.
+        bit_widths: Bits of single layers, instead of the preset's: what
+            :func:`~edgeailite.quantization.auto_quantization.search_bit_widths` found, the file it
+            was saved to, or ``{bits: [module names]}``.
         verbose: Print when something freezes.
 
     Raises:
@@ -81,9 +87,12 @@ class QATFxModule(QuantModule):
         num_observer_update_epochs: Epoch = None,
         bias_calibration_factor: float = 0.0,
         leaf_modules: Iterable[str | type[nn.Module]] = (),
+        methods: TrainingMethods | None = None,
+        bit_widths: BitWidths | None = None,
         verbose: bool = True,
     ) -> None:
-        policy = self._policy(model, qconfig_type, backend)
+        methods = methods_of(type(self).__name__, methods, is_qat)
+        policy = methods.apply_to(self._policy(model, qconfig_type, backend))
         if isinstance(total_epochs, bool) or not isinstance(total_epochs, int) or total_epochs < 1:
             raise ValueError(
                 f"total_epochs is {total_epochs!r}; {type(self).__name__} needs the number of "
@@ -111,6 +120,9 @@ class QATFxModule(QuantModule):
             batch_norm_epoch=batch_norm_epoch if is_qat else None,  # calibration folds them
             range_epoch=range_epoch,
             bias_rate=bias_calibration_factor,
+            methods=methods,
+            total_epochs=total_epochs,
+            bit_widths=bit_widths,
             verbose=verbose,
         )
         self.trains = is_qat

@@ -10,8 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy
+from edgeailite.quantization.bit_widths import BitWidths
 from edgeailite.quantization.report import describe
 from edgeailite.quantization.spec import BiasSpec, QConfig, Rounding, get_preset
+from edgeailite.quantization.training_methods import TrainingMethods, methods_of
 from edgeailite.quantization.wrappers.base import QuantModule, prepare
 
 CONSTRAIN_BIAS = {
@@ -103,6 +105,8 @@ class _PACT2Module(QuantModule):
         range_rule: str | None = None,
         leaf_modules: Iterable[str | type[nn.Module]] = (),
         lr_calib: float = 0.05,
+        methods: TrainingMethods | None = None,
+        bit_widths: BitWidths | None = None,
     ) -> None:
         qconfig = _qconfig(
             bitwidth_weights, bitwidth_activations, per_channel_q, histogram_range,
@@ -115,12 +119,17 @@ class _PACT2Module(QuantModule):
             *args,
         )
         policy = Policy(qconfig, quantize_in=quantize_in, quantize_out=quantize_out)
+        trains = isinstance(self, QuantTrainModule)
+        methods = methods_of(type(self).__name__, methods, trains)
         super().__init__(
-            prepare(module, policy, examples, leaf_modules),
+            prepare(module, methods.apply_to(policy), examples, leaf_modules),
             batch_norm_epoch=total_epochs // 2 - 1 if total_epochs else None,
             range_epoch=total_epochs // 2 + 1 if total_epochs else None,
             clip_weights=not per_channel_q if constrain_weights is None else constrain_weights,
             bias_rate=lr_calib if bias_calibration else 0.0,
+            methods=methods,
+            total_epochs=total_epochs,
+            bit_widths=bit_widths,
         )
         if verbose_mode:
             print(describe(self.module))  # noqa: T201
@@ -161,6 +170,10 @@ class QuantTrainModule(_PACT2Module):
             `histogram_range`.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
         lr_calib: Rate of `bias_calibration`.
+        methods: Learned ranges, damping, distillation; None: none of them.
+        bit_widths: Bits of single layers, instead of `bitwidth_weights`: what
+            :func:`~edgeailite.quantization.auto_quantization.search_bit_widths` found, the file it
+            was saved to, or ``{bits: [module names]}``.
 
     Raises:
         ValueError: `total_epochs` is missing, an argument is outside of what it allows, the dummy

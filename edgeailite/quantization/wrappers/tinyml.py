@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy
 from edgeailite.quantization.auto_quantization import (
+    MixedPrecision,
     apply_mixed_precision,
     search_as_told,
     without_search,
@@ -27,7 +28,8 @@ from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.hardware_rules import check_hardware_rules
 from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.spec import FixedPoint
-from edgeailite.quantization.tinyml_qconfig import make_tinyml_policy, weight_spec
+from edgeailite.quantization.tinyml_qconfig import BIT_WIDTHS, make_tinyml_policy, weight_spec
+from edgeailite.quantization.training_methods import TrainingMethods
 from edgeailite.quantization.wrappers.base import (
     WRITERS,
     ConvertedModule,
@@ -64,6 +66,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         float_ops: What the target computes in float: ``'fb'`` offsets that are not rounded,
             ``'qdq'`` the normalisation of the input. True: both. Neither runs on the accelerator.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
+        methods: Learned ranges, damping, distillation; None: none of them.
 
     Raises:
         ValueError: An argument is outside of what it allows, or of what the target computes.
@@ -93,6 +96,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         verbose: bool = True,
         float_ops: bool | Sequence[str] = False,
         leaf_modules: Iterable[str | type[nn.Module]] = (),
+        methods: TrainingMethods | None = None,
     ) -> None:
         named: dict[str, Any] = {
             "qconfig_type": qconfig_type, "example_inputs": example_inputs, "is_qat": is_qat,
@@ -108,6 +112,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
             num_observer_update_epochs=num_observer_update_epochs,
             bias_calibration_factor=bias_calibration_factor,
             leaf_modules=leaf_modules,
+            methods=methods,
             verbose=verbose,
             **named,
         )
@@ -406,11 +411,13 @@ def run_auto_quantization(
     """
     base = without_search(qconfig_dict)
 
-    def make_wrapper(float_model: nn.Module, bits: dict[int, list[str]]) -> Any:
-        qconfig_type = apply_mixed_precision(base, bits)
+    def make_wrapper(float_model: nn.Module, found: MixedPrecision) -> Any:
+        qconfig_type = apply_mixed_precision(base, found.bits)
         return wrapper_type(float_model, qconfig_type=qconfig_type, is_qat=False, verbose=False)
 
-    return search_as_told(model, qconfig_dict, make_wrapper, weight_spec)
+    return search_as_told(
+        model, qconfig_dict, make_wrapper, lambda _, bits: weight_spec(bits), BIT_WIDTHS
+    )
 
 
 def _positional(args: Sequence[Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Process:
         """Whether this is the process that writes files."""
         return self.rank == 0
 
-    def check_alone(self, *, verify: bool, ptq: str | None) -> None:
+    def check_alone(self, *, verify: bool, ptq: Sequence[str] | None) -> None:
         """Refuse in several processes what one alone can do.
 
         Raises:
@@ -43,7 +43,8 @@ class Process:
                 "--verify needs one process: validate the checkpoint with it afterwards."
             )
         if ptq is not None:
-            raise ValueError(f"--ptq {ptq} needs one process: it takes minutes, on one device.")
+            names = " ".join(ptq)
+            raise ValueError(f"--ptq {names} needs one process: it takes minutes, on one device.")
 
 
 def started_by_torchrun() -> bool:

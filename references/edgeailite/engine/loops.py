@@ -203,8 +203,9 @@ def run_post_training(
     wrapper, batches = steps.module, (images.to(steps.device) for images, _ in train)
     assert isinstance(wrapper, QuantModule)
     wrapper.verbose = False
+    assert options.ptq is not None
     wrapper.calibrate(batches, quality=options.ptq)
-    logger.info("post-training, %s\n%s", options.ptq, render_gains(wrapper.post_training))
+    logger.info("post-training\n%s", render_gains(wrapper.post_training))
     results = validate_steps(steps, task)
     row = {f"val_{name}": value for name, value in results.items() if isinstance(value, float)}
     state.epoch, state.best = 1, results[task.best]

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 import tyro
 
 from edgeailite.quantization import QConfigType
-from edgeailite.quantization.post_training import QUALITIES
+from edgeailite.quantization.post_training import METHODS, QUALITIES, methods_named
 
 Phase = Literal["training", "calibration", "validation"]
-Quality = Literal[tuple(QUALITIES)]  # type: ignore[valid-type]
+Quality = Literal[(*QUALITIES, *METHODS)]  # type: ignore[valid-type]
 PresetName = Literal[QConfigType.choices()]  # type: ignore[valid-type]
 
 # Images that --ptq learns from, if --epoch_size does not say: their values are kept in memory.
@@ -101,8 +101,8 @@ class Options:
     """Weight scales per channel: False nowhere, True in depthwise convolutions, all everywhere."""
     bias_calibration: bool | None = None
     """Correct biases towards the float model's means. Default: True in calibration only."""
-    ptq: Quality | None = None
-    """Calibrate by post-training methods on 64 images (or epoch_size) at once. Default: batches."""
+    ptq: tuple[Quality, ...] | None = None
+    """Calibrate on 64 images (or epoch_size) at once: fast, best, or methods in their order."""
     constrain_bias: Literal["NONE", "SATURATE", "REDUCE_WEIGHT_SCALE"] | None = None
     """What happens to a bias too large for its accumulator. Default: the wrapper's."""
 
@@ -236,12 +236,17 @@ def _listed(names: Sequence[str]) -> str:
 def _check_ptq(options: Options) -> None:
     if options.ptq is None:
         return
+    names = " ".join(options.ptq)
+    try:
+        methods_named(options.ptq)
+    except ValueError as error:
+        raise ValueError(f"--ptq {names}: {error}") from error
     if options.phase != "calibration":
-        raise ValueError(f"--ptq {options.ptq} is a way to calibrate: add --phase calibration.")
+        raise ValueError(f"--ptq {names} is a way to calibrate: add --phase calibration.")
     if options.bias_calibration is not None:
         raise ValueError(
-            f"--bias_calibration has no effect with --ptq {options.ptq}, which corrects biases in "
-            f"its own way. Leave it out."
+            f"--bias_calibration has no effect with --ptq {names}, which corrects biases in its "
+            "own way. Leave it out."
         )
 
 

@@ -1,0 +1,61 @@
+"""Bits of single layers, put into a prepared model."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgeailite.quantization.auto_quantization import MixedPrecision
+from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.sensitivity import output_quantizer, with_bits
+from edgeailite.quantization.units import layer_units
+
+BitWidths = MixedPrecision | str | os.PathLike | Mapping[int, Sequence[str]]
+
+
+def read_bit_widths(given: BitWidths) -> MixedPrecision:
+    """What a wrapper's argument ``bit_widths`` says.
+
+    Args:
+        given: A choice, the file that it was saved to, or ``{bits: [module names]}`` for weights.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    if isinstance(given, MixedPrecision):
+        return given
+    if isinstance(given, Mapping):
+        return MixedPrecision({name: int(bits) for bits, names in given.items() for name in names})
+    return MixedPrecision.load(Path(given))
+
+
+def apply_bit_widths(model: GraphModel, given: BitWidths) -> list[str]:
+    """Give layers their bits; up to four, a weight's range is that of least squared error.
+
+    Args:
+        model: Prepared model.
+        given: See :func:`read_bit_widths`.
+
+    Returns:
+        Paths of the layers.
+
+    Raises:
+        ValueError: A name is no layer's, or a number of bits is none that grids have.
+    """
+    found = read_bit_widths(given)
+    units = {unit.path: unit for unit in layer_units(model)}
+    for name, bits in found.chosen.items():
+        if name not in units:
+            near = ", ".join(difflib.get_close_matches(name, units, 3, 0.0))
+            raise ValueError(
+                f"bit_widths names '{name}', which is no quantized layer of the model; the nearest "
+                f"are: {near}."
+            )
+        layer = units[name].layer
+        layer.weight_spec = with_bits(layer.weight_spec, bits)
+        output = output_quantizer(model, units[name]) if found.activations else None
+        if output is not None and output.spec.fixed_range is None:
+            output.spec = with_bits(output.spec, bits)
+    return list(found.chosen)
