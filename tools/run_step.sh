@@ -1,7 +1,7 @@
 # One step of a run_*.sh script: skipped when done, resumed when cut off. To be sourced after
 # tools/setup_env.sh; SCRIPT, RUNS, COMMON=(options of all steps), EXTRA=(the user's options),
-# QUANTIZED=(those of them that only steps which quantize take) and CALIBRATION=(those that only a
-# calibration takes) are to be set.
+# QUANTIZED=(those of them that only steps which quantize take), CALIBRATION=(those that only a
+# calibration takes) and TRAINING=(those that only quantized training takes) are to be set.
 
 # run_step NAME WHAT [OPTIONS...]: one run of SCRIPT in the folder RUNS/NAME.
 run_step() {
@@ -12,6 +12,7 @@ run_step() {
     esac
     case " $* " in
         *" --phase calibration "*) quantized+=(${CALIBRATION[@]+"${CALIBRATION[@]}"}) ;;
+        *" --phase training --quantize True "*) quantized+=(${TRAINING[@]+"${TRAINING[@]}"}) ;;
     esac
     if [ -f "$folder/result.json" ]; then
         echo "== $what: done already (delete $folder to do it again)"
@@ -27,14 +28,15 @@ run_step() {
     echo "== $what: $((SECONDS - started)) s"
 }
 
-# read_arguments "$@": sets TASK, RUNS, EXTRA, QUANTIZED and CALIBRATION. Each task, method, preset
-# and --ptq has a default folder of its own.
+# read_arguments "$@": sets TASK, RUNS, EXTRA, QUANTIZED, CALIBRATION and TRAINING. Each task, and
+# each set of options for quantization, has a default folder of its own.
 read_arguments() {
     TASK=classification
     RUNS=
     EXTRA=()
     QUANTIZED=()
     CALIBRATION=()
+    TRAINING=()
     local default_runs
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
         TASK="$1"
@@ -67,10 +69,27 @@ read_arguments() {
                 CALIBRATION+=("$1" "${2:?$1 needs a value}")
                 default_runs+="_$2"
                 shift 2
+                while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
+                    CALIBRATION+=("$1")
+                    default_runs+="_$1"
+                    shift
+                done
                 ;;
             --ptq=*)
                 CALIBRATION+=("$1")
                 default_runs+="_${1#*=}"
+                shift
+                ;;
+            --learned[_-]ranges | --damping | --distillation | --distillation[_-]temperature | \
+                --reestimate[_-]bn)
+                TRAINING+=("$1" "${2:?$1 needs a value}")
+                default_runs+="_${1#--}_$2"
+                shift 2
+                ;;
+            --learned[_-]ranges=* | --damping=* | --distillation=* | \
+                --distillation[_-]temperature=* | --reestimate[_-]bn=*)
+                TRAINING+=("$1")
+                default_runs+="_${1#--}"
                 shift
                 ;;
             --quantize[_-]method=* | --qconfig[_-]type=*)

@@ -127,7 +127,8 @@ def annotate(model: GraphModel, policy: Policy) -> None:
         policy: The rules' settings.
     """
     model.classify()
-    last = set() if policy.quantize_out else _last_values(model.graph)
+    outputs = _last_values(model.graph)
+    last = set() if policy.quantize_out else outputs
     call_sites = _call_sites(model.graph)
     for node in model.graph.nodes:
         node.meta.pop("quant", None)
@@ -141,7 +142,10 @@ def annotate(model: GraphModel, policy: Policy) -> None:
         qconfig = _qconfig_of(model, node, policy)
         if qconfig is None or qconfig.activation is None:
             continue
-        annotation = _output_annotation(model, node, qconfig.activation, call_sites)
+        spec = qconfig.activation
+        if qconfig.end_bits is not None and (kind is Kind.INPUT or node in outputs):
+            spec = replace(spec, bit_width=qconfig.end_bits)
+        annotation = _output_annotation(model, node, spec, call_sites)
         if policy.fixed_point is not None:
             annotation = _in_fixed_point(model, node, annotation, policy.fixed_point)
         node.meta["quant"] = annotation

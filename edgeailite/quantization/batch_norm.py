@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from edgeailite.quantization.graph import GraphModel
@@ -15,6 +16,8 @@ from edgeailite.quantization.units import layer_units
 @torch.no_grad()
 def reestimate_batch_norms(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list[str]:
     """Give every batch norm the mean statistics of what its quantized layer gives on the data.
+
+    Under ``torch.distributed`` they are the mean over all processes.
 
     Towards the end of a quantization-aware training weights jump between grid points from step to
     step, and running averages are those of neither.
@@ -50,6 +53,12 @@ def reestimate_batch_norms(model: GraphModel, batches: Sequence[tuple[Any, ...]]
                 norm.num_batches_tracked.zero_()
         for batch in batches:
             model(*batch)
+        if dist.is_available() and dist.is_initialized():
+            for norm in norms.values():
+                for statistic in (norm.running_mean, norm.running_var):
+                    assert statistic is not None
+                    dist.all_reduce(statistic)
+                    statistic.div_(dist.get_world_size())
     finally:
         for path, norm in norms.items():
             norm.training, norm.momentum = False, momenta[path]

@@ -199,6 +199,8 @@ class QConfig:
         bias: Grid of the bias.
         per_channel_depthwise_only: Other layers have one scale for their weight.
         soft_weight: Training begins with a weight that is only drawn towards its grid.
+        end_bits: Bits of the network's inputs and outputs, which a host reads and writes; None:
+            those of `activation`.
     """
 
     weight: QuantSpec | None = field(default_factory=QuantSpec)
@@ -206,6 +208,7 @@ class QConfig:
     bias: BiasSpec = field(default_factory=BiasSpec)
     per_channel_depthwise_only: bool = False
     soft_weight: bool = False
+    end_bits: int | None = None
 
     def with_activation(self, **changes: Any) -> QConfig:
         """A copy whose activation spec has other values."""
@@ -240,6 +243,11 @@ PRESETS: dict[str, QConfig | None] = {
     "MSA_WC8P2_AT8P2": QConfig(_PER_CHANNEL_P2, replace(_AFFINE_P2, range_rule="min_max")),
     "WC4_AT8": QConfig(replace(_PER_CHANNEL, bit_width=4), _AFFINE),
     "WC4M4_AT8": QConfig(replace(_PER_CHANNEL, bit_width=4, range_max=4.0), _AFFINE),
+    "WC4_AT4": QConfig(
+        replace(_PER_CHANNEL, bit_width=4, range_rule="mse"),
+        replace(_AFFINE, bit_width=4, range_rule="mse"),
+        end_bits=8,
+    ),
     "DISABLED": None,
 }
 
@@ -257,6 +265,7 @@ class QConfigType(str, Enum):
     MSA_WC8P2_AT8P2 = "MSA_WC8P2_AT8P2"
     WC4_AT8 = "WC4_AT8"
     WC4M4_AT8 = "WC4M4_AT8"
+    WC4_AT4 = "WC4_AT4"
     DISABLED = "DISABLED"
 
     @classmethod

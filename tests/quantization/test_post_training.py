@@ -91,7 +91,7 @@ def test_gains_are_printed(data, capsys):
     assert "edgeailite: post-training" in printed
     assert render_gains(wrapper.post_training) in printed
     assert [line.split()[0] for line in printed.splitlines()[2:]] == [
-        "equalization", "activation", "biases",
+        "equalization", "activation_ranges", "biases",
     ]  # fmt: skip
 
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization import QATFxModule, QConfig, QConfigType, QuantSpec
+from edgeailite.quantization import (
+    PTCFxModule,
+    QATFxModule,
+    QConfig,
+    QConfigType,
+    QuantSpec,
+)
+from edgeailite.quantization.fake_quantize import quantizers
 from edgeailite.quantization.qconfig import BACKENDS, make_policy, read_qconfig
 
 ao = pytest.importorskip("torch.ao.quantization")
@@ -22,6 +29,7 @@ TABLE = {
     "MSA_WC8P2_AT8P2": ((8, True, True), (False, True, False)),
     "WC4_AT8": ((4, True, False), (False, False, True)),
     "WC4M4_AT8": ((4, True, False), (False, False, True)),
+    "WC4_AT4": ((4, True, False), (False, False, False)),
 }
 
 
@@ -37,7 +45,7 @@ def test_preset_is_the_documented_one(name):
     assert (activation.range_rule == "percentile") == percentile
     assert activation.range_shrink_percentile == 0.01
     if not symmetric:
-        assert (activation.quant_min, activation.quant_max) == (0, 255)
+        assert (activation.quant_min, activation.quant_max) == (0, 15 if "AT4" in name else 255)
     assert weight.range_max == (4.0 if name == "WC4M4_AT8" else None)
     fixed = (-4.0, 4.0) if name.endswith("R4") else None
     assert activation.fixed_range == fixed
@@ -56,6 +64,8 @@ def test_backend_limits_the_activations_of_a_preset(backend, bits):
     own = QConfig()
     assert make_policy(own, backend).qconfig is own
     assert make_policy("DISABLED", backend).qconfig is None
+    narrow = make_policy("WC4_AT4", backend).qconfig
+    assert (narrow.activation.bit_width, narrow.end_bits) == (4, bits)
 
 
 def test_unknown_names_list_what_is_accepted():
@@ -237,3 +247,12 @@ def test_what_torch_makes_with_partial_is_read():
     make = functools.partial(ao.MinMaxObserver, dtype=torch.quint8)
     found = read_qconfig(ao.QConfig(make, ao.default_weight_observer))
     assert found.activation.quant_max == 255
+
+
+def test_the_ends_of_the_network_keep_their_bits():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 2)
+    ).eval()
+    wrapper = PTCFxModule(model, qconfig_type="WC4_AT4", verbose=False)
+    bits = {name: q.spec.bit_width for name, q in quantizers(wrapper.module).items()}
+    assert bits == {"0.activation_in": 8, "1": 4, "2.activation_q": 4, "4.activation_q": 8}

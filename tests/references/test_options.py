@@ -110,6 +110,30 @@ def test_to_json_round_trip():
         ({"phase": "validation"}, r"--phase validation needs a trained model"),
         ({"phase": "calibration", "quantize": False}, r"leaves nothing to calibrate"),
         ({"phase": "validation", "resume": "x"}, r"--resume continues a training or calibration"),
+        ({"learned_ranges": "all"}, r"--learned_ranges is of quantized training"),
+        (
+            {"distillation": 2.0, "quantize": True},
+            r"distillation is 2\.0; allowed: 0 \(none\) to 1",
+        ),
+        (
+            {"weight_averaging": 0.9, "phase": "validation", "pretrained": "x"},
+            r"--weight_averaging 0\.9 is of training",
+        ),
+        ({"weight_averaging": 1.0}, r"--weight_averaging is the part that stays .* got 1\.0"),
+        ({"reestimate_bn": -1, "quantize": True}, r"--reestimate_bn must be at least 0, got -1"),
+        ({"size_budget": 0.5}, r"--size_budget chooses bits on data: use --phase calibration"),
+        (
+            {"phase": "calibration", "pretrained": "x", "size_budget": 0.5, "bit_widths": "x"},
+            r"--bit_widths names the bits and --size_budget chooses them",
+        ),
+        (
+            {"phase": "calibration", "pretrained": "x", "mac_budget": 1, "accuracy_budget": 1},
+            r"--mac_budget, --accuracy_budget: --accuracy_budget finds the smallest size",
+        ),
+        (
+            {"phase": "calibration", "pretrained": "x", "mac_budget": 0.0},
+            r"--mac_budget: a budget is above 0, got 0\.0",
+        ),
         ({"ptq": ("fast",)}, r"--ptq fast is a way to calibrate: add --phase calibration"),
         ({"ptq": ("fast", "biases")}, r"--ptq fast biases: .* allowed: 'fast', 'best', or methods"),
         ({"ptq": ("equalization", "biases")}, r"without 'activation_ranges'"),

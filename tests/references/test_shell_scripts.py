@@ -88,6 +88,27 @@ def test_post_training_goes_to_the_calibration_alone(tmp_path):
     assert validate.endswith(f"--save_path {tmp_path}/b --seed 2")
 
 
+def test_several_post_training_methods_and_training_methods_go_where_they_belong(tmp_path):
+    done = _bash(
+        '. tools/run_step.sh; folder="$1"; shift; read_arguments "$@"; echo "$RUNS"\n'
+        "PYTHON=echo SCRIPT=script.py RUNS=$folder COMMON=()\n"
+        "run_step a calibrate --phase calibration --quantize True\n"
+        "run_step b train --phase training --quantize True\n"
+        "run_step c train --phase training",
+        *(str(tmp_path), "--ptq", "activation_ranges", "biases", "--seed", "2"),
+        *("--learned_ranges", "all", "--distillation=0.5"),
+    )
+    runs, *lines = done.stdout.splitlines()
+    assert runs == (
+        "data/checkpoints/quantization_example_activation_ranges_biases_learned_ranges_all"
+        "_distillation=0.5"
+    )
+    calibrate, train, in_float = (line for line in lines if "script.py" in line)
+    assert calibrate.endswith("/a --ptq activation_ranges biases --seed 2")
+    assert train.endswith("/b --learned_ranges all --distillation=0.5 --seed 2")
+    assert in_float.endswith("/c --seed 2")
+
+
 def test_example_with_a_method_that_does_not_train():
     script = ROOT / "run_quantization_example.sh"
     command = [script, "--quantize_method", "ptc_fx"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from edgeailite.quantization.auto_quantization import MixedPrecision
 from references.edgeailite.engine import train_classification
 from references.edgeailite.engine.run_folder import load_checkpoint
 from references.edgeailite.scripts import train_classification_main
@@ -128,8 +129,12 @@ def _interrupt_at(monkeypatch, batch):
         ("--phase", "calibration", "--bitwidth_weights", "4"),
         ("--quantize", "True", "--quantize_method", "qat_fx", "--lr", "0.01"),
         ("--phase", "calibration", "--quantize_method", "ptc_fx"),
+        (
+            *("--quantize", "True", "--lr", "0.01", "--learned_ranges", "all", "--damping", "0.1"),
+            *("--distillation", "0.5", "--weight_averaging", "0.8", "--reestimate_bn", "2"),
+        ),
     ],
-    ids=["float", "quantized training", "calibration", "qat_fx", "ptc_fx"],
+    ids=["float", "quantized training", "calibration", "qat_fx", "ptc_fx", "methods"],
 )
 def test_resumed_run_equals_an_uninterrupted_one(run_script, float_run, monkeypatch, more):
     more = ["--epochs", "6", "--evaluate_start", "True", "--pretrained", str(float_run), *more]
@@ -254,6 +259,69 @@ def test_checkpoint_from_before_an_option_existed_resumes(run_script, float_run)
     torch.save(content, folder / "checkpoint.pth")
     run_script("run", "--epochs", "2", "--resume", str(folder))
     assert load_checkpoint(folder)["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--learned_ranges", "all"),
+        ("--damping", "10"),
+        ("--distillation", "1"),
+        ("--distillation", "1", "--distillation_temperature", "1"),
+        ("--weight_averaging", "0.5"),
+        ("--reestimate_bn", "1"),
+    ],
+)
+def test_each_training_method_has_an_effect(run_script, float_run, more):
+    common = ("--quantize", "True", "--pretrained", str(float_run), "--lr", "0.01")
+    plain = run_script("plain", *common, *(more[:2] if len(more) > 2 else ()))
+    changed = run_script("changed", *common, *more)
+    plain, changed = load_checkpoint(plain)["model"], load_checkpoint(changed)["model"]
+    assert not equal({k: v for k, v in changed.items() if k in plain}, plain)
+
+
+def test_the_averaged_weights_are_saved_and_exported(run_script, float_run):
+    options = ("--pretrained", str(float_run), "--lr", "0.1", "--weight_averaging", "0.9")
+    folder = run_script("averaged", *options)
+    content = load_checkpoint(folder)
+    averaged = {k.removeprefix("module."): v for k, v in content["average"].items()}
+    assert all(torch.equal(value, averaged[name]) for name, value in content["model"].items())
+    assert not equal(content["model"], content["module"])
+    validated = run_script(
+        *("validated", "--phase", "validation"), *("--pretrained", str(folder / "checkpoint.pth"))
+    )
+    assert read_result(validated)["val"] == read_result(folder)["val"]
+
+
+@pytest.mark.parametrize("method", ["pact2", "ptc_fx"])
+@pytest.mark.parametrize(
+    "budget", [("--size_budget", "0.7", "--mac_budget", "0.9"), ("--accuracy_budget", "50")]
+)
+def test_bits_are_chosen_for_a_budget_then_validated(run_script, float_run, method, budget):
+    common = ("--quantize", "True", "--quantize_method", method)
+    folder = run_script(
+        *("bits", *common, "--phase", "calibration", *budget), *("--pretrained", str(float_run))
+    )
+    found = MixedPrecision.load(folder / "bit_widths.json")
+    assert set(found.chosen) == {"features.0", "features.3", "classifier"}
+    weights, macs = (
+        sum(getattr(layer, name) for layer in found.sensitivities)
+        for name in ("num_weights", "num_macs")
+    )
+    if budget[0] == "--size_budget":
+        assert found.num_bytes <= 0.7 * weights
+        assert found.mac_bits <= 0.9 * 8 * macs
+    else:
+        assert set(found.chosen.values()) == {4}  # anything goes
+    assert "bits on average" in (folder / "run.log").read_text()
+    validated = run_script(
+        *("validated", *common, "--phase", "validation", "--verify", "True"),
+        *("--bit_widths", str(folder / "bit_widths.json")),
+        *("--pretrained", str(folder / "checkpoint.pth")),
+    )
+    result = read_result(validated)
+    assert result["val"] == read_result(folder)["val"]
+    assert set(result["verify"]["mismatches"].values()) == {0}
 
 
 @pytest.mark.parametrize("method", ["pact2", "ptc_fx"])

@@ -112,7 +112,7 @@ def write_report(wrapper: nn.Module, folder: Path, title: str, batches: Iterable
         title: What stands above the HTML page.
         batches: Images (N, C, H, W), of which the first are measured on.
     """
-    report = build_report(wrapper, _first_images(batches))
+    report = build_report(wrapper, first_images(batches))
     write_text(folder / "report.txt", f"{report}\n")
     write_json(folder / "report.json", report.to_dict())
     write_html(report, folder / "report.html", title)
@@ -120,7 +120,8 @@ def write_report(wrapper: nn.Module, folder: Path, title: str, batches: Iterable
     return report
 
 
-def _first_images(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def first_images(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The first images (N, C, H, W) of a loader, so many that a measurement takes seconds."""
     fewest, count = REPORT_IMAGES
     for images in batches:
         height, width = images.shape[-2:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ class Process:
         """Whether this is the process that writes files."""
         return self.rank == 0
 
-    def check_alone(self, *, verify: bool, ptq: Sequence[str] | None) -> None:
+    def check_alone(
+        self, *, verify: bool, ptq: Sequence[str] | None, budgets: Mapping[str, float]
+    ) -> None:
         """Refuse in several processes what one alone can do.
 
         Raises:
@@ -45,6 +47,8 @@ class Process:
         if ptq is not None:
             names = " ".join(ptq)
             raise ValueError(f"--ptq {names} needs one process: it takes minutes, on one device.")
+        for name in budgets:
+            raise ValueError(f"--{name} needs one process: bits are chosen on one device.")
 
 
 def started_by_torchrun() -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from edgeailite import xnn
 from references.edgeailite.engine import distributed, run_folder
+from references.edgeailite.engine.averaging import WeightAverage
 from references.edgeailite.engine.data import Data
 from references.edgeailite.engine.distributed import Process
 from references.edgeailite.engine.loops import (
@@ -66,7 +67,9 @@ def fit(
         gamma=options.gamma,
     )
     fp16 = options.enable_fp16 and process.device.type == "cuda"
-    state = TrainingState(optimizer, scheduler, torch.amp.GradScaler("cuda", enabled=fp16))
+    scaler = torch.amp.GradScaler("cuda", enabled=fp16)
+    average = WeightAverage(steps.module, options.weight_averaging)
+    state = TrainingState(optimizer, scheduler, scaler, average)
     if options.resume is not None:
         resume(options, steps, task, state)
     if options.evaluate_start and state.epoch == 0:
@@ -76,9 +79,9 @@ def fit(
         recorder.epoch(state)
         if process.is_main:
             if task.pictures is not None:
-                recorder.picture(
-                    "val/input_target_prediction", task.pictures(steps.eval_forward, steps.device)
-                )
+                with state.average.in_place():
+                    picture = task.pictures(steps.eval_forward, steps.device)
+                recorder.picture("val/input_target_prediction", picture)
             save(options, recorder.folder, steps, task, state, is_best)
 
     if options.ptq is None:
@@ -87,6 +90,7 @@ def fit(
         run_post_training(options, steps, data.train, task, state, after_epoch)
         gains = [dataclasses.asdict(gain) for gain in steps.module.post_training]
         recorder.set(post_training=gains)
+    state.average.keep()
     recorder.set(epochs=state.epoch, **{f"best_{task.best}": state.best}, history=state.history)
 
 
@@ -99,8 +103,12 @@ def save(
     is_best: bool,
 ) -> None:
     """Write ``checkpoint.pth`` and, where it is the best so far, ``model_best.pth``."""
+    with state.average.in_place():
+        model = float_or_inner(steps.module, options).state_dict()
+        if options.weight_averaging:
+            model = {name: value.clone() for name, value in model.items()}
     weights = {
-        "model": float_or_inner(steps.module, options).state_dict(),
+        "model": model,
         "model_name": options.model_name,
         "epoch": state.epoch,
         task.best: state.history[-1][f"val_{task.best}"],
@@ -112,6 +120,7 @@ def save(
         "optimizer": state.optimizer.state_dict(),
         "scheduler": state.scheduler.state_dict(),
         "scaler": state.scaler.state_dict(),
+        "average": state.average.state_dict(),
         f"best_{task.best}": state.best,
         "history": state.history,
         "options": options.to_dict(),
@@ -135,6 +144,7 @@ def resume(options: Options, steps: Steps, task: Task, state: TrainingState) -> 
     state.optimizer.load_state_dict(content["optimizer"])
     state.scheduler.load_state_dict(content["scheduler"])
     state.scaler.load_state_dict(content["scaler"])
+    state.average.load_state_dict(content.get("average", {}))
     state.epoch, state.best = content["epoch"], content[f"best_{task.best}"]
     state.history = content["history"]
     logger.info("resumed from %s after epoch %d", options.resume, state.epoch)

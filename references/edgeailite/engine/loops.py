@@ -29,6 +29,7 @@ from edgeailite.quantization import QuantModule
 from edgeailite.quantization.fake_quantize import quantizers
 from edgeailite.quantization.post_training import render_gains
 from edgeailite.quantization.units import float_arithmetic
+from references.edgeailite.engine.averaging import WeightAverage
 from references.edgeailite.engine.data import derive_seed, set_epoch
 from references.edgeailite.engine.distributed import Process
 from references.edgeailite.engine.metrics import Metrics
@@ -65,6 +66,7 @@ class TrainingState:
     optimizer: Optimizer
     scheduler: Any
     scaler: torch.amp.GradScaler
+    average: WeightAverage
     epoch: int = 0
     """Epochs done."""
     best: float = -1.0
@@ -102,6 +104,7 @@ def train_one_epoch(
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.scheduler.step()
+        state.average.update()
         metrics.update(output, targets, loss)
 
 
@@ -177,7 +180,10 @@ def run_epochs(
         one_epoch(steps, train, task.criterion, state, metrics, freeze_bn=options.freeze_bn)
         report_skipped(train, metrics)
         row = {f"train_{name}": value for name, value in metrics.compute().items()}
-        results = validate_steps(steps, task)
+        with state.average.in_place():
+            if options.reestimate_bn:
+                measure_batch_norms(steps, train, options.reestimate_bn)
+            results = validate_steps(steps, task)
         row |= {f"val_{k}": value for k, value in results.items() if isinstance(value, float)}
         state.epoch += 1
         state.history.append({"epoch": state.epoch, "lr": lr, **row})
@@ -186,6 +192,13 @@ def run_epochs(
         after_epoch(state, is_best)
         pace = (time.monotonic() - started) / (state.epoch - first)
         logger.info(_epoch_line(state.history[-1], task.best, options.epochs, pace))
+
+
+def measure_batch_norms(steps: Steps, train: DataLoader, num_batches: int) -> None:
+    """Measure a wrapper's batch norm statistics anew on the epoch's first training images."""
+    assert isinstance(steps.module, QuantModule)
+    images = (images.to(steps.device) for images, _ in train)
+    steps.module.reestimate_batch_norms(progress(images, "batch norms"), num_batches)
 
 
 def run_post_training(

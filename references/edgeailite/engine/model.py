@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 from edgeailite import xnn
 from edgeailite.models import create_model
 from edgeailite.quantization import PTCFxModule, QATFxModule
+from edgeailite.quantization.bit_widths import BitWidths
 from references.edgeailite.engine.distributed import Process
 from references.edgeailite.engine.options import Options
 
@@ -74,7 +75,6 @@ def build_model(
         check(model)
     tables = name_tables(model)
     if options.quantize:
-        wrap = _wrap_pact2 if options.quantize_method == "pact2" else _wrap_fx
         model = wrap(model, options)
     if options.pretrained is not None and options.resume is None:
         load_pretrained(float_or_inner(model, options), options, tables)
@@ -86,35 +86,49 @@ def float_or_inner(model: nn.Module, options: Options) -> nn.Module:
     return model.module if options.quantize else model
 
 
-def _wrap_pact2(model: nn.Module, options: Options) -> nn.Module:
+def wrap(model: nn.Module, options: Options, bit_widths: BitWidths | None = None) -> nn.Module:
+    """The quantization wrapper that the options ask for.
+
+    Args:
+        model: Float model.
+        options: Of the run.
+        bit_widths: Bits of single layers; None: those of ``--bit_widths``.
+    """
+    make = _wrap_pact2 if options.quantize_method == "pact2" else _wrap_fx
+    return make(model, options, options.bit_widths if bit_widths is None else bit_widths)
+
+
+def _wrap_pact2(model: nn.Module, options: Options, bit_widths: BitWidths | None) -> nn.Module:
     arguments: dict[str, Any] = {
         "bitwidth_weights": options.bitwidth_weights,
         "bitwidth_activations": options.bitwidth_activations,
         "per_channel_q": {"False": False, "True": True, "all": "all"}[options.per_channel_q],
         "constrain_bias": options.constrain_bias,
+        "bit_widths": bit_widths,
     }
     if options.bias_calibration is not None:
         arguments["bias_calibration"] = options.bias_calibration
     dummy_input = example_input(options)
     if options.phase == "training":
-        arguments["total_epochs"] = options.epochs
+        arguments |= {"total_epochs": options.epochs, "methods": options.methods}
         return xnn.quantize.QuantTrainModule(model, dummy_input=dummy_input, **arguments)
     if options.phase == "calibration":
         return xnn.quantize.QuantCalibrateModule(model, dummy_input=dummy_input, **arguments)
     return xnn.quantize.QuantTestModule(model, dummy_input=dummy_input, **arguments)
 
 
-def _wrap_fx(model: nn.Module, options: Options) -> nn.Module:
+def _wrap_fx(model: nn.Module, options: Options, bit_widths: BitWidths | None) -> nn.Module:
     """A qat_fx run calibrates as a ptc_fx run does; only its training differs."""
     arguments: dict[str, Any] = {
         "qconfig_type": options.qconfig_type,
         "example_inputs": example_input(options),
         "total_epochs": options.epochs,
+        "bit_widths": bit_widths,
     }
     if options.bias_calibration is not None:
         arguments["bias_calibration_factor"] = BIAS_CALIBRATION_FACTOR * options.bias_calibration
     if options.phase == "training":
-        return QATFxModule(model, **arguments)
+        return QATFxModule(model, methods=options.methods, **arguments)
     return PTCFxModule(model, **arguments).eval()
 
 

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import tyro
 
-from edgeailite.quantization import QConfigType
+from edgeailite.quantization import QConfigType, TrainingMethods
 from edgeailite.quantization.post_training import METHODS, QUALITIES, methods_named
+from edgeailite.quantization.training_methods import LearnedRanges
 
 Phase = Literal["training", "calibration", "validation"]
 Quality = Literal[(*QUALITIES, *METHODS)]  # type: ignore[valid-type]
@@ -22,6 +23,9 @@ PresetName = Literal[QConfigType.choices()]  # type: ignore[valid-type]
 PTQ_IMAGES = 64
 # Options that only one family of wrappers has.
 PACT2_OPTIONS = ("bitwidth_weights", "bitwidth_activations", "per_channel_q", "constrain_bias")
+# Options that only quantized training has.
+METHOD_OPTIONS = ("learned_ranges", "damping", "distillation", "reestimate_bn")
+BUDGETS = ("size_budget", "mac_budget", "accuracy_budget")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +109,27 @@ class Options:
     """Calibrate on 64 images (or epoch_size) at once: fast, best, or methods in their order."""
     constrain_bias: Literal["NONE", "SATURATE", "REDUCE_WEIGHT_SCALE"] | None = None
     """What happens to a bias too large for its accumulator. Default: the wrapper's."""
+    bit_widths: Path | None = None
+    """Bits of single layers: a bit_widths.json that a budget below wrote."""
+    size_budget: float | None = None
+    """Calibration: 16, 8 or 4 bits per layer; all weights within this share of their size in 8."""
+    mac_budget: float | None = None
+    """Likewise: multiply-accumulates times weight bits, as a share of those with 8 bits."""
+    accuracy_budget: float | None = None
+    """Likewise: the smallest weights with which validation falls by at most so many points."""
+
+    learned_ranges: LearnedRanges = "none"
+    """Quantized training: ranges that the gradient moves (steps, or power-of-two thresholds)."""
+    damping: float = 0.0
+    """Quantized training: how strongly weights are drawn to their grid points towards the end."""
+    distillation: float = 0.0
+    """Quantized training: share of the gradient from being like the float model, 0 to 1."""
+    distillation_temperature: float = TrainingMethods.temperature
+    """What the class scores of both are divided by there."""
+    weight_averaging: float = 0.0
+    """Validate and save an exponential average of the weights: its decay per step; 0: none."""
+    reestimate_bn: int = 0
+    """Quantized training: batches on which batch norm is measured anew before each validation."""
 
     save_path: Path | None = None
     """Run folder. Default: data/checkpoints/DATASET/MODEL/TIME_PHASE."""
@@ -136,7 +161,8 @@ class Options:
                 object.__setattr__(self, "milestones", steps)
             if self.gamma is None:
                 object.__setattr__(self, "gamma", self.step_factor)
-        for check in (_check_numbers, _check_phase, _check_quantization, _check_ptq):
+        checks = (_check_numbers, _check_phase, _check_quantization, _check_ptq)
+        for check in (*checks, _check_methods, _check_budgets):
             check(self)
         if self.ptq is not None:
             object.__setattr__(self, "epochs", 1)
@@ -147,6 +173,19 @@ class Options:
     def input_size(self) -> tuple[int, int]:
         """Height and width of the model's input, in pixels."""
         raise NotImplementedError
+
+    @property
+    def methods(self) -> TrainingMethods:
+        """What quantized training does beyond the plain estimator."""
+        return TrainingMethods(
+            self.learned_ranges, self.damping, self.distillation, self.distillation_temperature
+        )
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """What the bits of single layers are chosen for; empty: nothing is chosen."""
+        given = {name: getattr(self, name) for name in BUDGETS}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -220,13 +259,52 @@ def _check_quantization(options: Options) -> None:
             "--quantize_method ptc_fx calibrates and does not train: use --phase calibration, or "
             "--quantize_method qat_fx to train."
         )
-    defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    changed = [name for name in PACT2_OPTIONS if getattr(options, name) != defaults[name]]
+    changed = _changed(options, PACT2_OPTIONS)
     if changed:
         raise ValueError(
             f"{_listed(changed)} of pact2 has no effect with --quantize_method {method}: choose a "
             f"preset with --qconfig_type ({', '.join(QConfigType.choices())})."
         )
+
+
+def _changed(options: Options, names: Sequence[str]) -> list[str]:
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    return [name for name in names if getattr(options, name) != defaults[name]]
+
+
+def _check_methods(options: Options) -> None:
+    changed = _changed(options, METHOD_OPTIONS)
+    if changed and not (options.phase == "training" and options.quantize):
+        raise ValueError(
+            f"{_listed(changed)} is of quantized training: use --phase training --quantize True."
+        )
+    if options.weight_averaging and options.phase != "training":
+        raise ValueError(
+            f"--weight_averaging {options.weight_averaging} is of training: use --phase training."
+        )
+    if not 0.0 <= options.weight_averaging < 1.0:
+        raise ValueError(
+            f"--weight_averaging is the part that stays in each step: 0 (none) or up to 1, not 1 "
+            f"itself; got {options.weight_averaging}."
+        )
+    if options.reestimate_bn < 0:
+        raise ValueError(f"--reestimate_bn must be at least 0, got {options.reestimate_bn}.")
+    _ = options.methods  # refuses what is out of range
+
+
+def _check_budgets(options: Options) -> None:
+    budgets = options.budgets
+    if not budgets:
+        return
+    given = _listed(list(budgets))
+    if options.phase != "calibration":
+        raise ValueError(f"{given} chooses bits on data: use --phase calibration.")
+    if options.bit_widths is not None:
+        raise ValueError(f"--bit_widths names the bits and {given} chooses them: give one of them.")
+    if "accuracy_budget" in budgets and len(budgets) > 1:
+        raise ValueError(f"{given}: --accuracy_budget finds the smallest size, and stands alone.")
+    if min(budgets.values()) <= 0:
+        raise ValueError(f"{given}: a budget is above 0, got {min(budgets.values())}.")
 
 
 def _listed(names: Sequence[str]) -> str:

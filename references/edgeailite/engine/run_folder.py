@@ -25,6 +25,7 @@ LOG = "run.log"
 # A resumed run must agree with its checkpoint in the first; the second don't touch the numbers.
 SAME_MODEL = ("phase", "quantize", "model_name", "strides", "bitwidth_weights")
 SAME_MODEL += ("bitwidth_activations", "per_channel_q", "quantize_method", "qconfig_type")
+SAME_MODEL += ("learned_ranges", "distillation", "weight_averaging")
 NO_EFFECT = ("pretrained", "save_path", "resume", "save_onnx", "verify", "gpus", "workers")
 NO_EFFECT += ("data_path", "evaluate_start")
 

@@ -24,6 +24,7 @@ from references.edgeailite.engine.distributed import Process
 from references.edgeailite.engine.fit import fit, open_run_folder
 from references.edgeailite.engine.launch import launch
 from references.edgeailite.engine.loops import seed_everything, validate_steps
+from references.edgeailite.engine.mixed_precision import with_chosen_bits
 from references.edgeailite.engine.model import build_model, prepare_steps
 from references.edgeailite.engine.options_segmentation import SegmentationOptions
 from references.edgeailite.engine.recorder import Recorder
@@ -51,14 +52,15 @@ def run(options: SegmentationOptions, process: Process) -> dict[str, Any]:
         ValueError: The options, the data or a checkpoint can't be used; the message says why.
         FileNotFoundError: Something that was named does not exist.
     """
-    process.check_alone(verify=options.verify, ptq=options.ptq)
+    process.check_alone(verify=options.verify, ptq=options.ptq, budgets=options.budgets)
     data = build_data(options, process)
     folder = open_run_folder(options, process)
     seed_everything(options.seed)
     check = partial(check_model, options=options, num_classes=len(data.classes))
+    task = segmentation_task(options, data, process.device)
+    options = with_chosen_bits(options, data, task, process, folder, check)
     model = build_model(options, len(data.classes), process.device, check)
     steps = prepare_steps(model, options, process)
-    task = segmentation_task(options, data, process.device)
     with Recorder(folder, options, process.is_main) as recorder:
         if options.phase != "validation":
             fit(options, steps, data, task, process, recorder)
