@@ -74,9 +74,10 @@ def _preset_name(given: str) -> str:
 def _limited(qconfig: QConfig | None, bits: int) -> QConfig | None:
     if qconfig is None or qconfig.activation is None:
         return qconfig
-    if qconfig.end_bits is not None:
-        qconfig = replace(qconfig, end_bits=min(qconfig.end_bits, bits))
-    return qconfig.with_activation(bit_width=min(qconfig.activation.bit_width, bits))
+    limited = qconfig.with_activation(bit_width=min(qconfig.activation.bit_width, bits))
+    if limited.end_bits is None:
+        return limited
+    return replace(limited, end_bits=min(limited.end_bits, bits))
 
 
 def read_qconfig(given: Any) -> QConfig | None:

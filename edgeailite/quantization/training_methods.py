@@ -80,18 +80,3 @@ class TrainingMethods:
 
 def _learned(spec: QuantSpec | None) -> QuantSpec | None:
     return spec if spec is None or spec.fixed_range is not None else replace(spec, learned=True)
-
-
-def methods_of(wrapper: str, methods: TrainingMethods | None, trains: bool) -> TrainingMethods:
-    """`methods`, or none of them; refused where there is no training.
-
-    Raises:
-        ValueError: The wrapper only calibrates or evaluates.
-    """
-    if methods is not None and not trains:
-        raise ValueError(
-            f"methods was given, but this {wrapper} does not train: learned ranges, damping and "
-            "distillation need gradients. Leave methods out, or wrap for quantization-aware "
-            "training."
-        )
-    return methods or TrainingMethods()

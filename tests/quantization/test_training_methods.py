@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization import (
+    GenericTinyMLPTQFxModule,
     GenericTinyMLQATFxModule,
     PTCFxModule,
     QATFxModule,
@@ -220,14 +221,18 @@ def test_what_methods_refuse(changes, message):
         TrainingMethods(**changes)
 
 
-def test_wrappers_that_do_not_train_refuse_methods():
-    for make in (
-        lambda m: PTCFxModule(m, methods=ALL),
-        lambda m: QuantCalibrateModule(m, X, methods=ALL),
-        lambda m: QuantTestModule(m, X, methods=ALL),
-    ):
-        with pytest.raises(ValueError, match=r"methods was given, but this \w+ does not train"):
-            make(network())
+@pytest.mark.parametrize("wrapper", [PTCFxModule, GenericTinyMLPTQFxModule])
+def test_fx_wrappers_that_do_not_train_refuse_methods(wrapper):
+    with pytest.raises(ValueError, match=r"methods was given, but this \w+ does not train"):
+        wrapper(network(), methods=ALL)
+
+
+@pytest.mark.parametrize("wrapper", [QuantCalibrateModule, QuantTestModule])
+def test_methods_of_a_set_of_options_change_nothing_where_nothing_trains(wrapper):
+    made = wrapper(network(), X, methods=ALL)
+    assert made.teacher is None
+    names = {name.rpartition(".")[2] for name, _ in made.named_parameters()}
+    assert names == {"weight", "bias"}
 
 
 def test_a_calibration_before_the_training_is_where_it_begins(batches):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgeailite.quantization.annotate import Policy
 from edgeailite.quantization.bit_widths import BitWidths
 from edgeailite.quantization.qconfig import make_policy
-from edgeailite.quantization.training_methods import TrainingMethods, methods_of
+from edgeailite.quantization.training_methods import TrainingMethods
 from edgeailite.quantization.wrappers.base import QuantModule, prepare
 from edgeailite.xnn.utils import load_weights
 
@@ -91,7 +91,13 @@ class QATFxModule(QuantModule):
         bit_widths: BitWidths | None = None,
         verbose: bool = True,
     ) -> None:
-        methods = methods_of(type(self).__name__, methods, is_qat)
+        if methods is not None and not is_qat:
+            raise ValueError(
+                f"methods was given, but this {type(self).__name__} does not train: learned "
+                "ranges, damping and distillation need gradients. Leave methods out, or wrap for "
+                "quantization-aware training."
+            )
+        methods = methods or TrainingMethods()
         policy = methods.apply_to(self._policy(model, qconfig_type, backend))
         if isinstance(total_epochs, bool) or not isinstance(total_epochs, int) or total_epochs < 1:
             raise ValueError(

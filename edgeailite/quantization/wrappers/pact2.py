@@ -13,7 +13,7 @@ from edgeailite.quantization.annotate import Policy
 from edgeailite.quantization.bit_widths import BitWidths
 from edgeailite.quantization.report import describe
 from edgeailite.quantization.spec import BiasSpec, QConfig, Rounding, get_preset
-from edgeailite.quantization.training_methods import TrainingMethods, methods_of
+from edgeailite.quantization.training_methods import TrainingMethods
 from edgeailite.quantization.wrappers.base import QuantModule, prepare
 
 CONSTRAIN_BIAS = {
@@ -119,8 +119,9 @@ class _PACT2Module(QuantModule):
             *args,
         )
         policy = Policy(qconfig, quantize_in=quantize_in, quantize_out=quantize_out)
-        trains = isinstance(self, QuantTrainModule)
-        methods = methods_of(type(self).__name__, methods, trains)
+        # One set of options serves the three wrappers; the other two do not train.
+        if methods is None or not isinstance(self, QuantTrainModule):
+            methods = TrainingMethods()
         super().__init__(
             prepare(module, methods.apply_to(policy), examples, leaf_modules),
             batch_norm_epoch=total_epochs // 2 - 1 if total_epochs else None,
