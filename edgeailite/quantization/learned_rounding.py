@@ -1,14 +1,19 @@
-"""Learned rounding: each weight goes up or down so that the layer's output is nearest to float."""
+"""Learned rounding: each weight goes up or down so that the output is nearest to float.
+
+Layer by layer, or block by block: a block is what lies between two values through which everything
+passes, a residual block for example.
+"""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from tqdm import tqdm
 
 from edgeailite.quantization.bias_correction import correctable_bias
@@ -16,11 +21,19 @@ from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.fold import batch_norm_gain
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.sweep import SweepStep, sweep
-from edgeailite.quantization.units import LayerUnit, float_arithmetic, layer_unit
+from edgeailite.quantization.units import (
+    LayerUnit,
+    added_half_step,
+    attribute,
+    float_arithmetic,
+    layer_unit,
+)
 
-# Elements of the layer's input and output, together, that one iteration computes with.
+# Elements of a layer's input and output, together, that one iteration computes with.
 ELEMENTS_PER_ITERATION = 1 << 19
 LEARNING_RATE = 1e-2
+# Layers that a block has at least.
+LAYERS_PER_BLOCK = 2
 # Of the rectified sigmoid: how far it reaches beyond 0 and 1.
 _REACH = 0.1
 # The pull towards 0 and 1 begins after this part of the iterations, and grows sharper.
@@ -33,14 +46,15 @@ def learn_rounding(
     model: GraphModel,
     batches: Sequence[tuple[Any, ...]],
     *,
+    blocks: bool = False,
     iterations: int = 1000,
     seconds: float | None = None,
     seed: int = 0,
 ) -> list[str]:
-    """Choose for each weight whether it is rounded up or down, layer by layer.
+    """Choose for each weight whether it is rounded up or down, layer by layer or block by block.
 
-    The layer's output behind its activation function, computed from what the quantized layers in
-    front give, is brought nearest to the float model's: rounding makes up for the errors before it.
+    The output behind the activation function, computed from what the quantized layers in front
+    give, is brought nearest to the float model's: rounding makes up for the errors before it.
     ``w_q = s clamp(floor(w / s) + h(v))`` with ``h`` between 0 and 1, learned by gradient and drawn
     to one of them. The bias is learned along. The layers' weights become the rounded ones, their
     ranges stay fixed (``weight_range``).
@@ -48,7 +62,8 @@ def learn_rounding(
     Args:
         model: Prepared model whose activations have their ranges; in evaluation mode.
         batches: Inputs of the model, a tuple for each batch.
-        iterations: Gradient steps per layer.
+        blocks: Learn the layers of a block together, by the block's output.
+        iterations: Gradient steps per layer, or per block.
         seconds: Layers that are not reached by then keep their nearest rounding, and get fewer
             iterations as the end comes nearer; None: no limit.
         seed: Of the choice of images.
@@ -56,36 +71,137 @@ def learn_rounding(
     Returns:
         Paths of the layers that were learned.
 
-    Reference: Nagel et al. 2020, https://arxiv.org/abs/2004.10568, eq. 21 to 25.
+    Reference: Nagel et al. 2020, https://arxiv.org/abs/2004.10568, eq. 21 to 25; for blocks Li et
+        al. 2021, https://arxiv.org/abs/2102.05426, section 3.2.
     """
     reference = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
-    nodes = [n for n in model.graph.nodes if layer_unit(model, n) is not None]
-    budget = _Budget(seconds, len(nodes), iterations)
+    found = {block.end: block for block in _blocks(model, LAYERS_PER_BLOCK if blocks else 1)}
+    wanted = {node for block in found.values() for node in block.inputs}
+    last_use = {node: block for block in found.values() for node in block.inputs}
+    budget = _Budget(seconds, len(found), iterations)
+    kept: dict[fx.Node, list[Any]] = {}
     learned: list[str] = []
+    title, unit = ("learned rounding", "block" if blocks else "layer")
     with (
         float_arithmetic(reference),
-        tqdm(
-            total=len(nodes), desc="learned rounding", unit="layer", leave=False, disable=None
-        ) as progress,
+        tqdm(total=len(found), desc=title, unit=unit, leave=False, disable=None) as progress,
     ):
+        inputs = (node for node in model.graph.nodes if node.op == "placeholder")
+        for position, node in enumerate(inputs):
+            if node in wanted:
+                kept[node] = [batch[position] for batch in batches]
         steps = zip(sweep(model, batches), sweep(reference, batches), strict=True)
         for step, target in steps:
-            unit = layer_unit(model, step.node)
-            if unit is None:
-                continue
-            progress.update()
-            count = budget.iterations_of_next()
-            if unit.path in learned or count == 0:
-                continue
-            _learn(model, unit, step, target, count, generator)
-            learned.append(unit.path)
-            step.recompute()
+            block = found.get(step.node)
+            if block is not None:
+                progress.update()
+                count = budget.iterations_of_next()
+                units = [u for u in block.units if u.path not in learned]
+                if units and count > 0:
+                    _learn(block, units, kept, target, count, generator)
+                    learned += [u.path for u in units]
+                    _recompute(block, step, kept)
+                for used in [n for n, last in last_use.items() if last is block]:
+                    del kept[used]
+            if step.node in wanted:
+                kept[step.node] = step.outputs
     return learned
 
 
+class _Block:
+    """Operations whose layers are learned together, by the value of the last one.
+
+    Args:
+        model: Prepared model.
+        nodes: The operations, in the order of the graph.
+    """
+
+    def __init__(self, model: GraphModel, nodes: list[fx.Node]) -> None:
+        self.model, self.nodes, self.end = model, nodes, nodes[-1]
+        self.units = [u for u in (layer_unit(model, node) for node in nodes) if u is not None]
+        read = (source for node in nodes for source in node.all_input_nodes)
+        outside = [n for n in read if n not in nodes and n.op != "get_attr"]
+        self.inputs = list(dict.fromkeys(outside))
+        module = model.module_of(self.end)
+        self.quantizer = module if isinstance(module, FakeQuantize) else None
+        self._interpreter = fx.Interpreter(model, False, graph=model.graph)
+
+    def run(self, values: dict[fx.Node, Any]) -> Any:
+        """The last operation's value for given inputs."""
+        values = dict(values)
+
+        def value_of(node: fx.Node) -> Any:
+            if node.op == "get_attr":
+                return attribute(self.model, str(node.target))
+            return values[node]
+
+        for node in self.nodes:
+            args = fx.node.map_arg(node.args, value_of)
+            kwargs = fx.node.map_arg(node.kwargs, value_of)
+            values[node] = getattr(self._interpreter, node.op)(node.target, args, kwargs)
+        return values[self.end]
+
+    @contextmanager
+    def in_float_at_the_end(self) -> Iterator[None]:
+        """Inside, the last value is compared before it is rounded, behind its activation."""
+        if self.quantizer is None:
+            yield
+            return
+        self.quantizer.fake_quant_enabled = False
+        try:
+            yield
+        finally:
+            self.quantizer.fake_quant_enabled = True
+
+
+def _blocks(model: GraphModel, num_layers: int) -> list[_Block]:
+    """The parts of a graph with at least so many layers, cut where one value alone goes on."""
+    if num_layers == 1:
+        units = [node for node in model.graph.nodes if layer_unit(model, node) is not None]
+        return [_Block(model, [node, *_quantizer_behind(model, node)]) for node in units]
+    found: list[_Block] = []
+    part: list[fx.Node] = []
+    for node in _computed(model):
+        part.append(node)
+        is_cut = isinstance(model.module_of(node), FakeQuantize) and _alone_goes_on(model, node)
+        if is_cut and sum(layer_unit(model, n) is not None for n in part) >= num_layers:
+            found.append(_Block(model, part))
+            part = []
+    while part and not isinstance(model.module_of(part[-1]), FakeQuantize):
+        part.pop()
+    if any(layer_unit(model, node) is not None for node in part):
+        found.append(_Block(model, part))
+    return found
+
+
+def _computed(model: GraphModel) -> list[fx.Node]:
+    return [n for n in model.graph.nodes if n.op not in ("placeholder", "output", "get_attr")]
+
+
+def _quantizer_behind(model: GraphModel, node: fx.Node) -> list[fx.Node]:
+    users = list(node.users)
+    return [u for u in users if isinstance(model.module_of(u), FakeQuantize)][: len(users) == 1]
+
+
+def _alone_goes_on(model: GraphModel, node: fx.Node) -> bool:
+    """Whether all that comes behind `node` reads no other value from before."""
+    order = {n: i for i, n in enumerate(model.graph.nodes)}
+    before = (n for n in model.graph.nodes if order[n] < order[node] and n.op != "get_attr")
+    return not any(order[user] > order[node] for n in before for user in n.users)
+
+
+def _recompute(block: _Block, step: SweepStep, kept: dict[fx.Node, list[Any]]) -> None:
+    """Give the sweep what the block computes with its learned weights."""
+    with torch.no_grad():
+        step.outputs = [
+            block.run({node: kept[node][index] for node in block.inputs})
+            for index in range(len(step.outputs))
+        ]
+
+
 class _Budget:
-    """Iterations of each layer, so that all layers together take a given time."""
+    """Iterations of each layer or block, so that all together take a given time."""
 
     def __init__(self, seconds: float | None, num_layers: int, iterations: int) -> None:
         self.seconds, self.left, self.iterations = seconds, num_layers, iterations
@@ -106,89 +222,124 @@ class _Budget:
 
 
 def _learn(
-    model: GraphModel,
-    unit: LayerUnit,
-    step: SweepStep,
+    block: _Block,
+    units: list[LayerUnit],
+    kept: dict[fx.Node, list[Any]],
     target: SweepStep,
     iterations: int,
     generator: torch.Generator,
 ) -> None:
-    layer, spec = unit.layer, unit.layer.weight_spec
-    with torch.no_grad():
-        weight, bias, scale = unit.folded()
-        steps = layer.channels(scale, weight)
-        floor = torch.floor(weight / steps)
-        part = (weight / steps - floor).clamp(0.01, 0.99)
-        # The inverse of the rectified sigmoid: learning begins at the float weight.
-        start = torch.logit((part + _REACH) / (1 + 2 * _REACH))
-    v = start.clone().requires_grad_()
-    shift = torch.zeros_like(scale).requires_grad_()
-    activation = _activation_behind(model, unit.node)
-    inputs, outputs = step.inputs_of(unit.input_node), target.outputs
-    optimizer = torch.optim.Adam([v, shift], LEARNING_RATE)
-    base = torch.zeros_like(scale) if bias is None else bias.detach()
-    learns_bias = correctable_bias(unit) is not None
-    shape = [1] * outputs[0].dim()
-    shape[unit.channel_axis] = -1
-    for iteration in range(iterations):
-        index = int(torch.randint(len(inputs), (), generator=generator))
-        x, y = _some_images(inputs[index], outputs[index], generator)
-        soft = _rectified(v)
-        quantized = (floor + soft).clamp(spec.quant_min, spec.quant_max) * steps
-        found = layer.operate(x, quantized, None) + (base + shift).reshape(shape)
-        loss = (activation(found) - activation(y)).square().mean()
-        loss = loss / activation(y).square().mean().clamp_min(1e-12)
-        progress = iteration / iterations
-        if progress > _WARM_UP:
-            share = (progress - _WARM_UP) / (1 - _WARM_UP)
-            sharpness = _SHARPNESS[0] + (_SHARPNESS[1] - _SHARPNESS[0]) * share
-            loss = loss + _PULL * (1 - (2 * soft - 1).abs().pow(sharpness)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        if not learns_bias:
-            shift.grad = None
-        optimizer.step()
-    with torch.no_grad():
-        rounded = (floor + (_rectified(v) >= 0.5)).clamp(spec.quant_min, spec.quant_max)
+    layers = [_SoftLayer(unit) for unit in units]
+    optimizer = torch.optim.Adam([p for layer in layers for p in layer.parameters], LEARNING_RATE)
+    with ExitStack() as stack:
+        stack.enter_context(block.in_float_at_the_end())
+        for layer in layers:
+            stack.enter_context(layer.in_place())
+        for iteration in range(iterations):
+            index = int(torch.randint(len(target.outputs), (), generator=generator))
+            values, y = _some_images(block, kept, target, index, generator)
+            found = block.run(values)
+            loss = (found - y).square().mean() / y.square().mean().clamp_min(1e-12)
+            progress = iteration / iterations
+            if progress > _WARM_UP:
+                share = (progress - _WARM_UP) / (1 - _WARM_UP)
+                sharpness = _SHARPNESS[0] + (_SHARPNESS[1] - _SHARPNESS[0]) * share
+                loss = loss + _PULL * sum(layer.undecided(sharpness) for layer in layers)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for layer in layers:
+        layer.store()
+
+
+def _some_images(
+    block: _Block,
+    kept: dict[fx.Node, list[Any]],
+    target: SweepStep,
+    index: int,
+    generator: torch.Generator,
+) -> tuple[dict[fx.Node, Any], Tensor]:
+    """As many images of a batch as one iteration computes with: the block's inputs and target."""
+    values = {node: kept[node][index] for node in block.inputs}
+    y = target.outputs[index]
+    num_images = y.shape[0]
+    elements = sum(v.numel() for v in (y, *values.values()) if isinstance(v, Tensor))
+    per_image = elements * len(block.units) // num_images
+    count = min(num_images, max(1, ELEMENTS_PER_ITERATION // per_image))
+    chosen = torch.randperm(num_images, generator=generator)[:count]
+    return {n: v[chosen] if isinstance(v, Tensor) else v for n, v in values.items()}, y[chosen]
+
+
+class _SoftLayer:
+    """A layer whose weights are between two grid points while they are learned."""
+
+    def __init__(self, unit: LayerUnit) -> None:
+        self.unit, layer = unit, unit.layer
+        with torch.no_grad():
+            weight, bias, self.scale = unit.folded()
+            self.steps = layer.channels(self.scale, weight)
+            self.floor = torch.floor(weight / self.steps)
+            part = (weight / self.steps - self.floor).clamp(0.01, 0.99)
+            # The inverse of the rectified sigmoid: learning begins at the float weight.
+            start = torch.logit((part + _REACH) / (1 + 2 * _REACH))
+        self.v = start.clone().requires_grad_()
+        self.learns_bias = correctable_bias(unit) is not None
+        self.shift = torch.zeros_like(self.scale).requires_grad_(self.learns_bias)
+        self.base = torch.zeros_like(self.scale) if bias is None else bias.detach()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What is learned."""
+        return [self.v, self.shift] if self.learns_bias else [self.v]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the model computes with the soft weights."""
+        self.unit.layer.compute = self._compute  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            del self.unit.layer.compute
+
+    def _compute(self, x: Tensor, *_: Any) -> Tensor:
+        layer, spec = self.unit.layer, self.unit.layer.weight_spec
+        rounded = (self.floor + _rectified(self.v)).clamp(spec.quant_min, spec.quant_max)
+        y = layer.operate(x, rounded * self.steps, None)
+        shape = [1] * y.dim()
+        shape[self.unit.channel_axis] = -1
+        half_step = added_half_step(self.unit.output_quantizer)
+        return y + (self.base + self.shift + half_step).reshape(shape)
+
+    def undecided(self, sharpness: float) -> Tensor:
+        """How far weights are from either grid point, 0 to 1."""
+        return (1 - (2 * _rectified(self.v) - 1).abs().pow(sharpness)).mean()
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Make the rounded weight the layer's own, on the same grid, and its bias the learned."""
+        unit, layer, scale, shift = self.unit, self.unit.layer, self.scale, self.shift.detach()
+        spec = layer.weight_spec
+        rounded = (self.floor + (_rectified(self.v) >= 0.5)).clamp(spec.quant_min, spec.quant_max)
         if unit.input_quantizer is not None and not layer.bias_spec.is_float:
             # A bias that outgrows its integer would coarsen the weight's grid.
             limit = unit.input_quantizer.qparams().scale * scale * (layer.bias_limit - 1)
-            shift.copy_(torch.maximum(torch.minimum(base + shift, limit), -limit) - base)
-        _store(unit, rounded * steps, scale, shift)
+            total = torch.maximum(torch.minimum(self.base + shift, limit), -limit)
+            shift = total - self.base
+        weight = rounded * self.steps
+        gain = None if unit.batch_norm is None else batch_norm_gain(unit.batch_norm)[0]
+        if gain is not None:
+            divisor = layer.channels(torch.where(gain == 0, torch.ones_like(gain), gain), weight)
+            weight = torch.where(divisor == 0, unit.weight, weight / divisor)
+        layer.set_weight_range(_range_of(scale, layer))
+        unit.weight.copy_(weight)
+        bias = correctable_bias(unit)
+        if bias is not None:
+            bias += shift
 
 
 def _rectified(v: Tensor) -> Tensor:
     """``clip(sigmoid(v) (1 + 2 r) - r, 0, 1)``."""
     return (torch.sigmoid(v) * (1 + 2 * _REACH) - _REACH).clamp(0.0, 1.0)
-
-
-def _some_images(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """As many images of a batch as one iteration computes with."""
-    per_image = (x.numel() + y.numel()) // x.shape[0]
-    count = min(x.shape[0], max(1, ELEMENTS_PER_ITERATION // per_image))
-    chosen = torch.randperm(x.shape[0], generator=generator)[:count]
-    return x[chosen], y[chosen]
-
-
-def _activation_behind(model: GraphModel, node: fx.Node) -> Any:
-    """What the quantizer behind a layer clips to, in float; the identity without one."""
-    user = next(iter(node.users), None)
-    quantizer = None if user is None else model.module_of(user)
-    return quantizer.float_activation if isinstance(quantizer, FakeQuantize) else nn.Identity()
-
-
-def _store(unit: LayerUnit, weight: Tensor, scale: Tensor, shift: Tensor) -> None:
-    """Make the rounded weight the layer's own, on the same grid."""
-    layer = unit.layer
-    gain = None if unit.batch_norm is None else batch_norm_gain(unit.batch_norm)[0]
-    if gain is not None:
-        divisor = layer.channels(torch.where(gain == 0, torch.ones_like(gain), gain), weight)
-        weight = torch.where(divisor == 0, unit.weight, weight / divisor)
-    layer.set_weight_range(_range_of(scale, layer))
-    unit.weight.copy_(weight)
-    bias = correctable_bias(unit)
-    if bias is not None:
-        bias += shift
 
 
 def _range_of(scale: Tensor, layer: Any) -> Tensor:

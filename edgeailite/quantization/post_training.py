@@ -38,6 +38,7 @@ METHODS: dict[str, Method] = {
     "analytic_biases": _correct_analytically,
     "biases": correct_biases,
     "learned_rounding": partial(learn_rounding, iterations=ITERATIONS, seconds=SECONDS),
+    "block_rounding": partial(learn_rounding, blocks=True, iterations=ITERATIONS, seconds=SECONDS),
 }
 # As measured by benchmarks/post_training.py: narrower weights help only where rounding is learned,
 # and biases only where it is not.

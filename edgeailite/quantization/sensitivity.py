@@ -55,8 +55,11 @@ def with_bits(spec: QuantSpec, bits: int) -> QuantSpec:
     """The same grid with another number of bits."""
     if bits == spec.bit_width:
         return spec
-    rule = "mse" if bits <= NARROW_BITS else spec.range_rule
-    return replace(spec, bit_width=bits, range_rule=rule)
+    rule, scale_bits = "mse" if bits <= NARROW_BITS else spec.range_rule, spec.scale_bits
+    if scale_bits is not None:
+        # What the integers gain the scale loses, so that sums stay exact.
+        scale_bits = max(min(scale_bits, scale_bits + spec.bit_width - bits), 1)
+    return replace(spec, bit_width=bits, range_rule=rule, scale_bits=scale_bits)
 
 
 @torch.no_grad()

@@ -243,9 +243,11 @@ PRESETS: dict[str, QConfig | None] = {
     "MSA_WC8P2_AT8P2": QConfig(_PER_CHANNEL_P2, replace(_AFFINE_P2, range_rule="min_max")),
     "WC4_AT8": QConfig(replace(_PER_CHANNEL, bit_width=4), _AFFINE),
     "WC4M4_AT8": QConfig(replace(_PER_CHANNEL, bit_width=4, range_max=4.0), _AFFINE),
+    # Scales of a few significant bits and 24-bit sums: exact, whoever computes it.
     "WC4_AT4": QConfig(
-        replace(_PER_CHANNEL, bit_width=4, range_rule="mse"),
-        replace(_AFFINE, bit_width=4, range_rule="mse"),
+        replace(_PER_CHANNEL, bit_width=4, scale_bits=8, range_rule="mse"),
+        replace(_SYMMETRIC_P2, bit_width=4, range_rule="mse"),
+        BiasSpec(16, "reduce_weight_scale", accumulator_bits=24),
         end_bits=8,
     ),
     "DISABLED": None,

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization import PTCFxModule, QuantCalibrateModule
-from edgeailite.quantization.learned_rounding import _Budget, learn_rounding
+from edgeailite.quantization import PTCFxModule, QuantCalibrateModule, TINPUTinyMLPTQFxModule
+from edgeailite.quantization.learned_rounding import _blocks, _Budget, learn_rounding
 from edgeailite.quantization.range_search import search_activation_ranges, search_weight_ranges
 from edgeailite.quantization.units import float_arithmetic, layer_units
 from edgeailite.quantization.verify import verify
@@ -123,3 +123,61 @@ def test_budget_gives_what_is_left_to_the_layers_left(monkeypatch):
     assert budget.iterations_of_next() == 0
     unlimited = _Budget(seconds=None, num_layers=2, iterations=7)
     assert [unlimited.iterations_of_next() for _ in range(2)] == [7, 7]
+
+
+class _Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.one, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.three, self.four = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.relu(x + self.two(torch.relu(self.one(x))))
+        x = torch.relu(x + self.four(torch.relu(self.three(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def _residual():
+    torch.manual_seed(0)
+    return _Residual().eval()
+
+
+def test_blocks_end_where_one_value_alone_goes_on():
+    model = PTCFxModule(_residual(), verbose=False).module
+    found = [[unit.path for unit in block.units] for block in _blocks(model, 2)]
+    assert found == [["stem.0", "one", "two"], ["three", "four"], ["head"]]
+    assert [len(block.inputs) for block in _blocks(model, 2)] == [1, 1, 1]
+    alone = [[unit.path for unit in block.units] for block in _blocks(model, 1)]
+    assert alone == [["stem.0"], ["one"], ["two"], ["three"], ["four"], ["head"]]
+
+
+@pytest.mark.parametrize("preset", ["WC4_AT8", "WT8SYMP2_AT8SYMP2"])
+def test_learning_by_blocks_is_nearer_to_float_than_nearest_rounding(preset):
+    model = PTCFxModule(_residual(), qconfig_type=preset, verbose=False).eval().module
+    search_activation_ranges(model, _batches(1))
+
+    def error():
+        reference = _residual()
+        with torch.no_grad():
+            pairs = [(model(*b), reference(*b)) for b in _batches(2)]
+        return sum(float((q - y).square().sum()) for q, y in pairs)
+
+    before = error()
+    assert learn_rounding(model, _batches(1), blocks=True, iterations=200) == [
+        "stem.0", "one", "two", "three", "four", "head",
+    ]  # fmt: skip
+    assert error() < 0.8 * before
+    assert all("compute" not in vars(unit.layer) for unit in layer_units(model))
+
+
+@pytest.mark.filterwarnings("ignore:.*the NPU computes.*:UserWarning")
+def test_blocks_of_a_network_that_rounds_down_stay_exact(tmp_path):
+    wrapper = TINPUTinyMLPTQFxModule(_residual(), 1, verbose=False)
+    wrapper.calibrate([b for (b,) in _batches(1)], quality=("activation_ranges",))
+    learn_rounding(wrapper.module, _batches(1), blocks=True, iterations=50)
+    wrapper.export(torch.zeros(1, 3, 10, 10), tmp_path / "model.onnx", dynamic_batch=True)
+    comparison = verify(wrapper, [b for (b,) in _batches(2)], tmp_path / "model.onnx")
+    assert sum(comparison.mismatches.values()) == 0

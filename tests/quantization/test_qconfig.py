@@ -29,7 +29,7 @@ TABLE = {
     "MSA_WC8P2_AT8P2": ((8, True, True), (False, True, False)),
     "WC4_AT8": ((4, True, False), (False, False, True)),
     "WC4M4_AT8": ((4, True, False), (False, False, True)),
-    "WC4_AT4": ((4, True, False), (False, False, False)),
+    "WC4_AT4": ((4, True, False), (True, True, False)),
 }
 
 
@@ -45,7 +45,7 @@ def test_preset_is_the_documented_one(name):
     assert (activation.range_rule == "percentile") == percentile
     assert activation.range_shrink_percentile == 0.01
     if not symmetric:
-        assert (activation.quant_min, activation.quant_max) == (0, 15 if "AT4" in name else 255)
+        assert (activation.quant_min, activation.quant_max) == (0, 255)
     assert weight.range_max == (4.0 if name == "WC4M4_AT8" else None)
     fixed = (-4.0, 4.0) if name.endswith("R4") else None
     assert activation.fixed_range == fixed
