@@ -123,14 +123,12 @@ class FakeQuantize(RangeObserver):
 
     def forward(self, x: Tensor) -> Tensor:
         """Simulate the grid; in training mode, with the observer on, update the range first."""
-        learns = self.spec.learned and self._batches_to_observe <= 0 and torch.is_grad_enabled()
-        if self.training and self.observer_enabled and not learns:
+        if self.training and self.spec.learned and torch.is_grad_enabled():
+            return self._learn(x)
+        if self.training and self.observer_enabled:
             self.observe(x)
-            self._batches_to_observe -= 1
         if not self.fake_quant_enabled:
             return self.float_activation(x)
-        if self.training and self.spec.learned and torch.is_grad_enabled():
-            return self._learn(x, 1.0 if learns and self.observer_enabled else 0.0)
         x = self._below_upper_bounds(x)
         grid = self.qparams()
         low: int | Tensor = grid.quant_min
@@ -141,8 +139,15 @@ class FakeQuantize(RangeObserver):
             x, grid.scale, grid.zero_point, low, high, self.spec.rounding, self.inplace
         )
 
-    def _learn(self, x: Tensor, rate: float) -> Tensor:
-        """:meth:`forward`, the range's gradient times `rate`: 0 is a gradient as well, for DDP."""
+    def _learn(self, x: Tensor) -> Tensor:
+        """:meth:`forward` where the gradient moves the range, once statistics have begun it."""
+        rate = 1.0 if self.observer_enabled else 0.0  # 0 is a gradient as well: DDP waits for it
+        if self.observer_enabled and self._batches_to_observe > 0:
+            self.observe(x)
+            self._batches_to_observe -= 1
+            rate = 0.0
+        if not self.fake_quant_enabled:
+            return self.float_activation(x)
         x, clips = self._below_upper_bounds(x), self._clips()
         x = x if self.bounds is None else x.clamp(*self.bounds)
         grid = self.qparams()

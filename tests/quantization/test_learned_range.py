@@ -162,6 +162,7 @@ def test_a_layer_learns_its_weight_range(granularity, power_of_two):
 def test_a_checkpoint_without_ranges_leaves_them():
     layer = QuantLayer.adopt(nn.Linear(3, 2), QuantSpec(4, True, learned=True), BiasSpec())
     layer.set_weight_range(torch.tensor([1.0, 2.0]))
+    layer.range_was_given = False
     layer.load_state_dict(nn.Linear(3, 2).state_dict())
     assert layer.weight_range.tolist() == [1.0, 2.0]
     assert not layer.range_was_given

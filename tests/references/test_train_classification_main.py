@@ -521,6 +521,9 @@ def test_two_processes_quantize(arguments, float_run, tmp_path, phase, method):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     more = ["--phase", phase, "--quantize", "True", "--pretrained", str(float_run)]
     more += ["--quantize_method", method]
+    if method == "qat_fx":
+        more += ["--learned_ranges", "all", "--damping", "0.1", "--distillation", "0.5"]
+        more += ["--weight_averaging", "0.5", "--reestimate_bn", "1"]
     script = tmp_path / "main.py"
     conftest = Path(__file__).parent / "conftest.py"
     script.write_text(

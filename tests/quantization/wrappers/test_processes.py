@@ -16,8 +16,11 @@ from edgeailite.quantization import (
     QuantCalibrateModule,
     QuantTrainModule,
     TINPUTinyMLPTQFxModule,
+    TrainingMethods,
 )
+from edgeailite.quantization.fake_quantize import quantizers
 
+METHODS = TrainingMethods(learned_ranges="all", damping=0.1, distillation=0.5)
 X = (8, 3, 8, 8)
 PRESETS = ("WC8_AT8", "WC8SYMP2_AT8SYMP2R4", "WC8P2_AT8P2", "WC4M4_AT8")
 
@@ -61,11 +64,14 @@ def _train(data, part, distribute):
     for name, wrapper in {
         "pact2": QuantTrainModule(_net(), dummy_input=example, total_epochs=1),
         "fx": QATFxModule(_net(), example_inputs=example, total_epochs=1),
+        "methods": QATFxModule(_net(), example_inputs=example, total_epochs=1, methods=METHODS),
     }.items():
         # Batch statistics differ between a half and the whole: they are frozen.
         for module in wrapper.train().modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
+        for quantizer in quantizers(wrapper.module).values():
+            quantizer._batches_to_observe = 1  # learn from the second batch on
         model = distribute(wrapper)
         optimizer = torch.optim.SGD(wrapper.parameters(), lr=0.05)
         for batch in data:
