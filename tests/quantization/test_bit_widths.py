@@ -39,7 +39,7 @@ def test_layers_get_their_bits_and_stay_exact(name, tmp_path):
     assert weight_bits(wrapper) == [4, 16]
     words = [layer.weight_spec.split()[0] for layer in build_report(wrapper).layers]
     assert words == ["int4", "int16"]
-    wrapper.export(X, tmp_path / "model.onnx", opset_version=21)
+    wrapper.export(X, tmp_path / "model.onnx")
     comparison = verify(wrapper, DATA, tmp_path / "model.onnx")
     off = [n for key, n in comparison.mismatches.items() if "off" in key or "simulation" in key]
     assert off == [0, 0]

@@ -147,6 +147,19 @@ def test_the_teacher_is_the_float_model_as_it_was(batches):
     assert not any(p.requires_grad for p in wrapper.teacher.parameters())
 
 
+def test_the_teacher_is_from_before_a_calibration(batches):
+    model, images = network().eval(), [x for x, _ in batches]
+    with torch.no_grad():
+        expected = model(images[0])
+    wrapper = WRAPPERS["fx"](model, TrainingMethods(distillation=0.5))
+    wrapper.calibrate(images, quality=("activation_ranges", "biases"))
+    again = WRAPPERS["fx"](network(), TrainingMethods(distillation=0.5))
+    again.load_state_dict(wrapper.state_dict())
+    for made in (wrapper, again):
+        train(made, batches, 1)
+        torch.testing.assert_close(made.teacher(images[0]), expected)
+
+
 def test_gradients_are_those_of_the_mixed_loss(batches):
     x, y = batches[0]
     student, teacher = nn.Linear(12, 4), nn.Linear(12, 4)

@@ -159,8 +159,8 @@ class QuantModule(nn.Module):
             norm and dropout stay in evaluation mode, no gradients.
         formats: What :meth:`export` writes.
         post_training: What each method gained in the last :meth:`calibrate` with a `quality`.
-        teacher: The float model that is learned from, as it was at the start of the training; None
-            without distillation.
+        teacher: The float model that is learned from, as it was before the first calibration or
+            training; None without distillation.
     """
 
     trains = True
@@ -198,6 +198,7 @@ class QuantModule(nn.Module):
         if self.methods.distillation > 0:
             self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
             disable_quantization(self.teacher)
+        self.has_begun = False
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -273,8 +274,7 @@ class QuantModule(nn.Module):
             self.teacher.eval()
         if mode:
             self.epoch += 1
-            if self.epoch == 0:
-                self._begin_training()
+            self._begin()
             self._follow_schedule()
             self._apply_frozen_batch_norm()
             if not self.trains:
@@ -283,8 +283,11 @@ class QuantModule(nn.Module):
                     quantizer.train()
         return self
 
-    def _begin_training(self) -> None:
-        """Learned ranges and the teacher start from the weights as they are by now."""
+    def _begin(self) -> None:
+        """Once: learned ranges and the teacher start from the weights as they are by now."""
+        if self.has_begun:
+            return
+        self.has_begun = True
         start_weight_ranges(self.module)
         if self.teacher is not None:
             self.teacher.load_state_dict(self.module.state_dict())
@@ -351,7 +354,7 @@ class QuantModule(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue a schedule."""
         for name in self._SCHEDULE:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
         self._bias_correction, self._corrections = None, dict(state["corrections"])
 
     _SCHEDULE = (
@@ -361,6 +364,7 @@ class QuantModule(nn.Module):
         "batch_norm_frozen",
         "ranges_frozen",
         "weights_clipped",
+        "has_begun",
     )
 
     def calibrate(
@@ -408,6 +412,7 @@ class QuantModule(nn.Module):
         self: Wrapper, data: Iterable[Any], num_batches: int | None, quality: str | Sequence[str]
     ) -> Wrapper:
         methods = methods_named(quality)
+        self._begin()
         self.eval()
         batches = as_batches(data, self._num_inputs, num_batches)
         self.post_training = post_training(self.module, batches, methods)
