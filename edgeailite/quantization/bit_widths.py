@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgeailite.quantization.auto_quantization import MixedPrecision
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.sensitivity import output_quantizer, with_bits
-from edgeailite.quantization.units import layer_units
+from edgeailite.quantization.units import LayerUnit, layer_units
 
 BitWidths = MixedPrecision | str | os.PathLike | Mapping[int, Sequence[str]]
 
@@ -34,6 +35,8 @@ def read_bit_widths(given: BitWidths) -> MixedPrecision:
 def apply_bit_widths(model: GraphModel, given: BitWidths) -> list[str]:
     """Give layers their bits; up to four, a weight's range is that of least squared error.
 
+    The bias of a layer gains what its weight and its input gain, up to 32 bits: it keeps its range.
+
     Args:
         model: Prepared model.
         given: See :func:`read_bit_widths`.
@@ -46,6 +49,7 @@ def apply_bit_widths(model: GraphModel, given: BitWidths) -> list[str]:
     """
     found = read_bit_widths(given)
     units = {unit.path: unit for unit in layer_units(model)}
+    before = {name: _bits_of_products(unit) for name, unit in units.items()}
     for name, bits in found.chosen.items():
         if name not in units:
             near = ", ".join(difflib.get_close_matches(name, units, 3, 0.0))
@@ -58,4 +62,14 @@ def apply_bit_widths(model: GraphModel, given: BitWidths) -> list[str]:
         output = output_quantizer(model, units[name]) if found.activations else None
         if output is not None and output.spec.fixed_range is None:
             output.spec = with_bits(output.spec, bits)
+    for name, unit in units.items():
+        spec, gained = unit.layer.bias_spec, _bits_of_products(unit) - before[name]
+        if gained > 0:
+            unit.layer.bias_spec = replace(spec, bit_width=min(spec.bit_width + gained, 32))
     return list(found.chosen)
+
+
+def _bits_of_products(unit: LayerUnit) -> int:
+    quantizer = unit.input_quantizer
+    input_bits = 0 if quantizer is None else quantizer.spec.bit_width
+    return unit.layer.weight_spec.bit_width + input_bits

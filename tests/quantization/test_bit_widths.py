@@ -100,3 +100,15 @@ def test_a_name_that_is_no_layer_is_named():
         PTCFxModule(network(), bit_widths={4: ["conv"]})
     with pytest.raises(ValueError, match="bit_width is 1; allowed: a whole number from 2 to 16"):
         PTCFxModule(network(), bit_widths={1: ["0"]})
+
+
+def test_a_bias_keeps_its_range_where_products_get_finer():
+    def bias_bits(bits, activations=False):
+        found = MixedPrecision(bits, activations=activations)
+        wrapper = QuantCalibrateModule(network(), X, bit_widths=found)
+        layers = (m for m in wrapper.module.modules() if hasattr(m, "bias_spec"))
+        return [layer.bias_spec.bit_width for layer in layers]
+
+    assert bias_bits({}) == [16, 16]
+    assert bias_bits({"0": 16, "5": 4}) == [24, 16]
+    assert bias_bits({"0": 16, "5": 16}, activations=True) == [24, 24]
