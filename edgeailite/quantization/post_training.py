@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from edgeailite.quantization.bias_absorption import absorb_biases
 from edgeailite.quantization.bias_correction import correct_biases, correct_biases_analytically
 from edgeailite.quantization.equalize import equalize
 from edgeailite.quantization.graph import GraphModel
@@ -32,6 +33,7 @@ def _correct_analytically(model: GraphModel, _batches: Batches) -> list[str]:
 
 
 METHODS: dict[str, Method] = {
+    "bias_absorption": absorb_biases,
     "equalization": equalize,
     "activation_ranges": search_activation_ranges,
     "weight_ranges": search_weight_ranges,

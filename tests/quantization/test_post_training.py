@@ -118,7 +118,7 @@ def test_methods_run_as_they_are_named(data):
 @pytest.mark.parametrize(
     ("quality", "message"),
     [
-        ("good", "quality is 'good'; allowed: 'fast', 'best', or methods: 'equalization'"),
+        ("good", "quality is 'good'; allowed: 'fast', 'best', or methods: 'bias_absorption'"),
         (("fast", "biases"), "allowed: 'fast', 'best', or methods"),
         ((), "allowed: 'fast', 'best', or methods"),
         (("equalization", "biases"), "without 'activation_ranges'"),
