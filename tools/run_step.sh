@@ -65,6 +65,11 @@ read_arguments() {
                 default_runs+="_$2"
                 shift 2
                 ;;
+            --bit[_-]widths)
+                QUANTIZED+=("$1" "${2:?$1 needs a value}")
+                default_runs+="_bit_widths"
+                shift 2
+                ;;
             --ptq)
                 CALIBRATION+=("$1" "${2:?$1 needs a value}")
                 default_runs+="_$2"
@@ -75,7 +80,12 @@ read_arguments() {
                     shift
                 done
                 ;;
-            --ptq=*)
+            --size[_-]budget | --mac[_-]budget | --accuracy[_-]budget)
+                CALIBRATION+=("$1" "${2:?$1 needs a value}")
+                default_runs+="_${1#--}_$2"
+                shift 2
+                ;;
+            --ptq=* | --size[_-]budget=* | --mac[_-]budget=* | --accuracy[_-]budget=*)
                 CALIBRATION+=("$1")
                 default_runs+="_${1#*=}"
                 shift

@@ -20,7 +20,6 @@ from edgeailite.quantization.sensitivity import (
     LayerSensitivity,
     choose_bit_widths,
     layer_sensitivity,
-    with_bits,
 )
 from edgeailite.quantization.spec import QuantSpec
 from edgeailite.quantization.sweep import as_batches
@@ -158,7 +157,7 @@ def search_bit_widths(
     evaluate: Callable[[Any], float] | None = None,
     min_metric: float | None = None,
     bit_widths: Sequence[int] = BIT_WIDTHS,
-    weight_spec: Callable[[QuantSpec, int], QuantSpec] = with_bits,
+    weight_spec: Callable[[QuantSpec, int], QuantSpec] = QuantSpec.with_bits,
     activations: bool = False,
 ) -> MixedPrecision:
     """Find the bits of each layer, for a size, for MAC-bits, or for an accuracy after calibration.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from edgeailite.quantization.auto_quantization import MixedPrecision
 from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.sensitivity import output_quantizer, with_bits
+from edgeailite.quantization.sensitivity import output_quantizer
 from edgeailite.quantization.units import LayerUnit, layer_units
 
 BitWidths = MixedPrecision | str | os.PathLike | Mapping[int, Sequence[str]]
@@ -36,6 +35,7 @@ def apply_bit_widths(model: GraphModel, given: BitWidths) -> list[str]:
     """Give layers their bits; up to four, a weight's range is that of least squared error.
 
     The bias of a layer gains what its weight and its input gain, up to 32 bits: it keeps its range.
+    Checkpoints hold these bits.
 
     Args:
         model: Prepared model.
@@ -57,15 +57,15 @@ def apply_bit_widths(model: GraphModel, given: BitWidths) -> list[str]:
                 f"bit_widths names '{name}', which is no quantized layer of the model; the nearest "
                 f"are: {near}."
             )
-        layer = units[name].layer
-        layer.weight_spec = with_bits(layer.weight_spec, bits)
+        units[name].layer.choose_bits(bits)
         output = output_quantizer(model, units[name]) if found.activations else None
         if output is not None and output.spec.fixed_range is None:
-            output.spec = with_bits(output.spec, bits)
+            output.choose_bits(bits)
     for name, unit in units.items():
-        spec, gained = unit.layer.bias_spec, _bits_of_products(unit) - before[name]
+        layer, gained = unit.layer, _bits_of_products(unit) - before[name]
         if gained > 0:
-            unit.layer.bias_spec = replace(spec, bit_width=min(spec.bit_width + gained, 32))
+            bias_bits = min(layer.bias_spec.bit_width + gained, 32)
+            layer.choose_bits(layer.weight_spec.bit_width, bias_bits)
     return list(found.chosen)
 
 

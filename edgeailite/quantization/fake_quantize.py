@@ -36,6 +36,8 @@ class FakeQuantize(RangeObserver):
         clips_act, num_batches_tracked: See :class:`RangeObserver`.
         clip_high: Upper bound of each channel after equalization, float32, shape ``(C,)``; absent
             otherwise.
+        own_bits: Bits of an integer, uint8, shape ``()``, where they were chosen for this one;
+            absent otherwise.
         observer_enabled, fake_quant_enabled: The two flags, uint8. Missing ones (historical
             checkpoints) leave the flags as they are.
 
@@ -50,6 +52,7 @@ class FakeQuantize(RangeObserver):
         self.activation_bounds = bounds
         self.register_buffer("clip_high", None)
         self.inplace = False
+        self.has_own_bits = False
         self.fake_quant_enabled = True
         self._partners: list[FakeQuantize] = []
         self._batches_to_observe = BATCHES_BEFORE_LEARNING
@@ -114,6 +117,10 @@ class FakeQuantize(RangeObserver):
             group |= {id(q): q for q in (member, *member._partners)}
         for quantizer in group.values():
             quantizer._partners = [q for q in group.values() if q is not quantizer]
+
+    def choose_bits(self, bits: int) -> None:
+        """Give integers bits of their own."""
+        self.has_own_bits, self.spec = True, self.spec.with_bits(bits)
 
     def limits(self, grid: QParams) -> tuple[Tensor, Tensor]:
         """Smallest and largest integer after the absorbed bounds: ``round(bound / s) + z``."""
@@ -185,6 +192,8 @@ class FakeQuantize(RangeObserver):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for flag in _FLAGS:
             destination[prefix + flag] = torch.tensor(getattr(self, flag), dtype=torch.uint8)
+        if self.has_own_bits:
+            destination[prefix + "own_bits"] = torch.tensor(self.spec.bit_width, dtype=torch.uint8)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
@@ -195,8 +204,11 @@ class FakeQuantize(RangeObserver):
         self.clip_high = None if given is None else given.to(self.clips_act)
         own_missing: list[str] = []
         flags = {f: state_dict[prefix + f] for f in _FLAGS if prefix + f in state_dict}
+        if prefix + "own_bits" in state_dict:
+            self.choose_bits(int(state_dict[prefix + "own_bits"]))
+        own = {prefix + name for name in (*_FLAGS, "own_bits")}
         super()._load_from_state_dict(
-            {k: v for k, v in state_dict.items() if k not in {prefix + f for f in _FLAGS}},
+            {k: v for k, v in state_dict.items() if k not in own},
             prefix, local_metadata, strict, own_missing, unexpected_keys, error_msgs,
         )  # fmt: skip
         for name, value in flags.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -55,12 +56,15 @@ class QuantLayer(nn.Module):
         softness: In training, how far the weight is from its grid: 0 on it, 1 nearly as in float
             (see :func:`~edgeailite.quantization.ops.soft_quantize_weight`).
         starts_soft: Whether the training's schedule sets the softness.
+        has_own_bits: Whether the bits were chosen for this layer.
         range_was_given: Whether a checkpoint or a search set the weight's range: a training that
             learns it then goes on from there.
         damping: In training, how strongly weights are drawn to their grid points (see
             :func:`~edgeailite.quantization.ops.damped`).
 
     State:
+        own_bits: Bits of weight and bias, uint8, shape ``(2,)``, where they were chosen for this
+            layer; absent otherwise.
         weight_range: Magnitude that the grid of the folded weight covers, for each output channel,
             float32, shape ``(C_out,)``; absent: that of the weights, by the spec's range rule. A
             parameter where the spec's range is learned.
@@ -73,6 +77,7 @@ class QuantLayer(nn.Module):
     starts_soft = False
     damping = 0.0
     range_was_given = False
+    has_own_bits = False
 
     weight: Tensor
     bias: Tensor | None
@@ -98,7 +103,11 @@ class QuantLayer(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """A weight range comes and goes with the checkpoint."""
+        """A weight range comes and goes with the checkpoint; bits come."""
+        own_bits = state_dict.get(f"{prefix}own_bits")
+        if own_bits is not None:
+            self.choose_bits(*own_bits.tolist())
+            state_dict = {k: v for k, v in state_dict.items() if k != f"{prefix}own_bits"}
         key = f"{prefix}weight_range"
         given = state_dict.get(key)
         if not isinstance(self.weight_range, nn.Parameter):
@@ -109,6 +118,21 @@ class QuantLayer(nn.Module):
         else:
             self.range_was_given = True
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.has_own_bits:
+            bits = self.weight_spec.bit_width, self.bias_spec.bit_width
+            destination[f"{prefix}own_bits"] = torch.tensor(bits, dtype=torch.uint8)
+
+    def choose_bits(self, weight_bits: int, bias_bits: int | None = None) -> None:
+        """Give weight, and bias, bits of their own."""
+        self.has_own_bits = True
+        self.weight_spec = self.weight_spec.with_bits(weight_bits)
+        if bias_bits is not None:
+            self.bias_spec = replace(self.bias_spec, bit_width=bias_bits)
 
     @torch.no_grad()
     def set_weight_range(self, max_abs: Tensor) -> None:

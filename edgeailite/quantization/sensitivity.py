@@ -21,8 +21,6 @@ from edgeailite.quantization.spec import QuantSpec
 from edgeailite.quantization.units import LayerUnit, float_arithmetic, layer_units
 
 BIT_WIDTHS = (16, 8, 4)
-# Up to so many bits a grid covers what has the least squared error, and not the largest weight.
-NARROW_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -51,24 +49,13 @@ class LayerSensitivity:
         return self.num_macs * bits
 
 
-def with_bits(spec: QuantSpec, bits: int) -> QuantSpec:
-    """The same grid with another number of bits."""
-    if bits == spec.bit_width:
-        return spec
-    rule, scale_bits = "mse" if bits <= NARROW_BITS else spec.range_rule, spec.scale_bits
-    if scale_bits is not None:
-        # What the integers gain the scale loses, so that sums stay exact.
-        scale_bits = max(min(scale_bits, scale_bits + spec.bit_width - bits), 1)
-    return replace(spec, bit_width=bits, range_rule=rule, scale_bits=scale_bits)
-
-
 @torch.no_grad()
 def layer_sensitivity(
     model: GraphModel,
     batches: Sequence[tuple[Tensor, ...]],
     bit_widths: Sequence[int] = BIT_WIDTHS,
     *,
-    weight_spec: Callable[[QuantSpec, int], QuantSpec] = with_bits,
+    weight_spec: Callable[[QuantSpec, int], QuantSpec] = QuantSpec.with_bits,
     activations: bool = False,
 ) -> list[LayerSensitivity]:
     """Measure each layer alone: its weight on a grid, everything else in float.

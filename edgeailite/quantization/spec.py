@@ -12,6 +12,8 @@ RangeRule = Literal["min_max", "percentile", "mse"]
 BiasRule = Literal["none", "saturate", "reduce_weight_scale"]
 
 MIN_BIT_WIDTH, MAX_BIT_WIDTH = 2, 16
+# Up to so many bits a grid covers what has the least squared error, and not the largest value.
+NARROW_BITS = 4
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -116,6 +118,16 @@ class QuantSpec:
             raise ValueError(
                 f"quant_range {(low, high)} of a symmetric grid needs signed=True or signed=False."
             )
+
+    def with_bits(self, bits: int) -> QuantSpec:
+        """The same grid with another number of bits; up to four, of the least squared error."""
+        if bits == self.bit_width:
+            return self
+        rule, scale_bits = "mse" if bits <= NARROW_BITS else self.range_rule, self.scale_bits
+        if scale_bits is not None:
+            # What the integers gain the scale loses, so that sums stay exact.
+            scale_bits = max(min(scale_bits, scale_bits + self.bit_width - bits), 1)
+        return replace(self, bit_width=bits, range_rule=rule, scale_bits=scale_bits)
 
     @property
     def quant_min(self) -> int:

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization import PTCFxModule, QATFxModule, QuantCalibrateModule, QuantTrainModule
+from edgeailite.quantization import (
+    PTCFxModule,
+    QATFxModule,
+    QuantCalibrateModule,
+    QuantTestModule,
+    QuantTrainModule,
+)
 from edgeailite.quantization.auto_quantization import MixedPrecision, search_bit_widths
 from edgeailite.quantization.report import build_report
 from edgeailite.quantization.verify import verify
@@ -100,6 +106,20 @@ def test_a_name_that_is_no_layer_is_named():
         PTCFxModule(network(), bit_widths={4: ["conv"]})
     with pytest.raises(ValueError, match="bit_width is 1; allowed: a whole number from 2 to 16"):
         PTCFxModule(network(), bit_widths={1: ["0"]})
+
+
+@pytest.mark.parametrize("activations", [False, True])
+def test_a_checkpoint_holds_the_bits(activations):
+    found = MixedPrecision({"0": 4, "5": 16}, activations=activations)
+    wrapper = QuantCalibrateModule(network(), X, bit_widths=found).calibrate(DATA)
+    loaded = QuantTestModule(network(), X)
+    loaded.module.load_state_dict(wrapper.module.state_dict())
+    with torch.no_grad():
+        assert loaded(DATA[0]).equal(wrapper(DATA[0]))
+    assert weight_bits(loaded) == [4, 16]
+    assert loaded.module.state_dict().keys() == wrapper.module.state_dict().keys()
+    plain = QuantCalibrateModule(network(), X).module.state_dict()
+    assert not any(key.endswith("own_bits") for key in plain)
 
 
 def test_a_bias_keeps_its_range_where_products_get_finer():

@@ -121,6 +121,7 @@ def test_to_json_round_trip():
         ),
         ({"weight_averaging": 1.0}, r"--weight_averaging is the part that stays .* got 1\.0"),
         ({"reestimate_bn": -1, "quantize": True}, r"--reestimate_bn must be at least 0, got -1"),
+        ({"bit_widths": "x"}, r"--bit_widths has no effect in float: add --quantize True"),
         ({"size_budget": 0.5}, r"--size_budget chooses bits on data: use --phase calibration"),
         (
             {"phase": "calibration", "pretrained": "x", "size_budget": 0.5, "bit_widths": "x"},

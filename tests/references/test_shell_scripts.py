@@ -96,16 +96,19 @@ def test_several_post_training_methods_and_training_methods_go_where_they_belong
         "run_step b train --phase training --quantize True\n"
         "run_step c train --phase training",
         *(str(tmp_path), "--ptq", "activation_ranges", "biases", "--seed", "2"),
-        *("--learned_ranges", "all", "--distillation=0.5"),
+        *("--learned_ranges", "all", "--distillation=0.5", "--size_budget", "0.5"),
+        *("--bit_widths", "a.json"),
     )
     runs, *lines = done.stdout.splitlines()
     assert runs == (
         "data/checkpoints/quantization_example_activation_ranges_biases_learned_ranges_all"
-        "_distillation=0.5"
+        "_distillation=0.5_size_budget_0.5_bit_widths"
     )
     calibrate, train, in_float = (line for line in lines if "script.py" in line)
-    assert calibrate.endswith("/a --ptq activation_ranges biases --seed 2")
-    assert train.endswith("/b --learned_ranges all --distillation=0.5 --seed 2")
+    assert calibrate.endswith(
+        "/a --bit_widths a.json --ptq activation_ranges biases --size_budget 0.5 --seed 2"
+    )
+    assert train.endswith("/b --bit_widths a.json --learned_ranges all --distillation=0.5 --seed 2")
     assert in_float.endswith("/c --seed 2")
 
 

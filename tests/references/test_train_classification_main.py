@@ -316,7 +316,6 @@ def test_bits_are_chosen_for_a_budget_then_validated(run_script, float_run, meth
     assert "bits on average" in (folder / "run.log").read_text()
     validated = run_script(
         *("validated", *common, "--phase", "validation", "--verify", "True"),
-        *("--bit_widths", str(folder / "bit_widths.json")),
         *("--pretrained", str(folder / "checkpoint.pth")),
     )
     result = read_result(validated)

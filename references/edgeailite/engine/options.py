@@ -294,6 +294,8 @@ def _check_methods(options: Options) -> None:
 
 def _check_budgets(options: Options) -> None:
     budgets = options.budgets
+    if options.bit_widths is not None and not options.quantize:
+        raise ValueError("--bit_widths has no effect in float: add --quantize True.")
     if not budgets:
         return
     given = _listed(list(budgets))
