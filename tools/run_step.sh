@@ -91,13 +91,13 @@ read_arguments() {
                 shift
                 ;;
             --learned[_-]ranges | --damping | --distillation | --distillation[_-]temperature | \
-                --reestimate[_-]bn)
+                --reestimate[_-]bn | --freeze[_-]midway)
                 TRAINING+=("$1" "${2:?$1 needs a value}")
                 default_runs+="_${1#--}_$2"
                 shift 2
                 ;;
             --learned[_-]ranges=* | --damping=* | --distillation=* | \
-                --distillation[_-]temperature=* | --reestimate[_-]bn=*)
+                --distillation[_-]temperature=* | --reestimate[_-]bn=* | --freeze[_-]midway=*)
                 TRAINING+=("$1")
                 default_runs+="_${1#--}"
                 shift

@@ -263,3 +263,13 @@ def test_a_calibration_before_the_training_is_where_it_begins(batches):
     plain.calibrate(images, quality=("equalization", "activation_ranges", "weight_ranges"))
     with torch.no_grad():
         torch.testing.assert_close(calibrated, plain(images[0]))
+
+
+def test_a_wrapper_without_methods_evaluates_what_was_learned(batches):
+    trained = WRAPPERS["pact2"](network(), ALL)
+    train(trained, batches, 2)
+    evaluated = QuantTestModule(network(), X)
+    evaluated.module.load_state_dict(trained.module.state_dict())
+    with torch.no_grad():
+        assert evaluated(batches[0][0]).equal(trained.eval()(batches[0][0]))
+    assert evaluated.module.state_dict().keys() == trained.module.state_dict().keys()

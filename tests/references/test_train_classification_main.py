@@ -270,6 +270,7 @@ def test_checkpoint_from_before_an_option_existed_resumes(run_script, float_run)
         ("--distillation", "1", "--distillation_temperature", "1"),
         ("--weight_averaging", "0.5"),
         ("--reestimate_bn", "1"),
+        ("--freeze_midway", "False"),
     ],
 )
 def test_each_training_method_has_an_effect(run_script, float_run, more):

@@ -15,7 +15,7 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 from edgeailite import xnn
 from edgeailite.models import create_model
-from edgeailite.quantization import PTCFxModule, QATFxModule
+from edgeailite.quantization import PTCFxModule, QATFxModule, QuantModule
 from edgeailite.quantization.bit_widths import BitWidths
 from references.edgeailite.engine.distributed import Process
 from references.edgeailite.engine.options import Options
@@ -95,10 +95,13 @@ def wrap(model: nn.Module, options: Options, bit_widths: BitWidths | None = None
         bit_widths: Bits of single layers; None: those of ``--bit_widths``.
     """
     make = _wrap_pact2 if options.quantize_method == "pact2" else _wrap_fx
-    return make(model, options, options.bit_widths if bit_widths is None else bit_widths)
+    wrapper = make(model, options, options.bit_widths if bit_widths is None else bit_widths)
+    if not options.freeze_midway:
+        wrapper.batch_norm_epoch = wrapper.range_epoch = None
+    return wrapper
 
 
-def _wrap_pact2(model: nn.Module, options: Options, bit_widths: BitWidths | None) -> nn.Module:
+def _wrap_pact2(model: nn.Module, options: Options, bit_widths: BitWidths | None) -> QuantModule:
     arguments: dict[str, Any] = {
         "bitwidth_weights": options.bitwidth_weights,
         "bitwidth_activations": options.bitwidth_activations,
@@ -117,7 +120,7 @@ def _wrap_pact2(model: nn.Module, options: Options, bit_widths: BitWidths | None
     return xnn.quantize.QuantTestModule(model, dummy_input=dummy_input, **arguments)
 
 
-def _wrap_fx(model: nn.Module, options: Options, bit_widths: BitWidths | None) -> nn.Module:
+def _wrap_fx(model: nn.Module, options: Options, bit_widths: BitWidths | None) -> QuantModule:
     """A qat_fx run calibrates as a ptc_fx run does; only its training differs."""
     arguments: dict[str, Any] = {
         "qconfig_type": options.qconfig_type,

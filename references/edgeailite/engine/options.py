@@ -24,7 +24,7 @@ PTQ_IMAGES = 64
 # Options that only one family of wrappers has.
 PACT2_OPTIONS = ("bitwidth_weights", "bitwidth_activations", "per_channel_q", "constrain_bias")
 # Options that only quantized training has.
-METHOD_OPTIONS = ("learned_ranges", "damping", "distillation", "reestimate_bn")
+METHOD_OPTIONS = ("freeze_midway", "learned_ranges", "damping", "distillation", "reestimate_bn")
 BUDGETS = ("size_budget", "mac_budget", "accuracy_budget")
 
 
@@ -118,6 +118,8 @@ class Options:
     accuracy_budget: float | None = None
     """Likewise: the smallest weights with which validation falls by at most so many points."""
 
+    freeze_midway: bool = True
+    """Quantized training: freeze batch norm and ranges around its middle (False: never)."""
     learned_ranges: LearnedRanges = "none"
     """Quantized training: ranges that the gradient moves (steps, or power-of-two thresholds)."""
     damping: float = 0.0
