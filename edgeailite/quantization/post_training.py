@@ -25,7 +25,7 @@ Method = Callable[[GraphModel, Batches], list[str]]
 
 # "best" learns rounding for at most so long.
 SECONDS = 480.0
-ITERATIONS = 1000
+ITERATIONS = 2000
 
 
 def _correct_analytically(model: GraphModel, _batches: Batches) -> list[str]:
