@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ from edgeailite.quantization import (
     QuantTestModule,
     TINPUTinyMLPTQFxModule,
 )
-from edgeailite.quantization.post_training import QUALITIES, post_training, render_gains
+from edgeailite.quantization.learned_rounding import learn_rounding
+from edgeailite.quantization.post_training import (
+    METHODS,
+    QUALITIES,
+    post_training,
+    render_gains,
+)
 from edgeailite.quantization.report import build_report, write_html
 from edgeailite.quantization.verify import verify
 from tests.quantization.helpers import randomize_batch_norms
@@ -23,6 +30,13 @@ WRAPPERS = {
     "generic": lambda model: GenericTinyMLPTQFxModule(model, 1, verbose=False),
     "tinpu": lambda model: TINPUTinyMLPTQFxModule(model, 1, verbose=False),
 }
+
+
+@pytest.fixture(autouse=True)
+def _few_iterations(monkeypatch):
+    for name, blocks in (("learned_rounding", False), ("block_rounding", True)):
+        shorter = partial(learn_rounding, blocks=blocks, iterations=100)
+        monkeypatch.setitem(METHODS, name, shorter)
 
 
 def _network():
