@@ -219,8 +219,10 @@ def choose_bit_widths(
         # In parts of the budget: a solver's tolerance is for numbers near 1.
         costs = np.array([cost(layer, bits) / max(budget, 1) for layer, bits in choices])
         constraints.append(LinearConstraint(costs[None, :], ub=1.0 + 1e-12))
+    errors = np.array([layer.errors[bits] for layer, bits in choices])
     result = milp(
-        np.array([layer.errors[bits] for layer, bits in choices]),
+        # In units of the smallest one: the solver stops at an absolute gap of 1e-6.
+        errors / max(errors[errors > 0].min(initial=np.inf), 1e-30),
         integrality=np.ones(len(choices)),
         bounds=Bounds(0, 1),
         constraints=constraints,
