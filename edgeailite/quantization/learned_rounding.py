@@ -20,7 +20,7 @@ from edgeailite.quantization.bias_correction import correctable_bias
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.fold import batch_norm_gain
 from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.sweep import SweepStep, sweep
+from edgeailite.quantization.sweep import SweepStep, input_values, sweep
 from edgeailite.quantization.units import (
     LayerUnit,
     added_half_step,
@@ -80,17 +80,13 @@ def learn_rounding(
     wanted = {node for block in found.values() for node in block.inputs}
     last_use = {node: block for block in found.values() for node in block.inputs}
     budget = _Budget(seconds, len(found), iterations)
-    kept: dict[fx.Node, list[Any]] = {}
     learned: list[str] = []
     title, unit = ("learned rounding", "block" if blocks else "layer")
     with (
         float_arithmetic(reference),
         tqdm(total=len(found), desc=title, unit=unit, leave=False, disable=None) as progress,
     ):
-        inputs = (node for node in model.graph.nodes if node.op == "placeholder")
-        for position, node in enumerate(inputs):
-            if node in wanted:
-                kept[node] = [batch[position] for batch in batches]
+        kept = {n: values for n, values in input_values(model, batches).items() if n in wanted}
         steps = zip(sweep(model, batches), sweep(reference, batches), strict=True)
         for step, target in steps:
             block = found.get(step.node)

@@ -69,13 +69,9 @@ def sweep(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> Iterator[Swe
     Yields:
         The steps; after each, its ``outputs`` go on to those behind.
     """
-    values: dict[fx.Node, list[Any]] = {}
     last_use = {n: node for node in model.graph.nodes for n in node.all_input_nodes}
-    inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
-    for position, node in enumerate(inputs):
-        values[node] = [
-            batch[position] if position < len(batch) else _default(node) for batch in batches
-        ]
+    values = input_values(model, batches)
+    inputs = list(values)
     interpreter = fx.Interpreter(model, False, graph=model.graph)
     for node in model.graph.nodes:
         if node.op in ("placeholder", "output"):
@@ -86,6 +82,15 @@ def sweep(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> Iterator[Swe
         for used in node.all_input_nodes:
             if last_use[used] is node and used not in inputs:
                 del values[used]
+
+
+def input_values(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> dict[fx.Node, list[Any]]:
+    """What the graph's inputs are for each batch; those that are not given have their default."""
+    inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
+    return {
+        node: [batch[i] if i < len(batch) else _default(node) for batch in batches]
+        for i, node in enumerate(inputs)
+    }
 
 
 def _default(node: fx.Node) -> Any:
