@@ -6,7 +6,8 @@
 # Takes the float network that run_quantization_example.sh trains for that task, and trains it if it
 # is not there. OPTIONS go to every run of references/edgeailite/scripts/train_*_main.py, such as
 # --per_channel_q all; --quantize_method ptc_fx and --qconfig_type PRESET go to those that quantize,
-# --ptq fast or --ptq best (see docs/post_training.md) to the calibration.
+# --ptq fast or --ptq best (see docs/post_training.md) and budgets of bits, such as --size_budget 0.7
+# (docs/mixed_precision.md), to the calibration.
 # Run it again: what is done is skipped, what was cut off is resumed.
 set -euo pipefail
 cd "$(dirname "$0")"

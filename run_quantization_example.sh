@@ -9,7 +9,9 @@
 #   segmentation    DeepLabV3+Lite on synthetic street scenes, about seven minutes; ends with a
 #                   picture of float and quantized predictions
 # OPTIONS go to every run of references/edgeailite/scripts/train_*_main.py, such as --gpus 0;
-# --quantize_method qat_fx and --qconfig_type PRESET go to those that quantize.
+# --quantize_method qat_fx, --qconfig_type PRESET and --bit_widths FILE go to those that quantize,
+# --ptq METHODS and budgets of bits to the calibration, --learned_ranges, --damping, --distillation
+# and the like (docs/low_bit_training.md) to the quantized training.
 # Run it again: what is done is skipped, what was cut off is resumed.
 set -euo pipefail
 cd "$(dirname "$0")"

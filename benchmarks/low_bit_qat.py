@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -33,6 +32,7 @@ from ptq_accuracy import (
     environment,
     load_resnet20,
     logits,
+    num_different,
     percent_correct,
 )
 from torch import Tensor, nn
@@ -40,7 +40,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeailite.quantization import PTCFxModule, QATFxModule, QConfigType, TrainingMethods
 from edgeailite.quantization.spec import get_preset
-from edgeailite.quantization.verify import verify
 
 BATCH_SIZE = 64
 PADDING = 4
@@ -125,14 +124,6 @@ def fine_tune(
         seconds += time.perf_counter() - start
         curve.append(percent_correct(logits(wrapper.eval(), val[0]), val[1]))
     return average.module.eval(), curve, seconds / args.epochs
-
-
-def num_different(model: QATFxModule, images: list[Tensor]) -> str:
-    """Values that differ: simulation / integer graph / ONNX Runtime without, with optimizations."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = model.export(images[0][:1], Path(folder) / "model.onnx")
-        comparison = verify(model, images, path)
-    return f"{' / '.join(map(str, comparison.mismatches.values()))} of {comparison.num_values}"
 
 
 def parse_arguments() -> argparse.Namespace:

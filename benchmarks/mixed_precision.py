@@ -13,24 +13,13 @@ import copy
 import time
 from pathlib import Path
 
-from ptq_accuracy import (
-    MOBILENET,
-    RESNET20,
-    Task,
-    environment,
-    logits,
-    mobilenet_task,
-    percent_correct,
-    resnet20_task,
-)
+from ptq_accuracy import Task, available_tasks, logits, percent_correct, score
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule
 from edgeailite.quantization.auto_quantization import MixedPrecision
-from edgeailite.quantization.report import sqnr
 from edgeailite.quantization.sensitivity import choose_bit_widths, layer_sensitivity
 
-TASKS = {RESNET20: resnet20_task, MOBILENET: mobilenet_task}
 PRESET = "WC8_AT8"
 BIT_WIDTHS = (8, 6, 5, 4)
 SHARES = (0.5, 0.625, 0.75)
@@ -45,13 +34,12 @@ def wrap(model: nn.Module, found: MixedPrecision) -> PTCFxModule:
 def print_row(task: Task, name: str, found: MixedPrecision) -> None:
     """Calibrate with these bits and evaluate."""
     wrapper = wrap(task.model, found).calibrate(task.calibration, quality="fast")
-    reference, out = logits(task.model, task.images), logits(wrapper, task.images)
+    evaluated = score(task, logits(task.model, task.images), wrapper)
     weights = sum(layer.num_weights for layer in found.sensitivities)
     macs = sum(layer.num_macs for layer in found.sensitivities)
     print(
         f"| {name} | {8 * found.num_bytes / weights:.2f} | {found.mac_bits / macs:.2f} "
-        f"| {percent_correct(out, task.labels):.2f} "
-        f"| {percent_correct(out, reference.argmax(1)):.2f} | {sqnr(reference, out):.2f} |",
+        f"| {evaluated.top1:.2f} | {evaluated.agreement:.2f} | {evaluated.sqnr:.2f} |",
         flush=True,
     )
 
@@ -92,15 +80,9 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help="folder with cifar10_small and imagenet_samples")
     args = parser.parse_args()
-    if args.data is None:
-        print("skipped: it needs real images and weights, --data FOLDER; --help says which")
-        return
-    print(f"# Mixed precision\n\n{environment()}")
-    for needed, make in TASKS.items():
-        if (args.data / needed).is_file():
-            print_task(make(args.data))
-        else:
-            print(f"\nskipped: no {needed} in {args.data}")
+    print("# Mixed precision\n")
+    for task in available_tasks(args.data):
+        print_task(task)
 
 
 if __name__ == "__main__":

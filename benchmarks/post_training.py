@@ -13,44 +13,33 @@ from __future__ import annotations
 
 import argparse
 import copy
-import tempfile
 import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from ptq_accuracy import (
-    MOBILENET,
-    RESNET20,
-    Task,
-    environment,
-    logits,
-    mobilenet_task,
-    percent_correct,
-    resnet20_task,
-)
-from torch import Tensor
+from ptq_accuracy import Task, available_tasks, logits, num_different, percent_correct, score
 
 from edgeailite.quantization import PTCFxModule
+from edgeailite.quantization.fake_quantize import quantizers
+from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.post_training import QUALITIES, MethodGain
-from edgeailite.quantization.report import sqnr
-from edgeailite.quantization.verify import verify
 
 Methods = str | tuple[str, ...]
 
 # Preset and what it is, per network.
 SCHEMES = {
-    MOBILENET: {
+    "mobilenet_v1_025": {
         "WT8SYMP2_AT8SYMP2": "W8A8, power of two, per tensor",
         "WC8_AT8": "W8A8, free scales, per channel",
         "WC8SYMP2_AT8SYMP2": "W8A8, power of two, per channel",
     },
-    RESNET20: {
+    "resnet20": {
         "WT8SYMP2_AT8SYMP2": "W8A8, power of two, per tensor",
         "WC4_AT8": "W4A8, free scales, per channel",
     },
 }
-TASKS = {MOBILENET: mobilenet_task, RESNET20: resnet20_task}
 BATCHES = 20
+NUM_WORST = 5
 
 
 def _best_without(method: str) -> tuple[str, ...]:
@@ -61,6 +50,7 @@ def _best_without(method: str) -> tuple[str, ...]:
 WAYS: dict[str, Methods | None] = {
     "batch by batch": None,
     "fast": "fast",
+    "fast with bias absorption": ("bias_absorption", *QUALITIES["fast"]),
     "best": "best",
     "best without equalization": _best_without("equalization"),
     "best without weight ranges": _best_without("weight_ranges"),
@@ -77,12 +67,32 @@ def calibrate(task: Task, preset: str, methods: Methods | None) -> PTCFxModule:
     return wrapper.calibrate(task.calibration, quality=methods)
 
 
-def num_different(wrapper: PTCFxModule, images: Tensor) -> str:
-    """Values that differ: simulation / integer graph / ONNX Runtime without, with optimizations."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = wrapper.export(images[:1], Path(folder) / "model.onnx")
-        found = verify(wrapper, [images], path)
-    return f"{' / '.join(map(str, found.mismatches.values()))} of {found.num_values}"
+def activations_alone(task: Task, preset: str) -> PTCFxModule:
+    """Activations on the grids that equalization and range search give them; weights in float."""
+    wrapper = calibrate(task, preset, ("equalization", "activation_ranges"))
+    for layer in wrapper.module.modules():
+        if isinstance(layer, QuantLayer):
+            layer.fake_quant_enabled = False
+    return wrapper
+
+
+def print_activations(task: Task, preset: str) -> None:
+    """What the grids of activations leave: all of them, and the worst ones one by one."""
+    reference = logits(task.model, task.images)
+    wrapper = activations_alone(task, preset)
+    found = {"all": score(task, reference, wrapper)}
+    for quantizer in quantizers(wrapper.module).values():
+        quantizer.fake_quant_enabled = False
+    for path, quantizer in quantizers(wrapper.module).items():
+        quantizer.fake_quant_enabled = True
+        found[path] = score(task, reference, wrapper)
+        quantizer.fake_quant_enabled = False
+    print(
+        f"\nActivations alone, weights in float ({preset})\n\n"
+        "| on its grid | top-1 % | agreement with float % | SQNR dB |\n|---|---|---|---|"
+    )
+    for path in sorted(found, key=lambda name: found[name].sqnr)[: 1 + NUM_WORST]:
+        print("| " + " | ".join([path, *(f"{value:.2f}" for value in found[path])]) + " |")
 
 
 def print_task(task: Task, schemes: dict[str, str], ways: list[str]) -> None:
@@ -103,13 +113,11 @@ def print_task(task: Task, schemes: dict[str, str], ways: list[str]) -> None:
             started = time.perf_counter()
             wrapper = calibrate(task, preset, WAYS[way])
             seconds = time.perf_counter() - started
-            out = logits(wrapper, task.images)
-            accuracy = percent_correct(out, task.labels)
-            agreement = percent_correct(out, reference.argmax(1))
+            found = score(task, reference, wrapper)
             print(
-                f"| {name} ({preset}) | {way} | {accuracy:.2f} | {accuracy - top1:+.2f} | "
-                f"{agreement:.2f} | {sqnr(reference, out):.2f} | {seconds:.1f} | "
-                f"{num_different(wrapper, task.images[0])} |",
+                f"| {name} ({preset}) | {way} | {found.top1:.2f} | {found.top1 - top1:+.2f} | "
+                f"{found.agreement:.2f} | {found.sqnr:.2f} | {seconds:.1f} | "
+                f"{num_different(wrapper, task.images[:1])} |",
                 flush=True,
             )
             if way in QUALITIES:
@@ -132,19 +140,17 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     presets = list(dict.fromkeys(preset for schemes in SCHEMES.values() for preset in schemes))
     parser.add_argument("--presets", nargs="+", choices=presets, default=presets)
+    parser.add_argument(
+        "--activations", action="store_true", help="also what the grids of activations leave"
+    )
     args = parser.parse_args()
-    if args.data is None:
-        print("skipped: it needs real images and weights, --data FOLDER; --help says which")
-        return
-    print(f"# Post-training methods\n\n{environment()}")
-    for needed, all_schemes in SCHEMES.items():
-        schemes = {preset: name for preset, name in all_schemes.items() if preset in args.presets}
-        if not schemes:
-            continue
-        if (args.data / needed).is_file():
-            print_task(TASKS[needed](args.data), schemes, args.ways)
-        else:
-            print(f"\nskipped: no {needed} in {args.data}")
+    print("# Post-training methods\n")
+    for task in available_tasks(args.data):
+        schemes = {key: name for key, name in SCHEMES[task.name].items() if key in args.presets}
+        if schemes:
+            print_task(task, schemes, args.ways)
+        for preset in schemes if args.activations else ():
+            print_activations(task, preset)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,15 @@ import os
 import platform
 import shlex
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from edgeailite import xnn
 from edgeailite.models import create_model
 from edgeailite.quantization import PTCFxModule, QuantCalibrateModule, QuantModule
 from edgeailite.quantization.report import sqnr
+from edgeailite.quantization.verify import verify
 
 BATCH_SIZE = 50
 RESNET20 = Path("cifar10_small/resnet20.pth")
@@ -162,6 +164,21 @@ def mobilenet_task(data: Path) -> Task:
 
 
 TASKS = {RESNET20: resnet20_task, MOBILENET: mobilenet_task}
+
+
+def available_tasks(data: Path | None) -> Iterator[Task]:
+    """The tasks whose images and weights are there; what is absent is said."""
+    if data is None:
+        print("skipped: it needs real images and weights, --data FOLDER; --help says which")
+        return
+    print(environment())
+    for needed, make in TASKS.items():
+        if (data / needed).is_file():
+            yield make(data)
+        else:
+            print(f"\nskipped: no {needed} in {data}")
+
+
 PACT2_SCHEMES: dict[str, dict[str, Any]] = {
     "default (W8A8 power of two, per tensor)": {},
     "simple: min/max, no bias correction": {"histogram_range": False, "bias_calibration": False},
@@ -199,6 +216,29 @@ def logits(model: nn.Module, images: list[Tensor]) -> Tensor:
 def percent_correct(output: Tensor, labels: Tensor) -> float:
     """Percent of the rows of `output` (N, classes) whose largest value is at `labels` (N,)."""
     return float((output.argmax(1) == labels).float().mean()) * 100
+
+
+class Score(NamedTuple):
+    """How a quantized network compares: top-1 and agreement with float in percent, SQNR in dB."""
+
+    top1: float
+    agreement: float
+    sqnr: float
+
+
+def score(task: Task, reference: Tensor, model: nn.Module) -> Score:
+    """Evaluate on all images; `reference` are the float network's logits."""
+    out = logits(model, task.images)
+    agreement = percent_correct(out, reference.argmax(1))
+    return Score(percent_correct(out, task.labels), agreement, sqnr(reference, out))
+
+
+def num_different(wrapper: QuantModule, images: list[Tensor]) -> str:
+    """Values that differ: simulation / integer graph / ONNX Runtime without, with optimizations."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = wrapper.export(images[0][:1], Path(folder) / "model.onnx")
+        found = verify(wrapper, images, path)
+    return f"{' / '.join(map(str, found.mismatches.values()))} of {found.num_values}"
 
 
 def calibrate_pact2(task: Task, batches: list[Tensor], options: dict[str, Any]) -> QuantModule:
@@ -239,11 +279,9 @@ def print_task(task: Task, num_batches: int) -> None:
         with redirect_stdout(sys.stderr):  # which weights are clipped: not part of the table
             wrapper = calibrate(task, batches)
         seconds = time.perf_counter() - start
-        out = logits(wrapper, task.images)
-        accuracy = percent_correct(out, task.labels)
-        agreement = percent_correct(out, reference.argmax(1))
-        row = f"| {name} | {accuracy:.2f} | {accuracy - top1:+.2f} | {agreement:.2f}"
-        print(f"{row} | {sqnr(reference, out):.2f} | {seconds:.1f} |", flush=True)
+        found = score(task, reference, wrapper)
+        row = f"| {name} | {found.top1:.2f} | {found.top1 - top1:+.2f} | {found.agreement:.2f}"
+        print(f"{row} | {found.sqnr:.2f} | {seconds:.1f} |", flush=True)
 
 
 def main() -> None:
@@ -256,15 +294,8 @@ def main() -> None:
         "--batches", type=int, default=20, help="calibration batches; images are repeated"
     )
     args = parser.parse_args()
-    if args.data is None:
-        print("skipped: it needs real images and weights, --data FOLDER; --help says which")
-        return
-    print(environment())
-    for needed, make in TASKS.items():
-        if (args.data / needed).is_file():
-            print_task(make(args.data), args.batches)
-        else:
-            print(f"\nskipped: no {needed} in {args.data}")
+    for task in available_tasks(args.data):
+        print_task(task, args.batches)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,13 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.bias_correction import correctable_bias
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.units import LayerUnit, float_arithmetic, layer_units
+from edgeailite.quantization.units import (
+    Hook,
+    LayerUnit,
+    layer_units,
+    quantizer_behind,
+    run_in_float,
+)
 
 
 @torch.no_grad()
@@ -65,13 +71,13 @@ def absorb_biases(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list
 
 def _relu_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
     """The quantizer that alone reads a layer's result, if it stands for a ReLU or ReLU6."""
-    user = next(iter(node.users), None)
-    quantizer = None if user is None else model.module_of(user)
-    if len(node.users) != 1 or not isinstance(quantizer, FakeQuantize):
+    behind = quantizer_behind(model, node)
+    quantizer = None if behind is None else model.module_of(behind)
+    if not isinstance(quantizer, FakeQuantize):
         return None
     low = 0.0 if quantizer.spec.signed is False else None
     low = low if quantizer.bounds is None else quantizer.bounds[0]
-    return user if low == 0.0 and quantizer.spec.fixed_range is None else None
+    return behind if low == 0.0 and quantizer.spec.fixed_range is None else None
 
 
 def _is_alone(unit: LayerUnit, calls: Counter[str]) -> bool:
@@ -98,12 +104,10 @@ def _least_values(
 ) -> dict[fx.Node, Tensor]:
     """The least that each channel holds in float, 0 where a bound is reached; shape ``(C,)``."""
     found: dict[fx.Node, list[Tensor]] = {node: [] for node in nodes}
-    handles = []
-    for node in nodes:
-        quantizer = model.module_of(node)
-        assert isinstance(quantizer, FakeQuantize)
 
-        def hook(module: FakeQuantize, _args: Any, y: Tensor, node: fx.Node = node) -> None:
+    def hook_of(node: fx.Node) -> Hook:
+        def hook(module: nn.Module, _args: Any, y: Tensor) -> None:
+            assert isinstance(module, FakeQuantize)
             values = y.detach().float().transpose(0, 1).flatten(1)
             least = values.amin(1)
             if module.has_upper_bound:
@@ -111,14 +115,11 @@ def _least_values(
                 least = torch.where(reached, torch.zeros_like(least), least)
             found[node].append(least)
 
-        handles.append(quantizer.register_forward_hook(hook))
-    try:
-        with float_arithmetic(model):
-            for batch in batches:
-                model(*batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+        return hook
+
+    run_in_float(
+        model, batches, [(model.get_submodule(str(node.target)), hook_of(node)) for node in nodes]
+    )
     return {node: torch.stack(parts).amin(0) for node, parts in found.items()}
 
 

@@ -21,7 +21,7 @@ from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel, value_shapes
 from edgeailite.quantization.operators import Kind, argument
 from edgeailite.quantization.range_search import start_weight_ranges
-from edgeailite.quantization.units import LayerUnit, float_arithmetic, layer_units
+from edgeailite.quantization.units import Hook, LayerUnit, layer_units, run_in_float
 
 # What every channel's largest magnitude becomes: it fills a power-of-two range of 8 bits.
 FILLED = 1.0 - 2.0**-8
@@ -268,7 +268,7 @@ def _group_ranges(
 ) -> Tensor:
     """Largest magnitude of each group behind the activation functions, float32, ``(groups,)``."""
     largest = torch.zeros(int(groups.max()) + 1)
-    handles = []
+    hooks: list[tuple[nn.Module, Hook]] = []
     for node in model.graph.nodes:
         module = model.module_of(node)
         if node not in value_of or not isinstance(module, FakeQuantize):
@@ -281,14 +281,8 @@ def _group_ranges(
             values = output.detach().float().abs().transpose(0, 1).flatten(1).amax(1)
             largest.scatter_reduce_(0, index, values.cpu(), "amax")
 
-        handles.append(module.register_forward_hook(hook))
-    try:
-        with float_arithmetic(model):
-            for batch in batches:
-                model(*batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+        hooks.append((module, hook))
+    run_in_float(model, batches, hooks)
     return largest
 
 

@@ -27,6 +27,8 @@ from edgeailite.quantization.units import (
     attribute,
     float_arithmetic,
     layer_unit,
+    layer_units,
+    quantizer_behind,
 )
 
 # Elements of a layer's input and output, together, that one iteration computes with.
@@ -77,7 +79,7 @@ def learn_rounding(
     reference = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     found = {block.end: block for block in _blocks(model, LAYERS_PER_BLOCK if blocks else 1)}
-    wanted = {node for block in found.values() for node in block.inputs}
+    # The last block that reads each value.
     last_use = {node: block for block in found.values() for node in block.inputs}
     budget = _Budget(seconds, len(found), iterations)
     learned: list[str] = []
@@ -86,7 +88,7 @@ def learn_rounding(
         float_arithmetic(reference),
         tqdm(total=len(found), desc=title, unit=unit, leave=False, disable=None) as progress,
     ):
-        kept = {n: values for n, values in input_values(model, batches).items() if n in wanted}
+        kept = {n: values for n, values in input_values(model, batches).items() if n in last_use}
         steps = zip(sweep(model, batches), sweep(reference, batches), strict=True)
         for step, target in steps:
             block = found.get(step.node)
@@ -100,7 +102,7 @@ def learn_rounding(
                     _recompute(block, step, kept)
                 for used in [n for n, last in last_use.items() if last is block]:
                     del kept[used]
-            if step.node in wanted:
+            if step.node in last_use:
                 kept[step.node] = step.outputs
     return learned
 
@@ -154,14 +156,16 @@ class _Block:
 def _blocks(model: GraphModel, num_layers: int) -> list[_Block]:
     """The parts of a graph with at least so many layers, cut where one value alone goes on."""
     if num_layers == 1:
-        units = [node for node in model.graph.nodes if layer_unit(model, node) is not None]
-        return [_Block(model, [node, *_quantizer_behind(model, node)]) for node in units]
+        pairs = [(unit.node, quantizer_behind(model, unit.node)) for unit in layer_units(model)]
+        return [_Block(model, [node for node in pair if node is not None]) for pair in pairs]
     found: list[_Block] = []
     part: list[fx.Node] = []
-    for node in _computed(model):
+    cuts = _cuts(model)
+    for node in model.graph.nodes:
+        if node.op in ("placeholder", "output", "get_attr"):
+            continue
         part.append(node)
-        is_cut = isinstance(model.module_of(node), FakeQuantize) and _alone_goes_on(model, node)
-        if is_cut and sum(layer_unit(model, n) is not None for n in part) >= num_layers:
+        if node in cuts and sum(layer_unit(model, n) is not None for n in part) >= num_layers:
             found.append(_Block(model, part))
             part = []
     while part and not isinstance(model.module_of(part[-1]), FakeQuantize):
@@ -171,20 +175,16 @@ def _blocks(model: GraphModel, num_layers: int) -> list[_Block]:
     return found
 
 
-def _computed(model: GraphModel) -> list[fx.Node]:
-    return [n for n in model.graph.nodes if n.op not in ("placeholder", "output", "get_attr")]
-
-
-def _quantizer_behind(model: GraphModel, node: fx.Node) -> list[fx.Node]:
-    users = list(node.users)
-    return [u for u in users if isinstance(model.module_of(u), FakeQuantize)][: len(users) == 1]
-
-
-def _alone_goes_on(model: GraphModel, node: fx.Node) -> bool:
-    """Whether all that comes behind `node` reads no other value from before."""
-    order = {n: i for i, n in enumerate(model.graph.nodes)}
-    before = (n for n in model.graph.nodes if order[n] < order[node] and n.op != "get_attr")
-    return not any(order[user] > order[node] for n in before for user in n.users)
+def _cuts(model: GraphModel) -> set[fx.Node]:
+    """Quantizers behind which nothing reads a value from before them."""
+    order = {node: i for i, node in enumerate(model.graph.nodes)}
+    found, last_read = set(), -1
+    for node, position in order.items():
+        if isinstance(model.module_of(node), FakeQuantize) and last_read <= position:
+            found.add(node)
+        if node.op != "get_attr":
+            last_read = max([last_read, *(order[user] for user in node.users)])
+    return found
 
 
 def _recompute(block: _Block, step: SweepStep, kept: dict[fx.Node, list[Any]]) -> None:

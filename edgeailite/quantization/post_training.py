@@ -9,11 +9,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from edgeailite.quantization.bias_absorption import absorb_biases
 from edgeailite.quantization.bias_correction import correct_biases, correct_biases_analytically
+from edgeailite.quantization.comparison import flat_outputs, sqnr
 from edgeailite.quantization.equalize import equalize
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.learned_rounding import learn_rounding
@@ -117,13 +116,15 @@ def post_training(
         raise ValueError("There was no batch to calibrate with: the data is empty.")
     model.eval()
     with torch.no_grad(), float_arithmetic(model):
-        references = _outputs(model, batches)
+        reference = flat_outputs(model(*batch) for batch in batches)
     gains = []
     for name in names:
         started = time.perf_counter()
         changed = METHODS[name](model, batches)
         seconds = time.perf_counter() - started
-        gains.append(MethodGain(name, len(changed), _sqnr(model, batches, references), seconds))
+        with torch.no_grad():
+            outputs = flat_outputs(model(*batch) for batch in batches)
+        gains.append(MethodGain(name, len(changed), sqnr(reference, outputs), seconds))
     return gains
 
 
@@ -132,20 +133,3 @@ def render_gains(gains: Sequence[MethodGain]) -> str:
     lines = [f"{'method':20} {'changed':>8} {'SQNR dB':>8} {'seconds':>8}"]
     lines += [f"{g.method:20} {g.num_changed:8} {g.sqnr:8.2f} {g.seconds:8.1f}" for g in gains]
     return "\n".join(lines)
-
-
-@torch.no_grad()
-def _outputs(model: GraphModel, batches: Batches) -> list[Tensor]:
-    found = []
-    for batch in batches:
-        leaves = [v for v in tree_leaves(model(*batch)) if isinstance(v, Tensor)]
-        found.append(torch.cat([leaf.flatten().double() for leaf in leaves]))
-    return found
-
-
-def _sqnr(model: GraphModel, batches: Batches, references: list[Tensor]) -> float:
-    """``10 log10(sum y^2 / sum (y - y_q)^2)``."""
-    outputs = _outputs(model, batches)
-    signal = sum(float(y.square().sum()) for y in references)
-    noise = sum(float((y - q).square().sum()) for y, q in zip(references, outputs, strict=True))
-    return float(10 * torch.log10(torch.tensor(signal / max(noise, 1e-300))))

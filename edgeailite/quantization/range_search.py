@@ -30,7 +30,7 @@ from edgeailite.quantization.observer import weight_max_abs
 from edgeailite.quantization.operators import Kind
 from edgeailite.quantization.qparams import activation_qparams, weight_scale
 from edgeailite.quantization.spec import QuantSpec
-from edgeailite.quantization.units import LayerUnit, float_arithmetic, layer_units
+from edgeailite.quantization.units import Hook, LayerUnit, layer_units, run_in_float
 
 # Values of an activation, over all batches, that its error is measured on.
 SAMPLE_SIZE = 1 << 18
@@ -71,10 +71,9 @@ def _sample_inputs(
 ) -> dict[str, Tensor]:
     """What goes into each quantizer in the float model: rows of all channels, (n, C)."""
     rows: dict[str, list[Tensor]] = defaultdict(list)
-    handles = []
 
-    def hook_of(path: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def hook_of(path: str) -> Hook:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> None:
             x = args[0].detach().float()
             x = x.movedim(1, -1).reshape(-1, x.shape[1]) if x.dim() > 1 else x.reshape(-1, 1)
             step = max(x.numel() * len(batches) // SAMPLE_SIZE, 1) | 1
@@ -82,15 +81,7 @@ def _sample_inputs(
 
         return hook
 
-    for path, quantizer in wanted.items():
-        handles.append(quantizer.register_forward_pre_hook(hook_of(path)))
-    try:
-        with float_arithmetic(model):
-            for batch in batches:
-                model(*batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_in_float(model, batches, [(quantizer, hook_of(path)) for path, quantizer in wanted.items()])
     return {path: torch.cat(parts) for path, parts in rows.items()}
 
 
@@ -199,24 +190,18 @@ def _input_moments(
 ) -> dict[str, Tensor]:
     """Mean square of each layer's input per channel in the float model, shape ``(C_in,)``."""
     sums: dict[str, Tensor] = {}
-    handles = []
-    for unit in units:
 
-        def hook(_module: nn.Module, args: tuple[Any, ...], unit: LayerUnit = unit) -> None:
+    def hook_of(unit: LayerUnit) -> Hook:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> None:
             x = args[0].detach().float()
             axis = unit.channel_axis % x.dim()
             axes = [a for a in range(x.dim()) if a != axis]
             moment = x.square().mean(dim=axes)
             sums[unit.path] = sums.get(unit.path, 0.0) + moment
 
-        handles.append(unit.layer.register_forward_pre_hook(hook))
-    try:
-        with float_arithmetic(model):
-            for batch in batches:
-                model(*batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+        return hook
+
+    run_in_float(model, batches, [(unit.layer, hook_of(unit)) for unit in units])
     return sums
 
 

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
+from edgeailite.quantization.comparison import flat_outputs
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.layers import QuantLayer
 from edgeailite.quantization.spec import QuantSpec
-from edgeailite.quantization.units import LayerUnit, float_arithmetic, layer_units
+from edgeailite.quantization.units import (
+    Hook,
+    LayerUnit,
+    float_arithmetic,
+    layer_units,
+    quantizer_behind,
+    run_in_float,
+)
 
 BIT_WIDTHS = (16, 8, 4)
 
@@ -80,20 +87,20 @@ def layer_sensitivity(
     found = []
     try:
         model.eval()
+        macs = dict.fromkeys(layers, 0)
+        run_in_float(model, batches[:1], _count_macs(layers, macs))
         with float_arithmetic(model):
-            with _counted_macs(layers) as macs:
-                references = [_output(model, batch) for batch in batches]
-            num_inputs = sum(len(output) for output in references)
-            variance = _variance(references)
+            reference = flat_outputs(model(*batch) for batch in batches)
+            variance = float(reference.var(correction=0).clamp_min(1e-30))
             for path, unit in tqdm(layers.items(), "sensitivity", leave=False, disable=None):
                 errors = {}
                 for bits in bit_widths:
                     spec = weight_spec(unit.layer.weight_spec, bits)
                     output = output_quantizer(model, unit) if activations else None
                     with _only_this_weight(unit.layer, spec), _with_output(output, bits):
-                        outputs = [_output(model, batch) for batch in batches]
-                    errors[bits] = _mean_square(outputs, references) / variance
-                count = macs[path] // num_inputs
+                        error = flat_outputs(model(*batch) for batch in batches) - reference
+                    errors[bits] = float(error.square().mean()) / variance
+                count = macs[path] // len(batches[0][0])
                 found.append(LayerSensitivity(path, unit.weight.numel(), errors, count))
     finally:
         for module, mode in training.items():
@@ -101,48 +108,26 @@ def layer_sensitivity(
     return found
 
 
-def _output(model: GraphModel, batch: tuple[Tensor, ...]) -> Tensor:
-    leaves = [v for v in tree_leaves(model(*batch)) if isinstance(v, Tensor)]
-    return torch.cat([leaf.reshape(leaf.shape[0], -1).double() for leaf in leaves], dim=1)
+def _count_macs(layers: dict[str, LayerUnit], macs: dict[str, int]) -> list[tuple[nn.Module, Hook]]:
+    """Hooks that add up the multiply-accumulates of each layer's calls."""
 
-
-def _variance(outputs: list[Tensor]) -> float:
-    return float(torch.cat(outputs).var(correction=0).clamp_min(1e-30))
-
-
-def _mean_square(outputs: list[Tensor], references: list[Tensor]) -> float:
-    return float((torch.cat(outputs) - torch.cat(references)).square().mean())
-
-
-@contextmanager
-def _counted_macs(layers: dict[str, LayerUnit]) -> Iterator[dict[str, int]]:
-    """Inside, multiply-accumulates of each layer's calls are added up, all inputs together."""
-    macs = dict.fromkeys(layers, 0)
-    handles = []
-    for path, unit in layers.items():
-
-        def hook(
-            _m: nn.Module, args: tuple[Any, ...], y: Tensor, path: str = path,
-            unit: LayerUnit = unit,
-        ) -> None:  # fmt: skip
+    def hook_of(path: str, unit: LayerUnit) -> Hook:
+        def hook(_module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
             # A transposed layer multiplies each of its inputs, any other makes each of its outputs.
-            rows = unit.layer.rows(unit.weight)
-            x = args[0]
-            per_value = unit.weight[0].numel() if unit.layer.is_transposed else rows.shape[1]
-            macs[path] += (x if unit.layer.is_transposed else y).numel() * per_value
+            if unit.layer.is_transposed:
+                macs[path] += args[0].numel() * unit.weight[0].numel()
+            else:
+                macs[path] += y.numel() * unit.layer.rows(unit.weight).shape[1]
 
-        handles.append(unit.layer.register_forward_hook(hook))
-    try:
-        yield macs
-    finally:
-        for handle in handles:
-            handle.remove()
+        return hook
+
+    return [(unit.layer, hook_of(path, unit)) for path, unit in layers.items()]
 
 
 def output_quantizer(model: GraphModel, unit: LayerUnit) -> FakeQuantize | None:
     """The quantizer behind a layer, if what it gives is quantized there."""
-    user = next(iter(unit.node.users), None)
-    module = None if user is None else model.module_of(user)
+    behind = quantizer_behind(model, unit.node)
+    module = None if behind is None else model.module_of(behind)
     return module if isinstance(module, FakeQuantize) else None
 
 
@@ -153,7 +138,7 @@ def _with_output(quantizer: FakeQuantize | None, bits: int) -> Iterator[None]:
         yield
         return
     before = quantizer.spec
-    quantizer.spec, quantizer.fake_quant_enabled = replace(before, bit_width=bits), True
+    quantizer.spec, quantizer.fake_quant_enabled = before.with_bits(bits), True
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +90,13 @@ def layer_unit(model: GraphModel, node: fx.Node) -> LayerUnit | None:
     return LayerUnit(node, str(node.target), layer, weight, bias, **references)
 
 
+def quantizer_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
+    """The call of the quantizer that alone reads a value; None if there is none, or others do."""
+    users = list(node.users)
+    alone = len(users) == 1 and isinstance(model.module_of(users[0]), FakeQuantize)
+    return users[0] if alone else None
+
+
 def layer_units(model: GraphModel) -> list[LayerUnit]:
     """All units, in the order of the graph; a shared layer has one for each call."""
     found = (layer_unit(model, node) for node in model.graph.nodes)
@@ -119,6 +126,31 @@ def float_arithmetic(model: nn.Module) -> Iterator[None]:
             module.fake_quant_enabled = fake_quant
             if isinstance(module, FakeQuantize):
                 module.observer_enabled = bool(observer)
+
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
+
+
+@torch.no_grad()
+def run_in_float(
+    model: nn.Module, batches: Sequence[tuple[Any, ...]], hooks: Sequence[tuple[nn.Module, Hook]]
+) -> None:
+    """Run the float model on all batches, for what hooks see.
+
+    Args:
+        model: Prepared model.
+        batches: Its inputs, a tuple for each batch.
+        hooks: Modules and what is called after each of their calls, with the module, its positional
+            arguments and its result.
+    """
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        with float_arithmetic(model):
+            for batch in batches:
+                model(*batch)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def added_half_step(output_quantizer: FakeQuantize | None) -> Tensor | float:

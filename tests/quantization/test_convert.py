@@ -11,9 +11,9 @@ from edgeailite.quantization.convert import grid_of
 from edgeailite.quantization.fake_quantize import PACT2, FakeQuantize
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.integer import EXACT_IN_FLOAT32, IntegerLayer
+from edgeailite.quantization.preparation import prepare
 from edgeailite.quantization.spec import QConfig, QuantSpec, get_preset
 from edgeailite.quantization.wrappers import ConvertedModule, QuantModule, QuantTrainModule
-from edgeailite.quantization.wrappers.base import prepare
 from tests.quantization.helpers import (
     OPTIMIZATIONS,
     batch,

@@ -301,6 +301,7 @@ def test_the_averaged_weights_are_saved_and_exported(run_script, float_run):
     ("method", "budget"),
     [
         ("pact2", ("--size_budget", "0.7", "--mac_budget", "0.9")),
+        ("pact2", ("--size_budget", "0.7", "--mac_budget", "0.9", "--ptq", "fast")),
         ("ptc_fx", ("--accuracy_budget", "50")),
     ],
 )

@@ -1,5 +1,6 @@
 """What was quantized, what was not and why, ranges, SQNR; as text, JSON, HTML, events."""
 
+from edgeailite.quantization.comparison import sqnr
 from edgeailite.quantization.report.build import build_report, describe, spec_words
 from edgeailite.quantization.report.entries import (
     ActivationEntry,
@@ -10,7 +11,6 @@ from edgeailite.quantization.report.entries import (
     Report,
 )
 from edgeailite.quantization.report.html import write_html
-from edgeailite.quantization.report.measure import sqnr
 from edgeailite.quantization.report.tensorboard import add_to_tensorboard
 
 __all__ = [

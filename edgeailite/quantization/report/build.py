@@ -10,6 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.comparison import sqnr
 from edgeailite.quantization.convert import COMPUTES_INTEGERS, convert, grid_of
 from edgeailite.quantization.convert_fixed_point import convert_fixed_point
 from edgeailite.quantization.fake_quantize import FakeQuantize
@@ -23,7 +24,7 @@ from edgeailite.quantization.report.entries import (
     Report,
 )
 from edgeailite.quantization.report.findings import find_warnings
-from edgeailite.quantization.report.measure import Statistics, histogram, measure, sqnr
+from edgeailite.quantization.report.measure import Statistics, histogram, measure
 from edgeailite.quantization.report.reasons import float_operations, operation_name
 from edgeailite.quantization.spec import QuantSpec
 from edgeailite.quantization.units import LayerUnit, layer_units

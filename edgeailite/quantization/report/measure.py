@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.comparison import decibel, signal_and_noise
 from edgeailite.quantization.fake_quantize import FakeQuantize
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.observer import SAMPLE_SIZE, sample
@@ -18,22 +19,6 @@ from edgeailite.quantization.units import added_half_step, float_arithmetic
 
 NUM_BINS = 64
 PERCENTILE = 0.999
-
-
-def decibel(signal: float, noise: float) -> float:
-    """``10 log10(signal / noise)``; infinite without noise."""
-    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
-
-
-def sqnr(signal: Tensor, noisy: Tensor) -> float:
-    """Signal to noise in dB: ``10 log10(sum x^2 / sum (x - y)^2)``; infinite if equal."""
-    return decibel(*_powers(signal, noisy))
-
-
-def _powers(signal: Tensor, noisy: Tensor) -> tuple[float, float]:
-    """``sum x^2`` and ``sum (x - y)^2``."""
-    x = signal.double()
-    return float(x.square().sum()), float((x - noisy.double()).square().sum())
 
 
 def histogram(values: Tensor, low: float, high: float, num_bins: int = NUM_BINS) -> Histogram:
@@ -101,12 +86,12 @@ class Statistics:
 
     def add_error(self, reference: Tensor, values: Tensor) -> None:
         """One batch's sample of the float and of the quantized model."""
-        signal, noise = _powers(reference, values)
+        signal, noise = signal_and_noise(reference, values)
         self._signal, self._noise = self._signal + signal, self._noise + noise
 
     def add_own_error(self, arriving: Tensor, values: Tensor) -> None:
         """One batch's sample before and behind a grid."""
-        signal, noise = _powers(arriving, values)
+        signal, noise = signal_and_noise(arriving, values)
         self._own_signal, self._own_noise = self._own_signal + signal, self._own_noise + noise
 
     def histogram(self, limits: tuple[float, float]) -> Histogram:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy
 from edgeailite.quantization.bit_widths import BitWidths
+from edgeailite.quantization.preparation import prepare
 from edgeailite.quantization.qconfig import make_policy
 from edgeailite.quantization.training_methods import TrainingMethods
-from edgeailite.quantization.wrappers.base import QuantModule, prepare
+from edgeailite.quantization.wrappers.base import QuantModule
 from edgeailite.xnn.utils import load_weights
 
 Epoch = int | bool | None

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from edgeailite.quantization.annotate import Policy
 from edgeailite.quantization.bit_widths import BitWidths
+from edgeailite.quantization.preparation import prepare
 from edgeailite.quantization.report import describe
 from edgeailite.quantization.spec import BiasSpec, QConfig, Rounding, get_preset
 from edgeailite.quantization.training_methods import TrainingMethods
-from edgeailite.quantization.wrappers.base import QuantModule, prepare
+from edgeailite.quantization.wrappers.base import QuantModule
 
 CONSTRAIN_BIAS = {
     "NONE": BiasSpec(32, "none"),
@@ -81,6 +82,8 @@ def _with(spec: Any, changes: dict[str, Any], what: str) -> Any:
 class _PACT2Module(QuantModule):
     """Arguments that the three wrappers share; see :class:`QuantTrainModule` for their meaning."""
 
+    takes_methods = False
+
     def __init__(
         self,
         module: nn.Module,
@@ -119,8 +122,8 @@ class _PACT2Module(QuantModule):
             *args,
         )
         policy = Policy(qconfig, quantize_in=quantize_in, quantize_out=quantize_out)
-        # One set of options serves the three wrappers; the other two do not train.
-        if methods is None or not isinstance(self, QuantTrainModule):
+        # One set of options serves the three wrappers; two of them do not train.
+        if methods is None or not self.takes_methods:
             methods = TrainingMethods()
         super().__init__(
             prepare(module, methods.apply_to(policy), examples, leaf_modules),
@@ -184,6 +187,8 @@ class QuantTrainModule(_PACT2Module):
     Example:
         >>> model = QuantTrainModule(model, dummy_input=torch.rand(1, 3, 224, 224), total_epochs=10)
     """
+
+    takes_methods = True
 
     def __init__(
         self, module: nn.Module, dummy_input: Any, *args: Any, total_epochs: int = 0, **kwargs: Any

@@ -27,6 +27,7 @@ from edgeailite.quantization.export.formats import (
 from edgeailite.quantization.graph import GraphModel
 from edgeailite.quantization.hardware_rules import check_hardware_rules
 from edgeailite.quantization.layers import QuantLayer
+from edgeailite.quantization.preparation import check_finite_weights
 from edgeailite.quantization.spec import FixedPoint
 from edgeailite.quantization.tinyml_qconfig import BIT_WIDTHS, make_tinyml_policy, weight_spec
 from edgeailite.quantization.training_methods import TrainingMethods
@@ -34,7 +35,6 @@ from edgeailite.quantization.wrappers.base import (
     WRITERS,
     ConvertedModule,
     as_tuple,
-    check_finite_weights,
 )
 from edgeailite.quantization.wrappers.fx import Epoch, QATFxModule
 

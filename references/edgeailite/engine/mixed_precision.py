@@ -13,6 +13,8 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from edgeailite.quantization.auto_quantization import MixedPrecision, search_bit_widths
+from edgeailite.quantization.equalize import equalize
+from edgeailite.quantization.post_training import methods_named
 from edgeailite.quantization.sensitivity import choose_bit_widths, layer_sensitivity
 from references.edgeailite.engine.data import Data, set_epoch
 from references.edgeailite.engine.deploy import first_images
@@ -82,6 +84,9 @@ def _find(
 
     if "accuracy_budget" not in budgets:
         wrapper = make_wrapper(copy.deepcopy(model), MixedPrecision({}))
+        if options.ptq is not None and "equalization" in methods_named(options.ptq):
+            # It moves errors between layers: they are measured behind it.
+            equalize(wrapper.module, images)
         layers = layer_sensitivity(wrapper.module, images)
         allowed = {
             "max_bytes": ("size_budget", sum(s.num_bytes(_REFERENCE_BITS) for s in layers)),

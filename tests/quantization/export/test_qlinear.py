@@ -6,9 +6,9 @@ import onnx
 import pytest
 
 from edgeailite.quantization.annotate import Policy
+from edgeailite.quantization.preparation import prepare
 from edgeailite.quantization.spec import QConfig, QuantSpec
 from edgeailite.quantization.wrappers import QuantModule
-from edgeailite.quantization.wrappers.base import prepare
 from tests.quantization.helpers import (
     OPTIMIZATIONS,
     batch,

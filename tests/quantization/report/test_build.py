@@ -6,9 +6,9 @@ from torch import nn
 
 from edgeailite.quantization.annotate import Policy
 from edgeailite.quantization.fake_quantize import PACT2
+from edgeailite.quantization.preparation import prepare
 from edgeailite.quantization.report import build_report, describe, spec_words
 from edgeailite.quantization.spec import PRESETS, QuantSpec
-from edgeailite.quantization.wrappers.base import prepare
 from tests.quantization.helpers import trained
 from tests.quantization.zoo import Residual, SharedConvolution
 

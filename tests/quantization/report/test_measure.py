@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from edgeailite.quantization.comparison import decibel, sqnr
 from edgeailite.quantization.observer import SAMPLE_SIZE
 from edgeailite.quantization.report import build_report
-from edgeailite.quantization.report.measure import Statistics, decibel, histogram, sqnr
+from edgeailite.quantization.report.measure import Statistics, histogram
 from tests.quantization.helpers import trained
 
 floats = st.floats(-1e3, 1e3, width=32)

@@ -5,9 +5,9 @@ from torch import fx, nn
 
 from edgeailite.quantization.annotate import Policy
 from edgeailite.quantization.fake_quantize import NoQAct
+from edgeailite.quantization.preparation import prepare
 from edgeailite.quantization.report.reasons import float_operations
 from edgeailite.quantization.spec import PRESETS
-from edgeailite.quantization.wrappers.base import prepare
 from tests.quantization.zoo import Residual, WeightStandardization
 
 SYMMETRIC = PRESETS["WT8SYMP2_AT8SYMP2"]
