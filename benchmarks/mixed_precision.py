@@ -17,8 +17,11 @@ from ptq_accuracy import Task, available_tasks, logits, percent_correct, score
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule
-from edgeailite.quantization.auto_quantization import MixedPrecision
-from edgeailite.quantization.sensitivity import choose_bit_widths, layer_sensitivity
+from edgeailite.quantization.methods.mixed_precision.search import MixedPrecision
+from edgeailite.quantization.methods.mixed_precision.sensitivity import (
+    choose_bit_widths,
+    layer_sensitivity,
+)
 
 PRESET = "WC8_AT8"
 BIT_WIDTHS = (8, 6, 5, 4)

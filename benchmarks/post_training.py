@@ -20,9 +20,9 @@ from pathlib import Path
 from ptq_accuracy import Task, available_tasks, logits, num_different, percent_correct, score
 
 from edgeailite.quantization import PTCFxModule
-from edgeailite.quantization.fake_quantize import quantizers
-from edgeailite.quantization.layers import QuantLayer
-from edgeailite.quantization.post_training import QUALITIES, MethodGain
+from edgeailite.quantization.methods.post_training import QUALITIES, MethodGain
+from edgeailite.quantization.modules.activation import quantizers
+from edgeailite.quantization.modules.layer import QuantLayer
 
 Methods = str | tuple[str, ...]
 

@@ -18,7 +18,7 @@ from edgeailite.quantization import (
     TINPUTinyMLPTQFxModule,
     TINPUTinyMLQATFxModule,
 )
-from edgeailite.quantization.memory import estimate_memory
+from edgeailite.quantization.integer.memory import estimate_memory
 
 WRAPPERS = {
     "tinpu_qat": TINPUTinyMLQATFxModule,

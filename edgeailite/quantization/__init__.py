@@ -1,9 +1,9 @@
 """The quantization engine: capture, annotate, insert, train, calibrate, convert, export, verify."""
 
+from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QConfigType, QuantSpec
 from edgeailite.quantization.export.formats import ExportFormat
-from edgeailite.quantization.spec import BiasSpec, QConfig, QConfigType, QuantSpec
-from edgeailite.quantization.tinyml_qconfig import TinyMLQConfigType
-from edgeailite.quantization.training_methods import TrainingMethods
+from edgeailite.quantization.methods.training import TrainingMethods
+from edgeailite.quantization.targets.tinpu.qconfig import TinyMLQConfigType
 from edgeailite.quantization.wrappers import (
     ConvertedModule,
     GenericTinyMLPTQFxModule,

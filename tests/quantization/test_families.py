@@ -11,7 +11,7 @@ from torchvision.models.maxvit import MaxVit
 from torchvision.models.regnet import BlockParams
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from edgeailite.quantization.verify import verify
+from edgeailite.quantization.verify.compare import verify
 from edgeailite.quantization.wrappers import PTCFxModule
 
 CLASSES = 10

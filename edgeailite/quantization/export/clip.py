@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.export.onnx_file import write_onnx
 from edgeailite.quantization.export.plain import plain_model
-from edgeailite.quantization.fake_quantize import FakeQuantize
-from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.modules.activation import FakeQuantize
 
 
 class Clip(nn.Module):

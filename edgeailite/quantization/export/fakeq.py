@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgeailite.quantization.convert import grid_of
 from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.export.onnx_file import write_onnx
 from edgeailite.quantization.export.plain import plain_model
-from edgeailite.quantization.fake_quantize import FakeQuantize
-from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.integer import Dequantize, Quantize
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.integer.conversion import grid_of
+from edgeailite.quantization.integer.operators import Dequantize, Quantize
+from edgeailite.quantization.modules.activation import FakeQuantize
 
 
 class RoundTrip(nn.Module):

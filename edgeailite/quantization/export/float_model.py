@@ -11,9 +11,9 @@ from torch import Tensor
 
 from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.export.onnx_file import write_onnx
-from edgeailite.quantization.fake_quantize import FakeQuantize
-from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.layers import QuantLayer
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.layer import QuantLayer
 
 
 def float_model(model: GraphModel) -> GraphModel:

@@ -9,8 +9,8 @@ from typing import Any
 import onnx
 
 from edgeailite.quantization.export.proto import ProtoGraph
-from edgeailite.quantization.fixed_point import OffsetScaleShift, WindowAverage
-from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.targets.tinpu.operators import OffsetScaleShift, WindowAverage
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _PARAMETERS = {"scale": 1, "zero_point": 2}

@@ -17,7 +17,7 @@ from torch import Tensor
 from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.export.names import name_tensors
 from edgeailite.quantization.export.opset import OLDEST_OPSET, TORCH_OPSET, lower_opset
-from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.graph.model import GraphModel
 
 _LOG = logging.getLogger(__name__)
 

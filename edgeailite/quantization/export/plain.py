@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from edgeailite.quantization.convert import FixedLayer
-from edgeailite.quantization.fake_quantize import FakeQuantize
-from edgeailite.quantization.fixed_point_layers import FixedPointAverage, FixedPointBatchNorm
-from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.operators import Kind
-from edgeailite.quantization.units import attribute, layer_units
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.operations import Kind
+from edgeailite.quantization.integer.conversion import FixedLayer
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.layer_units import attribute, layer_units
+from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage, FixedPointBatchNorm
 
 
 @torch.no_grad()

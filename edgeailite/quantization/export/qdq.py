@@ -13,8 +13,8 @@ from torch import Tensor
 
 from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.export.onnx_file import write_onnx
-from edgeailite.quantization.export.tidl import write_tidl_settings
-from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.targets.tidl.settings import write_tidl_settings
 
 
 def export_qdq(

@@ -18,8 +18,8 @@ from edgeailite.quantization.export.moves import move_integers, use_unsigned_act
 from edgeailite.quantization.export.onnx_file import write_onnx
 from edgeailite.quantization.export.proto import ProtoGraph
 from edgeailite.quantization.export.qlinear_forms import CONTRIB, FORMS, Site
-from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.integer import IntegerLayer
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.integer.operators import IntegerLayer
 
 _LOG = logging.getLogger(__name__)
 

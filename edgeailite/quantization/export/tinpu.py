@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.export.onnx_file import write_onnx
-from edgeailite.quantization.graph import GraphModel
+from edgeailite.quantization.graph.model import GraphModel
 
 DEFAULT_OPSET = 17
 

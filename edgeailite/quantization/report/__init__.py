@@ -1,6 +1,6 @@
 """What was quantized, what was not and why, ranges, SQNR; as text, JSON, HTML, events."""
 
-from edgeailite.quantization.comparison import sqnr
+from edgeailite.quantization.arithmetic.sqnr import sqnr
 from edgeailite.quantization.report.build import build_report, describe, spec_words
 from edgeailite.quantization.report.entries import (
     ActivationEntry,

@@ -10,13 +10,14 @@ from itertools import chain
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.comparison import sqnr
-from edgeailite.quantization.convert import COMPUTES_INTEGERS, convert, grid_of
-from edgeailite.quantization.convert_fixed_point import convert_fixed_point
-from edgeailite.quantization.fake_quantize import FakeQuantize
-from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.integer import Grid
-from edgeailite.quantization.memory import estimate_memory
+from edgeailite.quantization.arithmetic.spec import QuantSpec
+from edgeailite.quantization.arithmetic.sqnr import sqnr
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.integer.conversion import COMPUTES_INTEGERS, convert, grid_of
+from edgeailite.quantization.integer.memory import estimate_memory
+from edgeailite.quantization.integer.operators import Grid
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.layer_units import LayerUnit, layer_units
 from edgeailite.quantization.report.entries import (
     ActivationEntry,
     LayerEntry,
@@ -26,8 +27,7 @@ from edgeailite.quantization.report.entries import (
 from edgeailite.quantization.report.findings import find_warnings
 from edgeailite.quantization.report.measure import Statistics, histogram, measure
 from edgeailite.quantization.report.reasons import float_operations, operation_name
-from edgeailite.quantization.spec import QuantSpec
-from edgeailite.quantization.units import LayerUnit, layer_units
+from edgeailite.quantization.targets.tinpu.conversion import convert_fixed_point
 
 
 def spec_words(spec: QuantSpec) -> str:

@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from edgeailite.quantization.memory import MemoryEstimate
-from edgeailite.quantization.post_training import MethodGain, render_gains
+from edgeailite.quantization.integer.memory import MemoryEstimate
+from edgeailite.quantization.methods.post_training import MethodGain, render_gains
 
 
 class Histogram(NamedTuple):

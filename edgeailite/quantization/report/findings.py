@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch import fx
 
+from edgeailite.quantization.modules.layer_units import LayerUnit
 from edgeailite.quantization.report.entries import ActivationEntry, LayerEntry, Report
-from edgeailite.quantization.units import LayerUnit
 
 WEIGHT_OUTLIER_RATIO = 64.0
 ACTIVATION_OUTLIER_RATIO = 8.0

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.comparison import decibel, signal_and_noise
-from edgeailite.quantization.fake_quantize import FakeQuantize
-from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.observer import SAMPLE_SIZE, sample
+from edgeailite.quantization.arithmetic.sqnr import decibel, signal_and_noise
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.layer_units import added_half_step, float_arithmetic
+from edgeailite.quantization.modules.observer import SAMPLE_SIZE, sample
 from edgeailite.quantization.report.entries import Histogram
-from edgeailite.quantization.units import added_half_step, float_arithmetic
 
 NUM_BINS = 64
 PERCENTILE = 0.999

@@ -6,22 +6,22 @@ from typing import Any
 
 from torch import fx, nn
 
-from edgeailite.quantization.annotate import COMPUTES_IN_FIXED_POINT
-from edgeailite.quantization.convert import BETWEEN_GRIDS
-from edgeailite.quantization.fake_quantize import FakeQuantize
-from edgeailite.quantization.fixed_point_layers import FixedPointAverage, FixedPointBatchNorm
-from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.insert import quantizer_of
-from edgeailite.quantization.layers import (
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.operations import Kind, argument, operands, product_operands
+from edgeailite.quantization.integer.conversion import BETWEEN_GRIDS
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.layer import (
     QUANT_LAYERS,
     QuantFunctionalLayer,
     QuantLayer,
     StandaloneBatchNorm,
     StandaloneLayerNorm,
 )
-from edgeailite.quantization.operators import Kind, argument, operands, product_operands
+from edgeailite.quantization.modules.layer_units import layer_unit
+from edgeailite.quantization.prepare.annotate import COMPUTES_IN_FIXED_POINT
+from edgeailite.quantization.prepare.insert import quantizer_of
 from edgeailite.quantization.report.entries import FloatEntry
-from edgeailite.quantization.units import layer_unit
+from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage, FixedPointBatchNorm
 
 _BY_CONFIGURATION = "the preset or configuration leaves it in float"
 _OFF_GRID = "lies on no grid, so the arithmetic is float"

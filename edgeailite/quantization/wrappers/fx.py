@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgeailite.quantization.annotate import Policy
-from edgeailite.quantization.bit_widths import BitWidths
-from edgeailite.quantization.preparation import prepare
-from edgeailite.quantization.qconfig import make_policy
-from edgeailite.quantization.training_methods import TrainingMethods
-from edgeailite.quantization.wrappers.base import QuantModule
+from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths
+from edgeailite.quantization.methods.training import TrainingMethods
+from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.prepare import prepare
+from edgeailite.quantization.prepare.qconfig import make_policy
+from edgeailite.quantization.wrappers.quant_module import QuantModule
 from edgeailite.xnn.utils import load_weights
 
 Epoch = int | bool | None
@@ -61,7 +61,7 @@ class QATFxModule(QuantModule):
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
         methods: Learned ranges, damping, distillation; None: none of them.
         bit_widths: Bits of single layers, instead of the preset's: what
-            :func:`~edgeailite.quantization.auto_quantization.search_bit_widths` found, the file it
+            :func:`~edgeailite.quantization.methods.mixed_precision.search.search_bit_widths` found, the file it
             was saved to, or ``{bits: [module names]}``.
         verbose: Print when something freezes.
 

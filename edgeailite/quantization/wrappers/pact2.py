@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgeailite.quantization.annotate import Policy
-from edgeailite.quantization.bit_widths import BitWidths
-from edgeailite.quantization.preparation import prepare
+from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, Rounding, get_preset
+from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths
+from edgeailite.quantization.methods.training import TrainingMethods
+from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.report import describe
-from edgeailite.quantization.spec import BiasSpec, QConfig, Rounding, get_preset
-from edgeailite.quantization.training_methods import TrainingMethods
-from edgeailite.quantization.wrappers.base import QuantModule
+from edgeailite.quantization.wrappers.quant_module import QuantModule
 
 CONSTRAIN_BIAS = {
     "NONE": BiasSpec(32, "none"),
@@ -176,7 +176,7 @@ class QuantTrainModule(_PACT2Module):
         lr_calib: Rate of `bias_calibration`.
         methods: Learned ranges, damping, distillation; None: none of them.
         bit_widths: Bits of single layers, instead of `bitwidth_weights`: what
-            :func:`~edgeailite.quantization.auto_quantization.search_bit_widths` found, the file it
+            :func:`~edgeailite.quantization.methods.mixed_precision.search.search_bit_widths` found, the file it
             was saved to, or ``{bits: [module names]}``.
 
     Raises:

@@ -10,33 +10,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeailite.quantization.annotate import Policy
-from edgeailite.quantization.auto_quantization import (
+from edgeailite.quantization.arithmetic.spec import FixedPoint
+from edgeailite.quantization.export.formats import (
+    FROM_WRAPPER,
+    ExportFormat,
+)
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.integer.conversion import convert
+from edgeailite.quantization.methods.mixed_precision.search import (
     MixedPrecision,
     apply_mixed_precision,
     search_as_told,
     without_search,
 )
-from edgeailite.quantization.convert import convert
-from edgeailite.quantization.convert_fixed_point import convert_fixed_point
-from edgeailite.quantization.export.c_files import export_c
-from edgeailite.quantization.export.formats import (
-    FROM_WRAPPER,
-    ExportFormat,
+from edgeailite.quantization.methods.training import TrainingMethods
+from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.prepare import check_finite_weights
+from edgeailite.quantization.targets.tinpu.c_files import export_c
+from edgeailite.quantization.targets.tinpu.conversion import convert_fixed_point
+from edgeailite.quantization.targets.tinpu.hardware_rules import check_hardware_rules
+from edgeailite.quantization.targets.tinpu.qconfig import (
+    BIT_WIDTHS,
+    make_tinyml_policy,
+    weight_spec,
 )
-from edgeailite.quantization.graph import GraphModel
-from edgeailite.quantization.hardware_rules import check_hardware_rules
-from edgeailite.quantization.layers import QuantLayer
-from edgeailite.quantization.preparation import check_finite_weights
-from edgeailite.quantization.spec import FixedPoint
-from edgeailite.quantization.tinyml_qconfig import BIT_WIDTHS, make_tinyml_policy, weight_spec
-from edgeailite.quantization.training_methods import TrainingMethods
-from edgeailite.quantization.wrappers.base import (
+from edgeailite.quantization.wrappers.fx import Epoch, QATFxModule
+from edgeailite.quantization.wrappers.quant_module import (
     WRITERS,
     ConvertedModule,
     as_tuple,
 )
-from edgeailite.quantization.wrappers.fx import Epoch, QATFxModule
 
 FLOAT_OPS = ("qdq", "fb")
 _EARLIER = ("qconfig_type", "example_inputs", "is_qat", "backend", "total_epochs")
@@ -51,7 +55,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         *args: ``qconfig_type, example_inputs, is_qat, backend, total_epochs`` in this order, or, if
             the first is a number, ``total_epochs, qconfig_type, example_inputs, is_qat, backend``.
         qconfig_type: Bits of the weights and more, see
-            :class:`~edgeailite.quantization.tinyml_qconfig.TinyMLQConfigType`; None: 8 bits.
+            :class:`~edgeailite.quantization.targets.tinpu.qconfig.TinyMLQConfigType`; None: 8 bits.
         example_inputs: Input of the shape the model is used with; with it, a wrong shape is found
             here.
         is_qat: False: training mode only calibrates.
@@ -324,7 +328,7 @@ class TinyMLConvertedModule(ConvertedModule):
             path: File to write.
             model_qconfig_format: What the file holds; None: what :meth:`convert` was asked for.
             strict: Raise instead of warning; see
-                :func:`~edgeailite.quantization.hardware_rules.check_hardware_rules`.
+                :func:`~edgeailite.quantization.targets.tinpu.hardware_rules.check_hardware_rules`.
             **options: ``input_names``, ``output_names``, ``opset_version``, ``dynamic_batch`` as in
                 :meth:`QuantModule.export`; ``simplify=False`` leaves the exporter's operators as
                 they are, constants folded.
@@ -398,7 +402,7 @@ def run_auto_quantization(
 
     Args:
         model: Float model; not changed.
-        qconfig_dict: See :func:`~edgeailite.quantization.auto_quantization.search_as_told`; not
+        qconfig_dict: See :func:`~edgeailite.quantization.methods.mixed_precision.search.search_as_told`; not
             changed.
         wrapper_type: The target; the search calibrates, whatever it is.
 

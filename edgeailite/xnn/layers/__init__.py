@@ -1,6 +1,6 @@
 """Layers that models are written with, and the activation quantizers that wrapping puts in."""
 
-from edgeailite.quantization.fake_quantize import (
+from edgeailite.quantization.modules.activation import (
     PACT2,
     NoQAct,
     PAct2,

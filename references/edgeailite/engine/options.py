@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 import tyro
 
 from edgeailite.quantization import QConfigType, TrainingMethods
-from edgeailite.quantization.post_training import METHODS, QUALITIES, methods_named
-from edgeailite.quantization.training_methods import LearnedRanges
+from edgeailite.quantization.methods.post_training import METHODS, QUALITIES, methods_named
+from edgeailite.quantization.methods.training import LearnedRanges
 
 Phase = Literal["training", "calibration", "validation"]
 Quality = Literal[(*QUALITIES, *METHODS)]  # type: ignore[valid-type]

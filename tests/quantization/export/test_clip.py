@@ -4,9 +4,9 @@ import onnx
 import pytest
 import torch
 
+from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.export.clip import clip_model, clip_range
-from edgeailite.quantization.fake_quantize import FakeQuantize
-from edgeailite.quantization.spec import QuantSpec
+from edgeailite.quantization.modules.activation import FakeQuantize
 from tests.quantization.helpers import batch, run_onnx, trained
 from tests.quantization.zoo import ZOO
 

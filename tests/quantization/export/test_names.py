@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.fake_quantize import quantizers
-from edgeailite.quantization.integer import IntegerLayer, Quantize, Requantize
+from edgeailite.quantization.integer.operators import IntegerLayer, Quantize, Requantize
+from edgeailite.quantization.modules.activation import quantizers
 from edgeailite.quantization.wrappers import QuantCalibrateModule
 from tests.quantization.helpers import batch, run_onnx, trained
 from tests.quantization.zoo import ZOO

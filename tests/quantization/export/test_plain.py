@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from edgeailite.quantization.convert import FixedLayer
 from edgeailite.quantization.export.plain import plain_model
-from edgeailite.quantization.fake_quantize import FakeQuantize, quantizers
-from edgeailite.quantization.layers import QuantLayer
+from edgeailite.quantization.integer.conversion import FixedLayer
+from edgeailite.quantization.modules.activation import FakeQuantize, quantizers
+from edgeailite.quantization.modules.layer import QuantLayer
 from tests.quantization.helpers import batch, trained
 from tests.quantization.zoo import ZOO
 

@@ -5,9 +5,9 @@ import logging
 import onnx
 import pytest
 
-from edgeailite.quantization.annotate import Policy
-from edgeailite.quantization.preparation import prepare
-from edgeailite.quantization.spec import QConfig, QuantSpec
+from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
+from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.wrappers import QuantModule
 from tests.quantization.helpers import (
     OPTIMIZATIONS,

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.annotate import Policy
-from edgeailite.quantization.fake_quantize import PACT2
-from edgeailite.quantization.preparation import prepare
+from edgeailite.quantization.arithmetic.spec import PRESETS, QuantSpec
+from edgeailite.quantization.modules.activation import PACT2
+from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.report import build_report, describe, spec_words
-from edgeailite.quantization.spec import PRESETS, QuantSpec
 from tests.quantization.helpers import trained
 from tests.quantization.zoo import Residual, SharedConvolution
 

@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from edgeailite.quantization.annotate import Policy
-from edgeailite.quantization.fake_quantize import NoQAct
-from edgeailite.quantization.preparation import prepare
+from edgeailite.quantization.arithmetic.spec import PRESETS
+from edgeailite.quantization.modules.activation import NoQAct
+from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.report.reasons import float_operations
-from edgeailite.quantization.spec import PRESETS
 from tests.quantization.zoo import Residual, WeightStandardization
 
 SYMMETRIC = PRESETS["WT8SYMP2_AT8SYMP2"]

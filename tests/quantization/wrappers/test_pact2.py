@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.fake_quantize import quantizers
-from edgeailite.quantization.units import layer_units
+from edgeailite.quantization.modules.activation import quantizers
+from edgeailite.quantization.modules.layer_units import layer_units
 from edgeailite.quantization.wrappers import (
     QuantCalibrateModule,
     QuantTestModule,

@@ -1,5 +1,5 @@
-"""Configurations by their documented path; see ``edgeailite.quantization.tinyml_qconfig``."""
+"""Configurations by their documented path; see ``edgeailite.quantization.targets.tinpu.qconfig``."""
 
-from edgeailite.quantization.tinyml_qconfig import TinyMLQConfigType, get_default_qconfig
+from edgeailite.quantization.targets.tinpu.qconfig import TinyMLQConfigType, get_default_qconfig
 
 __all__ = ["TinyMLQConfigType", "get_default_qconfig"]

@@ -1,0 +1,1 @@
+"""The number system: grids, scales, rounding, fake quantization. Functions of tensors only."""

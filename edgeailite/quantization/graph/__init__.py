@@ -1,0 +1,1 @@
+"""A model as a graph: the table of operations, capture, running, recording."""

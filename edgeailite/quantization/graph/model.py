@@ -1,0 +1,180 @@
+"""A graph that runs the user's modules where they are, and typed helpers for its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from edgeailite.quantization.graph.operations import node_kind
+
+
+class GraphModel(nn.Module):
+    """The user's modules where they were, run by a graph.
+
+    Unlike :class:`torch.fx.GraphModule` it keeps every container and every unused module of the
+    original (so that state-dict keys never change), through ``copy.deepcopy`` and pickling too.
+
+    Args:
+        root: Module whose children, parameters and buffers become this one's (shared, not copied).
+        graph: What ``forward`` runs.
+    """
+
+    graph: fx.Graph
+
+    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
+        super().__init__()
+        self.training = root.training
+        for name, child in root._modules.items():
+            self.register_module(name, child)
+        for name, parameter in root._parameters.items():
+            self.register_parameter(name, parameter)
+        for name, buffer in root._buffers.items():
+            self.register_buffer(
+                name, buffer, persistent=name not in root._non_persistent_buffers_set
+            )
+        self.graph = graph
+        # State dicts loaded so far: what was derived from the weights before is stale.
+        self.num_loads = 0
+        self.export_view: Callable[[GraphModel], nn.Module] | None = None
+        # Prepared for a target with offset, multiplier and shift.
+        self.fixed_point = False
+        self.recompile()
+        self.remember_tensors()
+
+    def recompile(self) -> None:
+        """Make the running code from the graph; call it after every change of the graph."""
+        code = self.graph.python_code("self")
+        scope: dict[str, Any] = dict(code.globals)
+        exec(compile(code.src, "<edgeailite graph>", "exec"), scope)
+        self._run: Callable[..., Any] = scope["forward"]
+
+    def tidy(self) -> None:
+        """End a rewrite: drop dead code, check the graph, make the running code."""
+        # Only for the time of the checks: an owner in the graph would be pickled with it.
+        self.graph.owning_module = self  # type: ignore[assignment]
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        self.graph.owning_module = None
+        self.recompile()
+        self.remember_tensors()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph; arguments and results are those of the original model.
+
+        Under ``torch.export`` (and so ``torch.onnx.export``) it is ``export_view`` of the model
+        that runs.
+        """
+        if self.export_view is not None and torch.compiler.is_exporting():
+            return self._viewed_for_export()(*args, **kwargs)
+        return self._run(self, *args, **kwargs)
+
+    def remember_tensors(self) -> None:
+        """Keep references to the tensors: while ``torch.export`` traces, fake ones replace them."""
+        # By module, not by its dictionaries: torch.export leaves other ones behind.
+        self._tensors = [
+            (module, kind, name, tensor)
+            for module in self.modules()
+            for kind in ("_parameters", "_buffers")
+            for name, tensor in getattr(module, kind).items()
+        ]
+
+    def _viewed_for_export(self) -> nn.Module:
+        """Make the view from the real tensors, outside of the trace: that work is not exported."""
+        assert self.export_view is not None
+        fakes = [(m, kind, name, getattr(m, kind)[name]) for m, kind, name, _ in self._tensors]
+        with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+            try:
+                for module, kind, name, tensor in self._tensors:
+                    getattr(module, kind)[name] = tensor
+                return self.export_view(self)
+            finally:
+                for module, kind, name, fake in fakes:
+                    getattr(module, kind)[name] = fake
+
+    def train(self, mode: bool = True) -> GraphModel:
+        """As :meth:`torch.nn.Module.train`."""
+        super().train(mode)
+        self.remember_tensors()
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As :meth:`torch.nn.Module.load_state_dict`."""
+        result = super().load_state_dict(*args, **kwargs)
+        self.num_loads += 1
+        self.remember_tensors()
+        return result
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> GraphModel:
+        super()._apply(fn, recurse)
+        self.remember_tensors()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the generated code and the references."""
+        state = self.__dict__.copy()
+        del state["_run"], state["_tensors"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore, and generate the code again."""
+        super().__setstate__(state)
+        self.recompile()
+        self.remember_tensors()
+
+    def module_of(self, node: fx.Node) -> nn.Module | None:
+        """The module that a ``call_module`` node calls."""
+        return self.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def classify(self) -> None:
+        """Write every node's :class:`Kind` to ``node.meta['kind']``."""
+        for node in self.graph.nodes:
+            node.meta["kind"] = node_kind(node, self.module_of(node))
+
+    def add_module_at(self, path: str, module: nn.Module) -> None:
+        """Register `module` under `path`; its parent must exist."""
+        parent, _, name = path.rpartition(".")
+        self.get_submodule(parent).add_module(name, module)
+
+    def free_path(self, path: str) -> str:
+        """`path`, or `path_1`, `path_2`… if it is taken."""
+        parent, _, name = path.rpartition(".")
+        owner, candidate, count = self.get_submodule(parent), name, 0
+        while hasattr(owner, candidate):
+            count += 1
+            candidate = f"{name}_{count}"
+        return f"{parent}.{candidate}" if parent else candidate
+
+
+@torch.no_grad()
+def value_shapes(model: GraphModel, example_inputs: Sequence[Tensor]) -> dict[fx.Node, torch.Size]:
+    """The shape of every value that is one tensor, from a run of the graph.
+
+    Args:
+        model: In evaluation mode.
+        example_inputs: What to run it with.
+
+    Raises:
+        ValueError: The example does not pass through the model.
+    """
+    shapes: dict[fx.Node, torch.Size] = {}
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if isinstance(value, Tensor):
+                shapes[n] = value.shape
+            return value
+
+    try:
+        Recorder(model, graph=model.graph).run(*example_inputs)
+    except Exception as error:
+        given = ", ".join(str(tuple(x.shape)) for x in example_inputs)
+        raise ValueError(
+            f"The example input of shape {given} does not pass through the model ({error}). "
+            "Give an input of the shape that the model is used with, batch included."
+        ) from error
+    return shapes

@@ -1,0 +1,1 @@
+"""The integer graph: operators, conversion, memory."""

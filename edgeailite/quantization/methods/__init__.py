@@ -1,0 +1,1 @@
+"""Post-training methods, training methods, mixed precision."""

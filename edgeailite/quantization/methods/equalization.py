@@ -1,0 +1,343 @@
+"""Cross-layer equalization: scale channels so that each fills the range of its tensor.
+
+A channel that is divided by `s` where it is made and multiplied by `s` where it is read leaves the
+network as it is in float: ReLU lets a positive factor through, ReLU6's bound is divided along. On a
+grid for the whole tensor it makes the difference between a channel with 255 steps and one with 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, fx, nn
+
+from edgeailite.quantization.graph.model import GraphModel, value_shapes
+from edgeailite.quantization.graph.operations import Kind, argument
+from edgeailite.quantization.methods.range_search import start_weight_ranges
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.layer_units import Hook, LayerUnit, layer_units, run_in_float
+
+# What every channel's largest magnitude becomes: it fills a power-of-two range of 8 bits.
+FILLED = 1.0 - 2.0**-8
+# Channels below this part of their tensor's largest magnitude are not enlarged further.
+SMALLEST = 2.0**-10
+# No row of a layer's weights becomes larger than so many times the median row.
+ROW_LIMIT = 4.0
+
+_LETS_CHANNELS_THROUGH = (
+    Kind.QUANTIZER, Kind.RELU, Kind.AVERAGE, Kind.RESIZE, Kind.ADD, Kind.SUB, Kind.FORCE, Kind.PAD,
+)  # fmt: skip
+_SAME_CHANNELS = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
+    nn.Upsample, nn.UpsamplingNearest2d,
+)  # fmt: skip
+_SAME_CHANNELS_NAMES = frozenset(
+    {
+        "_max_pool1d", "_max_pool2d", "_max_pool3d", "max_pool2d", "dropout", "dropout1d",
+        "dropout2d", "interpolate", "contiguous", "clone", "detach",
+    }
+)  # fmt: skip
+# Stands for all channels that can't be scaled.
+_PINNED = 0
+
+
+class _Channels:
+    """Which channels of which values have one scale, as numbers; 0 is not to be scaled."""
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.edges: list[np.ndarray] = []
+
+    def new(self, count: int) -> np.ndarray:
+        """Numbers of channels that nothing ties yet."""
+        numbers = np.arange(self.count, self.count + count)
+        self.count += count
+        return numbers
+
+    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
+        """Give channels the same scale, one by one."""
+        self.edges.append(np.stack(np.broadcast_arrays(one, other)))
+
+    def pin(self, channels: np.ndarray) -> None:
+        """Leave channels as they are."""
+        self.tie(channels, np.full_like(channels, _PINNED))
+
+    def groups(self) -> np.ndarray:
+        """The number of each channel's group; that of the pinned ones is at index 0."""
+        pairs = np.concatenate([np.zeros((2, 0), int), *self.edges], axis=1)
+        graph = coo_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.count, self.count))
+        return connected_components(graph, directed=False)[1]
+
+
+@torch.no_grad()
+def equalize(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list[str]:
+    """Scale every channel to fill its tensor's range, wherever the graph allows it.
+
+    ``W'[o, i] = W[o, i] s_i / s_o``, ``b'[o] = b[o] / s_o`` with ``s = max |x| / FILLED`` of what
+    the channel holds on the data, anywhere it goes: through ReLU and ReLU6, pools, depthwise
+    layers, residual sums and concatenations. Weights that a tiny channel would blow up keep to what
+    most rows of their layer need. Inputs and outputs of the network, and what no rule covers, stay.
+    A ReLU6 becomes a clip per channel at ``6 / s``, which is never inside the new range, so that no
+    operation is added on the device.
+
+    Args:
+        model: Prepared model; in evaluation mode.
+        batches: Inputs of the model, a tuple for each batch.
+
+    Returns:
+        Paths of the layers whose weights changed.
+
+    Reference: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.1; there by the ranges
+        of the weights, here by those of the activations, which those of the weights follow.
+    """
+    units = {unit.node: unit for unit in layer_units(model)}
+    channels, value_of = _number_channels(model, units, batches[0])
+    groups = channels.groups()
+    ranges = _group_ranges(model, value_of, groups, batches)
+    limits = _group_limits(model, value_of, groups)
+    scales = _choose_scales(units, value_of, groups, ranges, limits)
+    changed = [
+        unit.path
+        for unit in units.values()
+        if _rescale(unit, _of(scales, groups, value_of, unit.input_node),
+                    _of(scales, groups, value_of, unit.node))
+    ]  # fmt: skip
+    for unit in units.values():
+        if unit.path in changed:
+            unit.layer.forget_weight_range()
+    start_weight_ranges(model)
+    for node, quantizer in _bounded_quantizers(model):
+        scale = _of(scales, groups, value_of, node)
+        if bool((scale != 1).any()):
+            quantizer.clip_high = quantizer.upper_bounds(scale.numel()) / scale
+    return changed
+
+
+def _of(
+    scales: Tensor, groups: np.ndarray, value_of: dict[fx.Node, np.ndarray], node: fx.Node
+) -> Tensor:
+    """Scales of a value's channels, float32, shape ``(C,)``."""
+    return scales[torch.from_numpy(groups[value_of[node]])]
+
+
+def _number_channels(
+    model: GraphModel, units: dict[fx.Node, LayerUnit], example: tuple[Any, ...]
+) -> tuple[_Channels, dict[fx.Node, np.ndarray]]:
+    """A number for each channel of each value, and which belong together."""
+    shapes = value_shapes(model, example)
+    channels = _Channels()
+    value_of: dict[fx.Node, np.ndarray] = {}
+    uses: dict[str, int] = {}
+    for unit in units.values():
+        uses[unit.path] = uses.get(unit.path, 0) + 1
+    for node in model.graph.nodes:
+        shape = shapes.get(node)
+        if shape is None:
+            # What is no single tensor ties nothing: whatever goes in stays as it is.
+            _pin_inputs(channels, value_of, node)
+            continue
+        count = shape[1] if len(shape) > 1 else 1
+        if node in units:
+            value_of[node] = channels.new(count)
+            _tie_layer(channels, value_of, units[node], uses)
+            continue
+        found = _through(model, node, value_of, shapes)
+        if found is None:
+            value_of[node] = channels.new(count)
+            channels.pin(value_of[node])
+            _pin_inputs(channels, value_of, node)
+            continue
+        value_of[node] = found[0]
+        for other in found[1:]:
+            channels.tie(found[0], other)
+    return channels, value_of
+
+
+def _pin_inputs(channels: _Channels, value_of: dict[fx.Node, np.ndarray], node: fx.Node) -> None:
+    for source in node.all_input_nodes:
+        if source in value_of:
+            channels.pin(value_of[source])
+
+
+def _tie_layer(
+    channels: _Channels,
+    value_of: dict[fx.Node, np.ndarray],
+    unit: LayerUnit,
+    uses: dict[str, int],
+) -> None:
+    """A layer is free on both sides, unless it is shared or its channels are elsewhere."""
+    given = value_of[unit.input_node]
+    norm = unit.batch_norm
+    has_gain = norm is None or getattr(norm, "weight", None) is not None
+    if unit.layer.is_transposed:
+        expected = unit.weight.shape[0]
+    else:
+        expected = unit.weight.shape[1] * unit.layer.num_groups
+    alone = uses[unit.path] == 1 and isinstance(unit.weight, nn.Parameter)
+    if not alone or (unit.channel_axis == -1 and unit.weight.dim() != 2) or len(given) != expected:
+        channels.pin(given)
+        channels.pin(value_of[unit.node])
+    elif not has_gain or len(value_of[unit.node]) != _num_outputs(unit):
+        channels.pin(value_of[unit.node])
+
+
+def _num_outputs(unit: LayerUnit) -> int:
+    return unit.layer.rows(unit.weight).shape[0]
+
+
+def _through(
+    model: GraphModel,
+    node: fx.Node,
+    value_of: dict[fx.Node, np.ndarray],
+    shapes: dict[fx.Node, torch.Size],
+) -> list[np.ndarray] | None:
+    """Channels of a value that hold what its inputs' do, one list per input; None if unknown."""
+    kind, module = node.meta["kind"], model.module_of(node)
+    sources = [n for n in node.all_input_nodes if n in value_of]
+    if not sources or kind in (Kind.INPUT, Kind.OUTPUT):
+        return None
+    if isinstance(module, FakeQuantize) and not _is_homogeneous(module):
+        return None
+    count = shapes[node][1] if len(shapes[node]) > 1 else 1
+    if kind is Kind.CAT:
+        if argument(node, 1, "dim", 0) not in (1, 1 - len(shapes[node])):
+            return None
+        return [np.concatenate([value_of[n] for n in sources])]
+    if _flattens(model, node, shapes, sources[0]):
+        return [np.repeat(value_of[sources[0]], count // len(value_of[sources[0]]))]
+    passes = kind in _LETS_CHANNELS_THROUGH or _keeps_channels(node, module)
+    if not passes or any(len(value_of[n]) != count for n in sources):
+        return None
+    if any(len(shapes[n]) < 2 for n in (node, *sources)):
+        return None
+    return [value_of[n] for n in sources]
+
+
+def _keeps_channels(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operation that moves values leaves each in its channel."""
+    if module is not None:
+        return isinstance(module, _SAME_CHANNELS)
+    return getattr(node.target, "__name__", str(node.target)) in _SAME_CHANNELS_NAMES
+
+
+def _flattens(
+    model: GraphModel, node: fx.Node, shapes: dict[fx.Node, torch.Size], source: fx.Node
+) -> bool:
+    """Whether a value (N, C, ...) becomes (N, C * ...)."""
+    names = ("flatten", "reshape", "view", "squeeze")
+    name = getattr(node.target, "__name__", str(node.target))
+    if not isinstance(model.module_of(node), nn.Flatten) and name not in names:
+        return False
+    before, after = shapes[source], shapes[node]
+    return (
+        len(before) >= 2
+        and len(after) == 2
+        and before[0] == after[0]
+        and math.prod(before[1:]) == after[1]
+    )
+
+
+def _is_homogeneous(quantizer: FakeQuantize) -> bool:
+    """Whether the activation in a quantizer lets positive factors through, but for a bound."""
+    return quantizer.spec.fixed_range is None and (
+        quantizer.bounds is None or quantizer.bounds[0] == 0.0
+    )
+
+
+def _bounded_quantizers(model: GraphModel) -> list[tuple[fx.Node, FakeQuantize]]:
+    found = []
+    for node in model.graph.nodes:
+        module = model.module_of(node)
+        if isinstance(module, FakeQuantize) and _is_homogeneous(module) and module.has_upper_bound:
+            found.append((node, module))
+    return found
+
+
+def _group_ranges(
+    model: GraphModel,
+    value_of: dict[fx.Node, np.ndarray],
+    groups: np.ndarray,
+    batches: Sequence[tuple[Any, ...]],
+) -> Tensor:
+    """Largest magnitude of each group behind the activation functions, float32, ``(groups,)``."""
+    largest = torch.zeros(int(groups.max()) + 1)
+    hooks: list[tuple[nn.Module, Hook]] = []
+    for node in model.graph.nodes:
+        module = model.module_of(node)
+        if node not in value_of or not isinstance(module, FakeQuantize):
+            continue
+        index = torch.from_numpy(groups[value_of[node]]).long()
+
+        def hook(_m: nn.Module, _a: Any, output: Tensor, index: Tensor = index) -> None:
+            if output.dim() < 2 or output.shape[1] != index.numel():
+                return
+            values = output.detach().float().abs().transpose(0, 1).flatten(1).amax(1)
+            largest.scatter_reduce_(0, index, values.cpu(), "amax")
+
+        hooks.append((module, hook))
+    run_in_float(model, batches, hooks)
+    return largest
+
+
+def _group_limits(
+    model: GraphModel, value_of: dict[fx.Node, np.ndarray], groups: np.ndarray
+) -> Tensor:
+    """Largest scale of each group with which no bound comes inside the range; infinite without."""
+    limits = torch.full((int(groups.max()) + 1,), torch.inf)
+    for node, quantizer in _bounded_quantizers(model):
+        index = torch.from_numpy(groups[value_of[node]]).long()
+        bounds = quantizer.upper_bounds(index.numel()).float().cpu()
+        limits.scatter_reduce_(0, index, bounds, "amin")
+    return limits
+
+
+def _choose_scales(
+    units: dict[fx.Node, LayerUnit],
+    value_of: dict[fx.Node, np.ndarray],
+    groups: np.ndarray,
+    ranges: Tensor,
+    limits: Tensor,
+) -> Tensor:
+    """Scale of each group, float32; 1 for what is pinned or never holds anything."""
+    scales = ranges / FILLED
+    for unit in units.values():
+        index = torch.from_numpy(groups[value_of[unit.node]]).long()
+        own = scales[index]
+        scales.scatter_reduce_(0, index, own.amax() * SMALLEST * torch.ones_like(own), "amax")
+    for unit in units.values():
+        index = torch.from_numpy(groups[value_of[unit.node]]).long()
+        given = torch.from_numpy(groups[value_of[unit.input_node]]).long()
+        weight = unit.folded().weight
+        seen = unit.layer.input_channels(scales[given].clamp_min(1e-30).to(weight), weight)
+        rows = unit.layer.rows(weight * seen).abs().amax(1).float().cpu()
+        most = ROW_LIMIT * torch.median(rows / scales[index].clamp_min(1e-30))
+        scales.scatter_reduce_(0, index, rows / most.clamp_min(1e-30), "amax")
+    scales = torch.minimum(scales, limits / FILLED)
+    scales[groups[_PINNED]] = 1.0
+    return torch.where(scales > 0, scales, torch.ones_like(scales))
+
+
+def _rescale(unit: LayerUnit, given: Tensor, made: Tensor) -> bool:
+    """Multiply a layer's input channels by `given` and divide its output channels by `made`."""
+    if bool((given == 1).all()) and bool((made == 1).all()):
+        return False
+    weight, bias, layer, norm = unit.weight, unit.bias, unit.layer, unit.batch_norm
+    given, made = given.to(weight), made.to(weight)
+    weight *= layer.input_channels(given, weight)
+    if norm is None:
+        weight /= layer.channels(made, weight)
+        if bias is not None:
+            bias.div_(made)
+        return True
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    for parameter in (norm.weight, norm.bias):
+        if parameter is not None:
+            parameter.div_(made)
+    return True

@@ -1,0 +1,1 @@
+"""Bits per layer: sensitivity, the choice for a budget, the search."""

@@ -1,0 +1,82 @@
+"""What quantization-aware training may do beyond the plain straight-through estimator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
+from edgeailite.quantization.prepare.annotate import Policy
+
+LearnedRanges = Literal["none", "activations", "weights", "all"]
+
+
+@dataclass(frozen=True)
+class TrainingMethods:
+    """Options of every wrapper that trains, as its argument ``methods``.
+
+    Args:
+        learned_ranges: Which ranges the gradient moves, instead of statistics: thresholds of
+            power-of-two grids, steps of free ones. Activations begin with the statistics of the
+            first ten batches, weights with the range of least squared error.
+        damping: How strongly weights are drawn to their grid points at the end of the training; it
+            grows from 0, as half a cosine over the epochs. 0: none.
+        distillation: Part of the gradient that comes from being like the float model, 0 to 1; the
+            rest is your loss's. Costs a float forward pass per batch, and needs class scores.
+        temperature: Of the distillation.
+
+    Raises:
+        ValueError: A field is outside of what it allows.
+
+    Example:
+        >>> methods = TrainingMethods(learned_ranges="all", distillation=0.9)
+        >>> model = QATFxModule(model, total_epochs=10, methods=methods)
+    """
+
+    learned_ranges: LearnedRanges = "none"
+    damping: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.learned_ranges not in get_args(LearnedRanges):
+            allowed = ", ".join(map(repr, get_args(LearnedRanges)))
+            raise ValueError(f"learned_ranges is {self.learned_ranges!r}; allowed: {allowed}.")
+        if not 0.0 <= self.damping < math.inf:
+            raise ValueError(f"damping is {self.damping!r}; allowed: 0 (none) or more.")
+        if not 0.0 <= self.distillation <= 1.0:
+            raise ValueError(f"distillation is {self.distillation!r}; allowed: 0 (none) to 1.")
+        if not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature!r}; it must be positive.")
+
+    def apply_to(self, policy: Policy) -> Policy:
+        """The policy with ranges that are learned, except fixed ones."""
+        if self.learned_ranges == "none":
+            return policy
+        return replace(
+            policy,
+            qconfig=self._with_learned(policy.qconfig),
+            by_path={key: self._with_learned(value) for key, value in policy.by_path.items()},
+            by_pattern={key: self._with_learned(value) for key, value in policy.by_pattern.items()},
+            by_type={key: self._with_learned(value) for key, value in policy.by_type.items()},
+        )
+
+    def _with_learned(self, qconfig: QConfig | None) -> QConfig | None:
+        if qconfig is None:
+            return None
+        weight, activation = qconfig.weight, qconfig.activation
+        if self.learned_ranges in ("weights", "all"):
+            weight = _learned(weight)
+        if self.learned_ranges in ("activations", "all"):
+            activation = _learned(activation)
+        return replace(qconfig, weight=weight, activation=activation)
+
+    def damping_in(self, epoch: int, total_epochs: int) -> float:
+        """The damping of an epoch, counted from 0."""
+        part = min(epoch / max(total_epochs - 1, 1), 1.0)
+        return self.damping * (1.0 - math.cos(math.pi * part)) / 2.0
+
+
+def _learned(spec: QuantSpec | None) -> QuantSpec | None:
+    return spec if spec is None or spec.fixed_range is not None else replace(spec, learned=True)

@@ -1,0 +1,1 @@
+"""Modules of a prepared model: observers, activation quantizers, quantizing layers, norms."""

@@ -1,0 +1,327 @@
+"""Activation quantizers: an observer, the op, flags and the state-dict contract. PACT2 is one."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeailite.quantization.arithmetic.learned_range import simulate_learned, with_range_gradient
+from edgeailite.quantization.arithmetic.ops import fake_quantize
+from edgeailite.quantization.arithmetic.qparams import QParams, activation_qparams
+from edgeailite.quantization.arithmetic.spec import QuantSpec, RangeRule, Rounding
+from edgeailite.quantization.modules.observer import RangeObserver
+
+_FLAGS = ("observer_enabled", "fake_quant_enabled")
+# Batches whose statistics a learned range begins with.
+BATCHES_BEFORE_LEARNING = 10
+
+
+class FakeQuantize(RangeObserver):
+    """Collect the range of an activation and simulate its integer grid.
+
+    Args:
+        spec: Per-tensor spec of the activation.
+        bounds: ``(low, high)`` of an activation function that this quantizer absorbed (``(0, 6)``
+            of ReLU6): the grid is cut at the nearest integers. None: the grid alone clips.
+
+    Attributes:
+        inplace: Overwrite the input, as ``ReLU(inplace=True)`` does.
+
+    State:
+        clips_act, num_batches_tracked: See :class:`RangeObserver`.
+        clip_high: Upper bound of each channel after equalization, float32, shape ``(C,)``; absent
+            otherwise.
+        own_bits: Bits of an integer, uint8, shape ``()``, where they were chosen for this one;
+            absent otherwise.
+        observer_enabled, fake_quant_enabled: The two flags, uint8. Missing ones (historical
+            checkpoints) leave the flags as they are.
+
+    Shape:
+        Any, out the same.
+    """
+
+    clip_high: Tensor | None
+
+    def __init__(self, spec: QuantSpec, bounds: tuple[float, float] | None = None) -> None:
+        super().__init__(spec)
+        self.activation_bounds = bounds
+        self.register_buffer("clip_high", None)
+        self.inplace = False
+        self.has_own_bits = False
+        self.fake_quant_enabled = True
+        self._partners: list[FakeQuantize] = []
+        self._batches_to_observe = BATCHES_BEFORE_LEARNING
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The absorbed activation function's, but for an upper one that is per channel."""
+        if self.clip_high is None or self.activation_bounds is None:
+            return self.activation_bounds
+        return self.activation_bounds[0], math.inf
+
+    @property
+    def has_upper_bound(self) -> bool:
+        """Whether the absorbed activation function clips large values."""
+        return self.activation_bounds is not None and math.isfinite(self.activation_bounds[1])
+
+    def upper_bounds(self, num_channels: int) -> Tensor:
+        """The upper bound of each channel, float32, shape ``(C,)``."""
+        if self.clip_high is not None:
+            return self.clip_high
+        assert self.activation_bounds is not None
+        return torch.full((num_channels,), self.activation_bounds[1], device=self.clips_act.device)
+
+    def clips_inside(self) -> bool:
+        """Whether a bound per channel is within the grid: an operation would have to apply it."""
+        if self.clip_high is None:
+            return False
+        grid = self.qparams()
+        top = (grid.quant_max - grid.zero_point - 0.5) * grid.scale
+        return bool((self.clip_high < top).any())
+
+    def _below_upper_bounds(self, x: Tensor) -> Tensor:
+        if self.clip_high is None:
+            return x
+        return torch.minimum(x, self.clip_high.reshape(-1, *[1] * (x.dim() - 2)))
+
+    def qparams(self) -> QParams:
+        """The grid in use, from ``clips_act`` as it is now; :meth:`limits` may cut it further."""
+        grid = self._own_qparams()
+        for partner in self._partners:
+            scale = partner._own_qparams().scale.to(grid.scale.device)
+            if partner.spec.fixed_range is None:
+                scale = torch.where(partner.num_batches_tracked >= 0, scale, grid.scale)
+            grid = grid._replace(scale=torch.maximum(grid.scale, scale))
+        return grid
+
+    def _own_qparams(self) -> QParams:
+        return activation_qparams(self._clips().detach(), self.spec)
+
+    def _clips(self) -> Tensor:
+        return self.clips_act if self.bounds is None else self.clips_act.clamp(*self.bounds)
+
+    @staticmethod
+    def share_scale(members: Iterable[FakeQuantize]) -> None:
+        """Let quantizers use the coarsest of their scales from now on.
+
+        Args:
+            members: Symmetric ones; whatever they share with others already joins the group.
+        """
+        group: dict[int, FakeQuantize] = {}
+        for member in members:
+            group |= {id(q): q for q in (member, *member._partners)}
+        for quantizer in group.values():
+            quantizer._partners = [q for q in group.values() if q is not quantizer]
+
+    def choose_bits(self, bits: int) -> None:
+        """Give integers bits of their own."""
+        self.has_own_bits, self.spec = True, self.spec.with_bits(bits)
+
+    def limits(self, grid: QParams) -> tuple[Tensor, Tensor]:
+        """Smallest and largest integer after the absorbed bounds: ``round(bound / s) + z``."""
+        assert self.bounds is not None
+        low, high = (torch.round(b / grid.scale) + grid.zero_point for b in self.bounds)
+        return low.clamp_min(grid.quant_min), high.clamp_max(grid.quant_max)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Simulate the grid; in training mode, with the observer on, update the range first."""
+        if self.training and self.spec.learned and torch.is_grad_enabled():
+            return self._learn(x)
+        if self.training and self.observer_enabled:
+            self.observe(x)
+        if not self.fake_quant_enabled:
+            return self.float_activation(x)
+        x = self._below_upper_bounds(x)
+        grid = self.qparams()
+        low: int | Tensor = grid.quant_min
+        high: int | Tensor = grid.quant_max
+        if self.bounds is not None:
+            low, high = self.limits(grid)
+        return fake_quantize(
+            x, grid.scale, grid.zero_point, low, high, self.spec.rounding, self.inplace
+        )
+
+    def _learn(self, x: Tensor) -> Tensor:
+        """:meth:`forward` where the gradient moves the range, once statistics have begun it."""
+        rate = 1.0 if self.observer_enabled else 0.0  # 0 is a gradient as well: DDP waits for it
+        if self.observer_enabled and self._batches_to_observe > 0:
+            self.observe(x)
+            self._batches_to_observe -= 1
+            rate = 0.0
+        if not self.fake_quant_enabled:
+            return self.float_activation(x)
+        x, clips = self._below_upper_bounds(x), self._clips()
+        x = x if self.bounds is None else x.clamp(*self.bounds)
+        grid = self.qparams()
+        if self._partners:
+            # A coarser partner's step is not this one's to move.
+            is_own = self._own_qparams().scale >= grid.scale
+            clips = torch.where(is_own, clips, clips.detach())
+        scale, zero_point = with_range_gradient(grid, clips, self.spec)
+        return simulate_learned(x, scale, zero_point, self.spec, x[0].numel(), rate)
+
+    def train(self, mode: bool = True) -> FakeQuantize:
+        """Training mode; a range that has seen enough data is learned from the first batch on."""
+        if mode and self.spec.learned:
+            seen = int(self.num_batches_tracked) + 1
+            self._batches_to_observe = BATCHES_BEFORE_LEARNING - seen
+        super().train(mode)
+        return self
+
+    def float_activation(self, x: Tensor) -> Tensor:
+        """The activation function that this quantizer stands for in the float model, if any."""
+        x = self._below_upper_bounds(x)
+        if self.bounds is not None:
+            return x.clamp(*self.bounds)
+        return torch.relu(x) if self.spec.signed is False else x
+
+    def extra_repr(self) -> str:
+        """The spec in a few words."""
+        kind = {True: "signed", False: "unsigned", None: "sign by statistics"}[self.spec.signed]
+        scale = "power of two" if self.spec.power_of_two else "free scale"
+        return f"{self.spec.bit_width} bit, {kind}, {scale}, {self.spec.rounding}"
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for flag in _FLAGS:
+            destination[prefix + flag] = torch.tensor(getattr(self, flag), dtype=torch.uint8)
+        if self.has_own_bits:
+            destination[prefix + "own_bits"] = torch.tensor(self.spec.bit_width, dtype=torch.uint8)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Missing quantizer state is no error: a float checkpoint loads with ``strict=True``."""
+        given = state_dict.get(f"{prefix}clip_high")
+        self.clip_high = None if given is None else given.to(self.clips_act)
+        own_missing: list[str] = []
+        flags = {f: state_dict[prefix + f] for f in _FLAGS if prefix + f in state_dict}
+        if prefix + "own_bits" in state_dict:
+            self.choose_bits(int(state_dict[prefix + "own_bits"]))
+        own = {prefix + name for name in (*_FLAGS, "own_bits")}
+        super()._load_from_state_dict(
+            {k: v for k, v in state_dict.items() if k not in own},
+            prefix, local_metadata, strict, own_missing, unexpected_keys, error_msgs,
+        )  # fmt: skip
+        for name, value in flags.items():
+            setattr(self, name, bool(value))
+
+
+class PACT2(FakeQuantize):
+    """Activation with a power-of-two range that statistics find, simulated on its integer grid.
+
+    Args:
+        inplace: Overwrite the input, as ``ReLU(inplace=True)`` does.
+        signed: True: ``[-2^m, 2^m]``. False: ``[0, 2^m]``, a quantized ReLU. None: by the
+            statistics.
+        range_shrink_activations: Percent of values, per side, left outside of the range; 0: plain
+            min and max.
+        clip_range: ``(low, high)``: a fixed range, no statistics.
+        power2_activation_range: Round the range up to a power of two.
+        bitwidth_activations: Bits of an integer, 2 to 16.
+        rounding: Where ties go.
+        range_rule: ``percentile`` or ``mse`` (the range with the least squared error).
+
+    Raises:
+        ValueError: An argument is outside of what it allows.
+
+    Example:
+        >>> pact = PACT2(signed=False, clip_range=(0, 4))
+        >>> pact(torch.tensor([-1.0, 1.003, 9.0]))
+        tensor([0.0000, 1.0000, 3.9844])
+    """
+
+    def __init__(
+        self,
+        inplace: bool = False,
+        signed: bool | None = None,
+        range_shrink_activations: float = 0.01,
+        clip_range: tuple[float, float] | None = None,
+        power2_activation_range: bool = True,
+        bitwidth_activations: int = 8,
+        rounding: Rounding = "half_even",
+        range_rule: RangeRule = "percentile",
+    ) -> None:
+        if clip_range is not None and signed is None:
+            signed = clip_range[0] < 0
+        fixed = None if clip_range is None else (float(clip_range[0]), float(clip_range[1]))
+        super().__init__(
+            QuantSpec(
+                bit_width=bitwidth_activations,
+                signed=signed,
+                power_of_two=power2_activation_range,
+                rounding=rounding,
+                range_rule=range_rule,
+                range_shrink_percentile=range_shrink_activations,
+                fixed_range=fixed,
+            )
+        )
+        self.inplace = inplace
+
+    @classmethod
+    def from_spec(cls, spec: QuantSpec, bounds: tuple[float, float] | None = None) -> FakeQuantize:
+        """A PACT2 for symmetric specs (the historical scheme), a FakeQuantize for affine ones."""
+        if not spec.symmetric:
+            return FakeQuantize(spec, bounds)
+        quantizer = cls()
+        FakeQuantize.__init__(quantizer, spec, bounds)
+        return quantizer
+
+
+PAct2 = PACT2
+
+
+class ReLU1(nn.Hardtanh):
+    """Clip to ``[-1, 1]``."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__(-1.0, 1.0, inplace=inplace)
+
+
+class QAct(nn.Identity):
+    """Identity that asks for a quantizer at this place."""
+
+
+class NoQAct(nn.Identity):
+    """Identity that forbids a quantizer at this place: the value before it stays in float."""
+
+
+def get_fixed_pact2_type(
+    low: float, high: float, signed: bool | None = None, power2_activation_range: bool = True
+) -> Callable[..., PACT2]:
+    """What makes PACT2 layers with the fixed range ``[low, high]``: stands for a layer type.
+
+    Example:
+        >>> layer = get_fixed_pact2_type(0.0, 6.0)(inplace=True)
+    """
+    return functools.partial(
+        PACT2,
+        signed=signed,
+        clip_range=(low, high),
+        power2_activation_range=power2_activation_range,
+    )
+
+
+def quantizers(model: nn.Module) -> dict[str, FakeQuantize]:
+    """All activation quantizers of `model`, by path."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, FakeQuantize)}
+
+
+def freeze_quant_range(model: nn.Module) -> None:
+    """Stop the statistics of every quantizer in `model`; :func:`unfreeze_quant_range` undoes it."""
+    for quantizer in quantizers(model).values():
+        quantizer.observer_enabled = False
+
+
+def unfreeze_quant_range(model: nn.Module) -> None:
+    """Let the statistics of every quantizer go on, except where the spec fixes the range."""
+    for quantizer in quantizers(model).values():
+        quantizer.observer_enabled = quantizer.spec.fixed_range is None

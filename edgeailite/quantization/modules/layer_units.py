@@ -1,0 +1,186 @@
+"""A prepared model's layers with everything that belongs to them, read from the graph."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.layer import FoldedLayer, QuantFunctionalLayer, QuantLayer
+
+
+@dataclass(frozen=True)
+class LayerUnit:
+    """One call of a quantizing layer.
+
+    Attributes:
+        node: The call.
+        path: The layer's place in the module tree.
+        layer: The layer.
+        weight: Its float weight (from the call, for functional layers).
+        bias: Its float bias, or None.
+        batch_norm: What is folded into it, or None.
+        input_quantizer: Whose grid its input lies on, or None for a float input.
+        output_quantizer: The one behind it, if it rounds down; see :meth:`QuantLayer.forward`.
+    """
+
+    node: fx.Node
+    path: str
+    layer: QuantLayer
+    weight: Tensor
+    bias: Tensor | None
+    batch_norm: nn.Module | None
+    input_quantizer: FakeQuantize | None
+    output_quantizer: FakeQuantize | None
+
+    @property
+    def input_node(self) -> fx.Node:
+        """The node whose value is the layer's input."""
+        node = self.node.args[0] if self.node.args else self.node.kwargs["input"]
+        assert isinstance(node, fx.Node)
+        return node
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the output that holds the channels."""
+        function = getattr(self.layer, "function", None)
+        is_linear = (
+            isinstance(self.layer, nn.Linear) or getattr(function, "__name__", "") == "linear"
+        )
+        return -1 if is_linear else 1
+
+    def folded(self) -> FoldedLayer:
+        """Folded weight and bias, and the weight's grid."""
+        return self.layer.folded(self.weight, self.bias, self.batch_norm, self.input_quantizer)
+
+    def quantized_parameters(self) -> tuple[Tensor, Tensor | None]:
+        """Folded weight and bias on their grids."""
+        return self.layer.quantized_parameters(
+            self.weight, self.bias, self.batch_norm, self.input_quantizer, self.output_quantizer
+        )
+
+
+def attribute(model: nn.Module, path: str) -> Any:
+    """What lies at a dotted path: module, parameter or buffer."""
+    return operator.attrgetter(path)(model)
+
+
+def layer_unit(model: GraphModel, node: fx.Node) -> LayerUnit | None:
+    """The unit of a node that calls a quantizing layer; None for any other node."""
+    layer = model.module_of(node)
+    if not isinstance(layer, QuantLayer):
+        return None
+
+    def resolve(value: Any) -> Any:
+        return attribute(model, str(value.target)) if isinstance(value, fx.Node) else value
+
+    if isinstance(layer, QuantFunctionalLayer):
+        weight, bias = (*map(resolve, node.args[1:3]), None)[:2]
+    else:
+        weight, bias = layer.weight, layer.bias
+    names = ("batch_norm", "input_quantizer", "output_quantizer")
+    references = {name: resolve(node.kwargs.get(name)) for name in names}
+    return LayerUnit(node, str(node.target), layer, weight, bias, **references)
+
+
+def quantizer_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
+    """The call of the quantizer that alone reads a value; None if there is none, or others do."""
+    users = list(node.users)
+    alone = len(users) == 1 and isinstance(model.module_of(users[0]), FakeQuantize)
+    return users[0] if alone else None
+
+
+def layer_units(model: GraphModel) -> list[LayerUnit]:
+    """All units, in the order of the graph; a shared layer has one for each call."""
+    found = (layer_unit(model, node) for node in model.graph.nodes)
+    return [unit for unit in found if unit is not None]
+
+
+def disable_quantization(model: nn.Module) -> None:
+    """Let all quantizers and layers of `model` compute as in float from now on."""
+    for module in model.modules():
+        if isinstance(module, FakeQuantize | QuantLayer):
+            module.fake_quant_enabled = False
+
+
+@contextmanager
+def float_arithmetic(model: nn.Module) -> Iterator[None]:
+    """Inside, all quantizers and layers of `model` compute as in float, and observe nothing."""
+    modules = [m for m in model.modules() if isinstance(m, FakeQuantize | QuantLayer)]
+    before = [(m, m.fake_quant_enabled, getattr(m, "observer_enabled", None)) for m in modules]
+    try:
+        for module in modules:
+            module.fake_quant_enabled = False
+            if isinstance(module, FakeQuantize):
+                module.observer_enabled = False
+        yield
+    finally:
+        for module, fake_quant, observer in before:
+            module.fake_quant_enabled = fake_quant
+            if isinstance(module, FakeQuantize):
+                module.observer_enabled = bool(observer)
+
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
+
+
+@torch.no_grad()
+def run_in_float(
+    model: nn.Module, batches: Sequence[tuple[Any, ...]], hooks: Sequence[tuple[nn.Module, Hook]]
+) -> None:
+    """Run the float model on all batches, for what hooks see.
+
+    Args:
+        model: Prepared model.
+        batches: Its inputs, a tuple for each batch.
+        hooks: Modules and what is called after each of their calls, with the module, its positional
+            arguments and its result.
+    """
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        with float_arithmetic(model):
+            for batch in batches:
+                model(*batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def added_half_step(output_quantizer: FakeQuantize | None) -> Tensor | float:
+    """What is added to a value in front of a quantizer that rounds down: half of its step."""
+    if output_quantizer is None or not output_quantizer.fake_quant_enabled:
+        return 0.0
+    if output_quantizer.spec.rounding != "floor":
+        return 0.0
+    return output_quantizer.qparams().scale / 2
+
+
+@contextmanager
+def recorded_outputs(units: list[LayerUnit], record: Any) -> Iterator[None]:
+    """Inside, ``record(unit, output)`` runs after each call of a layer (once per layer object).
+
+    The output is what the layer stands for, without :func:`added_half_step`.
+    """
+    handles, seen = [], set()
+    for unit in units:
+        if id(unit.layer) in seen:
+            continue
+        seen.add(id(unit.layer))
+
+        def hook(_module: nn.Module, _args: Any, output: Tensor, unit: LayerUnit = unit) -> None:
+            record(unit, output.detach() - added_half_step(unit.output_quantizer))
+
+        handles.append(unit.layer.register_forward_hook(hook))
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()

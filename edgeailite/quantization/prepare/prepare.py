@@ -1,0 +1,91 @@
+"""From a float model to one with quantizers: checked, captured, annotated, inserted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeailite.quantization.export.clip import clip_model
+from edgeailite.quantization.export.fakeq import fakeq_model
+from edgeailite.quantization.graph.capture import capture
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.prepare.annotate import Policy, annotate
+from edgeailite.quantization.prepare.insert import insert
+
+
+def prepare(
+    model: nn.Module,
+    policy: Policy,
+    example_inputs: Sequence[Any] | None = None,
+    leaf_modules: Iterable[str | type[nn.Module]] = (),
+    example_kwargs: Mapping[str, Any] | None = None,
+) -> GraphModel:
+    """Capture, annotate, insert.
+
+    Args:
+        model: Float model; its modules become part of the result.
+        policy: What is quantized to what.
+        example_inputs: Run once through the float model, so that a wrong shape is found here.
+        leaf_modules: Paths or types that are called as they are and stay in float.
+        example_kwargs: Inputs by name.
+
+    Raises:
+        ValueError: The example inputs do not pass through the model, or a weight is NaN or
+            infinite.
+        TraceError: The model cannot be captured.
+    """
+    leaf_modules = tuple(leaf_modules)
+    check_finite_weights(model)
+    if example_inputs is not None:
+        _check_example(model, example_inputs, example_kwargs or {})
+    num_inputs = None if example_inputs is None else len(example_inputs)
+    graph = capture(model, leaf_modules, num_inputs, tuple(example_kwargs or ()))
+    annotate(graph, _without(policy, leaf_modules))
+    insert(graph)
+    graph.fixed_point = policy.fixed_point is not None
+    graph.export_view = fakeq_model if graph.fixed_point else clip_model
+    return graph
+
+
+def _without(policy: Policy, leaves: Iterable[str | type[nn.Module]]) -> Policy:
+    """The policy that leaves the named modules in float, torch's own layers among them too."""
+    paths = {leaf: None for leaf in leaves if isinstance(leaf, str)}
+    types = {leaf: None for leaf in leaves if not isinstance(leaf, str)}
+    by_path, by_type = {**policy.by_path, **paths}, {**policy.by_type, **types}
+    return replace(policy, by_path=by_path, by_type=by_type)
+
+
+def check_finite_weights(model: nn.Module) -> None:
+    """Raise a ValueError that names the first parameter or buffer with a NaN or infinite value."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"'{name}' holds NaN or infinite values. "
+                "Load a healthy checkpoint, or lower the learning rate."
+            )
+
+
+def _check_example(
+    model: nn.Module, example_inputs: Sequence[Any], example_kwargs: Mapping[str, Any]
+) -> None:
+    training = {m: m.training for m in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()(*example_inputs, **example_kwargs)
+    except Exception as error:
+        shapes = ", ".join(
+            str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+            for x in (*example_inputs, *example_kwargs.values())
+        )
+        raise ValueError(
+            f"The example input (dummy_input, example_inputs) of shape {shapes} does not pass "
+            f"through {type(model).__name__} ({error}). "
+            "Give an input of the shape that the model is used with, batch included."
+        ) from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode

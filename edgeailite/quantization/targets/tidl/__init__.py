@@ -1,0 +1,1 @@
+"""TI Deep Learning (TIDL)."""

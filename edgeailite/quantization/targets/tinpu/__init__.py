@@ -1,0 +1,1 @@
+"""TI NPU microcontrollers: offset, multiplier and shift."""

@@ -1,0 +1,208 @@
+"""What TI's NPU computes, and what of a converted model it does not: the hardware linter.
+
+The NPU is on F28P55x, AM13E2x and MSPM0G5187; see the device's documentation.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from edgeailite.quantization.graph.model import GraphModel, value_shapes
+from edgeailite.quantization.graph.window_sums import Mean
+from edgeailite.quantization.integer.operators import Dequantize
+from edgeailite.quantization.targets.tinpu.operators import FixedPointLayer, WindowAverage
+
+FIRST_CHANNELS, CHANNEL_MULTIPLE = 1, 4
+FIRST_KERNEL_WIDTHS = range(1, 9)
+STRIDES = ((1, 1), (2, 1), (2, 2))
+POOL_SIDES = range(1, 5)
+MIN_LINEAR_INPUTS = {8: 16, 4: 8, 2: 8}
+OFFSET_BITS = {8: 24, 4: 16, 2: 16}
+_MAX_POOLS = ("_max_pool1d", "_max_pool2d", "max_pool1d", "max_pool2d")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that an operation breaks.
+
+    Attributes:
+        layer: Path of the operation.
+        rule: What the rule is about.
+        given: What the operation has.
+        allowed: What the NPU has.
+        advice: What to change.
+    """
+
+    layer: str
+    rule: str
+    given: str
+    allowed: str
+    advice: str
+
+    def __str__(self) -> str:
+        return (
+            f"'{self.layer}': {self.rule} is {self.given}; the NPU computes {self.allowed}. "
+            f"{self.advice}"
+        )
+
+
+def check_hardware_rules(
+    converted: nn.Module, example_input: Tensor | Sequence[Tensor], strict: bool = False
+) -> list[Finding]:
+    """Compare a model with what TI's NPU computes; warn of each difference.
+
+    Args:
+        converted: What a TINPU wrapper's ``convert()`` returned, or its ``.module``.
+        example_input: Input, or inputs, of the shape the model is used with.
+        strict: Raise instead of warning.
+
+    Returns:
+        The findings, in the order of the graph.
+
+    Raises:
+        ValueError: `strict`, and there are findings; the example does not pass through the model.
+    """
+    model: Any = converted if isinstance(converted, GraphModel) else converted.module
+    inputs = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
+    shapes = value_shapes(model, [x[:1] for x in inputs])
+    findings = list(_findings(model, shapes))
+    if strict and findings:
+        listed = "\n".join(f"  {finding}" for finding in findings)
+        raise ValueError(f"{len(findings)} things that the NPU does not compute:\n{listed}")
+    for finding in findings:
+        warnings.warn(str(finding), stacklevel=2)
+    return findings
+
+
+def _findings(model: GraphModel, shapes: dict[fx.Node, torch.Size]) -> Iterator[Finding]:
+    is_first = True
+    for node in model.graph.nodes:
+        module = model.module_of(node)
+        if isinstance(module, FixedPointLayer):
+            if module.weight.dim() == 2:
+                yield from _linear(module)
+            else:
+                yield from _convolution(module, is_first)
+                is_first = False
+            yield from _offsets(module)
+        elif isinstance(module, WindowAverage):
+            yield from _average(module, shapes[node.all_input_nodes[0]])
+        elif isinstance(module, Dequantize):
+            yield from _float_operations(model, node)
+        else:
+            yield from _max_pool(node, module)
+
+
+def _sides(value: Any) -> tuple[int, int]:
+    """Height and width; a time series has width 1."""
+    if isinstance(value, int):
+        return value, value
+    return (int(value[0]), int(value[1]) if len(value) > 1 else 1)
+
+
+def _convolution(layer: FixedPointLayer, is_first: bool) -> Iterator[Finding]:
+    operation, path = layer.operation, layer.layer_path
+    inputs, outputs = (int(getattr(operation, f"{s}_channels", 0)) for s in ("in", "out"))
+    if is_first:
+        if inputs != FIRST_CHANNELS:
+            yield Finding(
+                path, "the number of the first convolution's input channels", str(inputs),
+                str(FIRST_CHANNELS), "Lay the channels along the height of the input.",
+            )  # fmt: skip
+        width = layer.weight.shape[-1]
+        if width not in FIRST_KERNEL_WIDTHS:
+            yield Finding(
+                path, "the first convolution's kernel width", str(width), "1 to 8",
+                "Use a narrower kernel.",
+            )  # fmt: skip
+    channels = {"output": outputs} if is_first else {"input": inputs, "output": outputs}
+    for side, count in channels.items():
+        if count % CHANNEL_MULTIPLE:
+            better = -(-count // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
+            yield Finding(
+                path, f"the number of {side} channels", str(count),
+                f"multiples of {CHANNEL_MULTIPLE}", f"Use {better}.",
+            )  # fmt: skip
+    stride = _sides(operation.stride)
+    if stride not in STRIDES:
+        yield Finding(
+            path, "the stride", str(stride), ", ".join(map(str, STRIDES)),
+            "Reduce by a pooling, or by two layers.",
+        )  # fmt: skip
+
+
+def _linear(layer: FixedPointLayer) -> Iterator[Finding]:
+    count, bits = layer.weight.shape[1], layer.weight_bits
+    least = MIN_LINEAR_INPUTS[bits]
+    if count < least:
+        yield Finding(
+            layer.layer_path, "the number of a linear layer's inputs", str(count),
+            f"at least {least} ({bits}-bit weights)", "Use more features in front of it.",
+        )  # fmt: skip
+
+
+def _offsets(layer: FixedPointLayer) -> Iterator[Finding]:
+    bits = OFFSET_BITS[layer.weight_bits]
+    largest = float(layer.output.offset.abs().max())
+    if largest >= 1 << (bits - 1):
+        yield Finding(
+            layer.layer_path, "the largest offset (bias and half step)", f"{largest:.0f}",
+            f"{bits} bits ({layer.weight_bits}-bit weights)",
+            "Use more weight bits, or train with weight decay on the biases.",
+        )  # fmt: skip
+    if not bool((layer.output.offset == torch.round(layer.output.offset)).all()):
+        yield Finding(
+            layer.layer_path, "the offset", "a float (float_ops has 'fb')", "integers",
+            "Leave 'fb' out of float_ops.",
+        )  # fmt: skip
+
+
+def _average(module: WindowAverage, shape: torch.Size) -> Iterator[Finding]:
+    area = float(module.sums.areas(shape).max())
+    average = module.sums.average
+    is_global = isinstance(average, Mean) or hasattr(average, "output_size")
+    if is_global and area <= 2:
+        yield Finding(
+            module.quantizer_path.removesuffix(".activation_q"), "the averaged area",
+            f"{area:.0f} values", "global averages of more than 2",
+            "Leave the pooling out, or pool a larger map.",
+        )  # fmt: skip
+
+
+def _max_pool(node: fx.Node, module: nn.Module | None) -> Iterator[Finding]:
+    name = getattr(node.target, "__name__", "")
+    if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
+        kernel: Any = module.kernel_size
+        if isinstance(module, nn.MaxPool1d) and isinstance(kernel, int):
+            kernel = (kernel,)
+    elif name in _MAX_POOLS or node.target in (F.max_pool1d, F.max_pool2d):
+        kernel = node.args[1] if len(node.args) > 1 else node.kwargs["kernel_size"]
+    else:
+        return
+    sides = _sides(kernel)
+    if any(side not in POOL_SIDES for side in sides):
+        place = str(node.target) if node.op == "call_module" else node.name
+        yield Finding(
+            place, "a max-pool's kernel", str(sides), "sides of 1 to 4", "Pool in two steps."
+        )
+
+
+def _float_operations(model: GraphModel, dequantized: fx.Node) -> Iterator[Finding]:
+    for user in dequantized.users:
+        if user.op == "output":
+            continue
+        place = str(user.target) if user.op == "call_module" else user.name
+        module = model.module_of(user)
+        what = getattr(user.target, "__name__", str(user.target))
+        yield Finding(
+            place, "the operation", f"{type(module).__name__ if module else what} in float",
+            "convolutions, linear layers, batch norm, pooling, ReLU, add, concat and reshaping",
+            "It runs on the CPU, between integers.",
+        )  # fmt: skip

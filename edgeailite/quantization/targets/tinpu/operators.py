@@ -1,0 +1,164 @@
+"""Integer operators with offset, multiplier and shift: ``floor((acc + offset) * m * 2^-shift)``.
+
+Integers are carried in float32, in PyTorch and in the ONNX file: ``Conv`` or ``Gemm``, ``Add``,
+``Mul``, ``Floor``, ``Clip``. All sums stay below 2^24, where that is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeailite.quantization.arithmetic.qparams import MAX_SHIFT, MULTIPLIER_BITS, fixed_point
+from edgeailite.quantization.graph.window_sums import WindowSum
+from edgeailite.quantization.integer.operators import Grid, GridModule
+from edgeailite.quantization.modules.layer import QuantLayer, plain_strides
+from edgeailite.quantization.targets.tinpu.modules import EXACT_BITS, Steps, average_constants
+
+
+class OffsetScaleShift(GridModule):
+    """``clip(floor((x + offset) * multiplier * 2^-shift), q_min, q_max)``.
+
+    Args:
+        steps: Offset, multiplier and shift, each of shape ``()`` or ``(C,)``.
+        grid: Of the result.
+        multiplier_bits: Of the multiplier, without its sign; None: the factor is a float.
+        channels_last: Channels lie along the last axis, not the second.
+
+    Attributes:
+        offset: In steps of the input, float32.
+        factor: ``multiplier * 2^-shift``, float32.
+    """
+
+    offset: Tensor
+    factor: Tensor
+
+    def __init__(
+        self,
+        steps: Steps,
+        grid: Grid,
+        multiplier_bits: int | None = MULTIPLIER_BITS,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(grid)
+        self.multiplier_bits, self.channels_last = multiplier_bits, channels_last
+        self.register_buffer("offset", steps.offset.detach().clone())
+        self.register_buffer("factor", steps.factor.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """An accumulator, or raw input, in; integers out; any shape."""
+        x = plain_strides(x)
+        offset, factor = (self._along_channels(v, x) for v in (self.offset, self.factor))
+        return self.clip(torch.floor((x + offset) * factor))
+
+    def _along_channels(self, vector: Tensor, x: Tensor) -> Tensor:
+        if vector.dim() == 0 or self.channels_last:
+            return vector
+        return vector.reshape(-1, *[1] * (x.dim() - 2))
+
+    def multiplier_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The factor's whole numbers, in float64.
+
+        Raises:
+            ValueError: The factor is a float.
+        """
+        if self.multiplier_bits is None:
+            raise ValueError(
+                f"'{self.quantizer_path}' multiplies with a float (float_ops has 'qdq'): it has no "
+                "multiplier and shift."
+            )
+        return fixed_point(self.factor, self.multiplier_bits, min_shift=-MAX_SHIFT)
+
+
+class Clip(GridModule):
+    """Integers that are steps of this grid already, cut at its ends."""
+
+    def forward(self, q: Tensor) -> Tensor:
+        """Integers in and out; any shape."""
+        return self.clip(q)
+
+
+class WindowAverage(GridModule):
+    """Sums over windows, then offset, multiplier and shift by one over the area.
+
+    Args:
+        sums: Of the windows.
+        source: Grid of the input.
+        grid: Of the averages.
+    """
+
+    def __init__(self, sums: WindowSum, source: Grid, grid: Grid) -> None:
+        super().__init__(grid)
+        self.sums, self.source = sums, source
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integers in and out, shapes as the average's."""
+        offset, factor, _ = self.steps(x.shape)
+        return self.clip(torch.floor((self.sums(x) + offset) * factor))
+
+    def steps(self, shape: torch.Size) -> tuple[Any, Any, Steps]:
+        """Offset and factor (numbers, or tensors where places differ), and the whole numbers."""
+        return average_constants(self.sums, shape, self.source.scale, self.grid.scale)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Both grids."""
+        source = Clip(self.source).get_extra_state()
+        return {**super().get_extra_state(), "source": source}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the grids of a saved model."""
+        state = dict(state)
+        self.source = Grid(**state.pop("source"))
+        super().set_extra_state(state)
+
+
+class FixedPointLayer(nn.Module):
+    """Integer convolution or linear without bias, then offset, multiplier and shift.
+
+    Args:
+        layer: Says which operation; its own parameters are not used.
+        weight: Integers, shape of the layer's weight.
+        output: What follows the sums, its offset of shape ``(C_out,)``.
+        source: Grid of the input.
+
+    Raises:
+        ValueError: A sum does not fit 24 bits.
+    """
+
+    weight: Tensor
+    quantizer_path = ""
+    layer_path = ""  # of the layer in the user's model
+
+    def __init__(
+        self, layer: QuantLayer, weight: Tensor, output: OffsetScaleShift, source: Grid
+    ) -> None:
+        super().__init__()
+        self.operation, self.output, self.source = layer, output, source
+        self.register_buffer("weight", weight.detach().float().clone())
+        sums = layer.rows(self.weight).abs().sum(1) * source.max_magnitude
+        largest = float((sums + output.offset.abs()).max())
+        if largest >= 1 << EXACT_BITS:
+            raise ValueError(
+                f"The sums reach {largest:.3g}, more than {EXACT_BITS} bits hold. Use fewer inputs "
+                "(a smaller kernel, fewer channels, more groups), or fewer bits for its weights."
+            )
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight."""
+        return self.operation.weight_spec.bit_width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integers in and out, shapes as the layer's."""
+        return self.output(self.accumulate(x))
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """``sum x_q * w_q``, exactly."""
+        if self.weight.dim() == 2 and x.dim() == 2 and torch.compiler.is_exporting():
+            shape = (x.shape[0], self.weight.shape[0])
+            return torch.onnx.ops.symbolic(
+                "Gemm", (x, self.weight), {"transB": 1}, dtype=x.dtype, shape=shape, version=13
+            )
+        return self.operation.operate(x, self.weight, None)

@@ -1,0 +1,463 @@
+"""What every wrapper shares: schedule, calibration, conversion, export."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from edgeailite.quantization.export.clip import export_clip
+from edgeailite.quantization.export.fakeq import export_fakeq
+from edgeailite.quantization.export.float_model import export_float
+from edgeailite.quantization.export.formats import (
+    CONVERTED_FORMATS,
+    FROM_WRAPPER,
+    ExportFormat,
+)
+from edgeailite.quantization.export.qdq import export_qdq
+from edgeailite.quantization.export.qlinear import export_int
+from edgeailite.quantization.export.tinpu import export_tinpu
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
+from edgeailite.quantization.graph.running import as_batches
+from edgeailite.quantization.integer.conversion import convert
+from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
+from edgeailite.quantization.methods.bias_correction import BiasCorrection
+from edgeailite.quantization.methods.distillation import add_distillation
+from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths, apply_bit_widths
+from edgeailite.quantization.methods.post_training import (
+    MethodGain,
+    methods_named,
+    post_training,
+    render_gains,
+)
+from edgeailite.quantization.methods.range_search import start_weight_ranges
+from edgeailite.quantization.methods.training import TrainingMethods
+from edgeailite.quantization.methods.weight_clipping import constrain_weights
+from edgeailite.quantization.modules.activation import (
+    freeze_quant_range,
+    quantizers,
+    unfreeze_quant_range,
+)
+from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.layer_units import disable_quantization
+from edgeailite.quantization.prepare.prepare import check_finite_weights
+
+WRITERS: dict[ExportFormat, Callable[..., Path]] = {
+    ExportFormat.FLOAT_MODEL: export_float,
+    ExportFormat.FAKEQ_MODEL: export_fakeq,
+    ExportFormat.CLIP_MODEL: export_clip,
+    ExportFormat.QDQ_MODEL: export_qdq,
+    ExportFormat.INT_MODEL: export_int,
+    ExportFormat.TINPU_INT_MODEL: export_tinpu,
+}
+
+
+Wrapper = TypeVar("Wrapper", bound="QuantModule")
+
+
+class QuantModule(nn.Module):
+    """A prepared model with a schedule; the model is in ``.module``.
+
+    Args:
+        model: Prepared by :func:`prepare`.
+        batch_norm_epoch: Epoch (from 0) at whose start batch norm statistics freeze; None: never.
+        range_epoch: Likewise for activation ranges.
+        clip_weights: Clip outlying weights once, before the first training iteration.
+        bias_rate: Bias correction per training batch; 0: none.
+        methods: How the training goes beyond plain quantization-aware training.
+        total_epochs: Epochs of the training, over which damping grows.
+        bit_widths: Bits of single layers.
+        verbose: Print when something freezes or is clipped.
+
+    Attributes:
+        trains: False: training mode only calibrates: ranges (and biases) learn from the data, batch
+            norm and dropout stay in evaluation mode, no gradients.
+        formats: What :meth:`export` writes.
+        post_training: What each method gained in the last :meth:`calibrate` with a `quality`.
+        teacher: The float model that is learned from, as it was before the first calibration or
+            training; None without distillation.
+    """
+
+    trains = True
+    formats: tuple[ExportFormat, ...] = (*FROM_WRAPPER, *CONVERTED_FORMATS)
+
+    def __init__(
+        self,
+        model: GraphModel,
+        *,
+        batch_norm_epoch: int | None = None,
+        range_epoch: int | None = None,
+        clip_weights: bool = False,
+        bias_rate: float = 0.0,
+        methods: TrainingMethods | None = None,
+        total_epochs: int = 0,
+        bit_widths: BitWidths | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__()
+        self.methods, self.total_epochs = methods or TrainingMethods(), total_epochs
+        self.module, self.verbose = model, verbose
+        self.batch_norm_epoch, self.range_epoch = batch_norm_epoch, range_epoch
+        self.clip_weights, self.bias_rate = clip_weights, bias_rate
+        self.epoch = -1
+        self.batch_norm_frozen = self.ranges_frozen = self.weights_clipped = False
+        self._ranges_checked = False
+        self._bias_correction: BiasCorrection | None = None
+        self._corrections: dict[str, Tensor] = {}
+        self.post_training: list[MethodGain] = []
+        if bit_widths is not None:
+            apply_bit_widths(model, bit_widths)
+        start_weight_ranges(model)
+        model.remember_tensors()
+        self.teacher: GraphModel | None = None
+        if self.methods.distillation > 0:
+            self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+            disable_quantization(self.teacher)
+        self.has_begun = False
+        self.training = model.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the original model; without gradients where training mode only calibrates."""
+        with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
+            if self.training:
+                self._before_training_batch()
+                if self.bias_rate > 0:
+                    output = self._correct_biases(args, kwargs)
+                    if not self.trains:
+                        return output
+            elif not self._ranges_checked:
+                self._warn_of_missing_ranges()
+            output = self.module(*args, **kwargs)
+            if self.teacher is None or not (self.training and self.trains):
+                return output
+            return self._distilled(output, args, kwargs)
+
+    def _distilled(self, output: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The output, whose backward pass also learns from the float model's."""
+        assert self.teacher is not None
+        with torch.no_grad():
+            target = self.teacher(*args, **kwargs)
+        return add_distillation(output, target, self.methods.distillation, self.methods.temperature)
+
+    def _before_training_batch(self) -> None:
+        if not self.clip_weights or self.weights_clipped:
+            return
+        self.weights_clipped = True
+        clipped = constrain_weights(self.module)
+        if clipped:
+            paths = ", ".join(clipped)
+            self._say(f"clipped outlying weights of {len(clipped)} layers: {paths}")
+
+    def _say(self, message: str) -> None:
+        if self.verbose:
+            print(f"edgeailite: {message}")  # noqa: T201
+
+    def _correct_biases(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One batch of bias correction; returns the quantized output."""
+        if self._bias_correction is not None and self._bias_correction.is_stale:
+            self._bias_correction, self._corrections = None, {}
+        if self._bias_correction is None:
+            self._bias_correction = BiasCorrection(self.module, self.bias_rate, self._corrections)
+            self._corrections = self._bias_correction.corrections
+        return self._bias_correction.step(args, kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what the next batch makes anew."""
+        return {**self.__dict__, "_bias_correction": None}
+
+    def _warn_of_missing_ranges(self) -> None:
+        self._ranges_checked = True
+        missing = [name for name, q in quantizers(self.module).items() if not q.has_range]
+        if missing:
+            warnings.warn(
+                f"{len(missing)} activation ranges have never seen data (the first: "
+                f"'{missing[0]}'): outputs are clipped at placeholders. "
+                "Train or calibrate first, or load a quantized checkpoint.",
+                stacklevel=3,
+            )
+
+    def train(self, mode: bool = True) -> QuantModule:
+        """Training mode starts the next epoch of the schedule; evaluation freezes nothing for good.
+
+        Raises:
+            ValueError: A weight or a range has become NaN or infinite; the message names it.
+        """
+        super().train(mode)
+        check_finite_weights(self.module)
+        self._ranges_checked = False
+        if self.teacher is not None:
+            self.teacher.eval()
+        if mode:
+            self.epoch += 1
+            self._begin()
+            self._follow_schedule()
+            self._apply_frozen_batch_norm()
+            if not self.trains:
+                self.module.eval()
+                for quantizer in quantizers(self.module).values():
+                    quantizer.train()
+        return self
+
+    def _begin(self) -> None:
+        """Once: learned ranges and the teacher start from the weights as they are by now."""
+        if self.has_begun:
+            return
+        self.has_begun = True
+        start_weight_ranges(self.module)
+        if self.teacher is not None:
+            self.teacher.load_state_dict(self.module.state_dict())
+            disable_quantization(self.teacher)
+
+    def _follow_schedule(self) -> None:
+        damping = self.methods.damping_in(self.epoch, self.total_epochs) if self.trains else 0.0
+        for layer in self.module.modules():
+            if isinstance(layer, QuantLayer):
+                layer.damping = damping
+        if (
+            not self.batch_norm_frozen
+            and self.batch_norm_epoch is not None
+            and self.epoch >= self.batch_norm_epoch
+        ):
+            self.freeze(freeze_bn=True, freeze_observers=False)
+            self._say(f"epoch {self.epoch}: batch norm statistics are frozen from here on")
+        if (
+            not self.ranges_frozen
+            and self.range_epoch is not None
+            and self.epoch >= self.range_epoch
+        ):
+            self.freeze(freeze_bn=False, freeze_observers=True)
+            self._say(f"epoch {self.epoch}: activation ranges are frozen from here on")
+
+    def _apply_frozen_batch_norm(self) -> None:
+        if self.batch_norm_frozen:
+            for module in self.module.modules():
+                if isinstance(module, BATCH_NORM_MODULES):
+                    module.training = False  # not eval(): a quantizer behind it is its child
+
+    def freeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> QuantModule:
+        """Stop batch norm statistics and/or activation ranges, from now on."""
+        if freeze_bn:
+            self.batch_norm_frozen = True
+            self._apply_frozen_batch_norm()
+        if freeze_observers:
+            self.ranges_frozen = True
+            freeze_quant_range(self.module)
+        return self
+
+    def unfreeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> QuantModule:
+        """Undo :meth:`freeze`; the schedule no longer freezes what it had frozen already."""
+        if freeze_bn:
+            self.batch_norm_frozen = False
+            self.batch_norm_epoch = self._later(self.batch_norm_epoch)
+            if self.training:
+                for module in self.module.modules():
+                    if isinstance(module, BATCH_NORM_MODULES):
+                        module.training = True
+        if freeze_observers:
+            self.ranges_frozen, self.range_epoch = False, self._later(self.range_epoch)
+            unfreeze_quant_range(self.module)
+        return self
+
+    def _later(self, epoch: int | None) -> int | None:
+        return None if epoch is None or epoch <= self.epoch else epoch
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Where the schedule stands, and the bias corrections made so far."""
+        state = {name: getattr(self, name) for name in self._SCHEDULE}
+        return {**state, "corrections": dict(self._corrections)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue a schedule."""
+        for name in self._SCHEDULE:
+            setattr(self, name, state.get(name, getattr(self, name)))
+        self._bias_correction, self._corrections = None, dict(state["corrections"])
+
+    _SCHEDULE = (
+        "epoch",
+        "batch_norm_epoch",
+        "range_epoch",
+        "batch_norm_frozen",
+        "ranges_frozen",
+        "weights_clipped",
+        "has_begun",
+    )
+
+    def calibrate(
+        self: Wrapper,
+        data: Iterable[Any],
+        num_batches: int | None = None,
+        quality: str | Sequence[str] | None = None,
+    ) -> Wrapper:
+        """Let ranges and biases learn from data, without gradients; ends in evaluation mode.
+
+        Args:
+            data: Batches: a tensor, or a tuple or list that begins with the model's inputs (a
+                data loader's ``(images, target)`` does).
+            num_batches: How many to take; None: all.
+            quality: None: batch by batch, as training mode does that only calibrates. ``'fast'``
+                (seconds) or ``'best'`` (minutes), or names of methods in the order they are to run
+                in: see :func:`~edgeailite.quantization.methods.post_training.methods_named`. They work on
+                all batches at once, which are kept in memory; what each gained is printed, and in
+                `post_training`.
+
+        Raises:
+            ValueError: `data` gave no batch, or there is no such quality or method.
+        """
+        if quality is not None:
+            return self._calibrate_at_once(data, num_batches, quality)
+        trains, self.trains = self.trains, False
+        epoch, count = self.epoch, 0
+        try:
+            self.train()
+            for batch in tqdm(data, "calibrating", total=num_batches, leave=False, disable=None):
+                inputs = (batch,) if isinstance(batch, Tensor) else tuple(batch)[: self._num_inputs]
+                self(*inputs)
+                count += 1
+                if count == num_batches:
+                    break
+        finally:
+            self.trains = trains
+            self.epoch = epoch if trains else self.epoch  # no epoch of the training
+            self.eval()
+        if count == 0:
+            raise ValueError("There was no batch to calibrate with: the data is empty.")
+        return self
+
+    def _calibrate_at_once(
+        self: Wrapper, data: Iterable[Any], num_batches: int | None, quality: str | Sequence[str]
+    ) -> Wrapper:
+        methods = methods_named(quality)
+        self._begin()
+        self.eval()
+        batches = as_batches(data, self._num_inputs, num_batches)
+        self.post_training = post_training(self.module, batches, methods)
+        self.module.remember_tensors()
+        self._say(f"post-training\n{render_gains(self.post_training)}")
+        return self
+
+    def reestimate_batch_norms(
+        self: Wrapper, data: Iterable[Any], num_batches: int | None = None
+    ) -> Wrapper:
+        """Measure batch norm statistics anew on the quantized network; ends in evaluation mode.
+
+        Args:
+            data: Batches, as of :meth:`calibrate`; training images.
+            num_batches: How many to take; None: all.
+
+        Raises:
+            ValueError: `data` gave no batch.
+        """
+        self.eval()
+        reestimate_batch_norms(self.module, as_batches(data, self._num_inputs, num_batches))
+        return self
+
+    @property
+    def _num_inputs(self) -> int:
+        return len(self.module.graph.find_nodes(op="placeholder"))
+
+    def convert(self) -> ConvertedModule:
+        """The integer graph of the model as it is now; this module does not change.
+
+        Raises:
+            ValueError: A weight or a range is NaN or infinite.
+        """
+        check_finite_weights(self.module)
+        return ConvertedModule(convert(self.module))
+
+    def export(
+        self,
+        example_input: Tensor | tuple[Tensor, ...],
+        path: str | os.PathLike[str],
+        *,
+        format: ExportFormat | str = ExportFormat.QDQ_MODEL,
+        opset_version: int = 18,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        dynamic_batch: bool = True,
+    ) -> Path:
+        """Write ONNX; beside an integer graph, TIDL's settings as ``<stem>.tidl.json``.
+
+        Args:
+            example_input: What to trace with.
+            path: File to write.
+            format: What the file holds, see :class:`ExportFormat`.
+            opset_version: 13 or newer; the file holds exactly this one.
+            input_names: Names of the inputs.
+            output_names: Names of the outputs.
+            dynamic_batch: Leave the batch size open.
+
+        Raises:
+            ValueError: An unknown format, or an opset that cannot be written.
+        """
+        format = ExportFormat.parse(format, self.formats)
+        options: dict[str, Any] = {
+            "opset_version": opset_version, "input_names": input_names,
+            "output_names": output_names, "dynamic_batch": dynamic_batch,
+        }  # fmt: skip
+        if format in CONVERTED_FORMATS:
+            return self.convert().export(example_input, path, format=format, **options)
+        return WRITERS[format](self.module, as_tuple(example_input), path, **options)
+
+
+class ConvertedModule(nn.Module):
+    """An integer graph in ``.module``: evaluates, saves, loads, exports; cannot be trained."""
+
+    def __init__(self, model: GraphModel) -> None:
+        super().__init__()
+        self.module = model
+        self.training = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Real values in, real values out, integers in between."""
+        with torch.no_grad():
+            return self.module(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> ConvertedModule:
+        """Only evaluation mode exists.
+
+        Raises:
+            RuntimeError: Training mode was asked for.
+        """
+        if mode:
+            raise RuntimeError(
+                "A converted model holds integers and cannot be trained; "
+                "train the wrapper it came from."
+            )
+        super().train(False)
+        return self
+
+    def export(
+        self,
+        example_input: Tensor | tuple[Tensor, ...],
+        path: str | os.PathLike[str],
+        *,
+        format: ExportFormat | str = ExportFormat.QDQ_MODEL,
+        opset_version: int = 18,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        dynamic_batch: bool = True,
+    ) -> Path:
+        """Write the integer graph as ONNX; arguments as in :meth:`QuantModule.export`.
+
+        Raises:
+            ValueError: A format other than ``QDQ_MODEL`` and ``INT_MODEL``: there are no floats
+                here to write.
+        """
+        write = WRITERS[ExportFormat.parse(format, CONVERTED_FORMATS)]
+        return write(
+            self.module, as_tuple(example_input), path, opset_version=opset_version,
+            input_names=input_names, output_names=output_names, dynamic_batch=dynamic_batch,
+        )  # fmt: skip
+
+
+def as_tuple(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """One input, or several, as a tuple."""
+    return (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)

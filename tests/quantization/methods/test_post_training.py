@@ -1,0 +1,157 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from edgeailite.quantization import (
+    GenericTinyMLPTQFxModule,
+    PTCFxModule,
+    QuantCalibrateModule,
+    QuantTestModule,
+    TINPUTinyMLPTQFxModule,
+)
+from edgeailite.quantization.methods.learned_rounding import learn_rounding
+from edgeailite.quantization.methods.post_training import (
+    METHODS,
+    QUALITIES,
+    post_training,
+    render_gains,
+)
+from edgeailite.quantization.report import build_report, write_html
+from edgeailite.quantization.verify.compare import verify
+from tests.quantization.helpers import randomize_batch_norms
+
+X = torch.zeros(1, 3, 12, 12)
+WRAPPERS = {
+    "pact2": lambda model: QuantCalibrateModule(model, dummy_input=X),
+    "fx": lambda model: PTCFxModule(model, qconfig_type="WC8SYMP2_AT8SYMP2"),
+    "generic": lambda model: GenericTinyMLPTQFxModule(model, 1, verbose=False),
+    "tinpu": lambda model: TINPUTinyMLPTQFxModule(model, 1, verbose=False),
+}
+
+
+@pytest.fixture(autouse=True)
+def _few_iterations(monkeypatch):
+    for name, blocks in (("learned_rounding", False), ("block_rounding", True)):
+        shorter = partial(learn_rounding, blocks=blocks, iterations=100)
+        monkeypatch.setitem(METHODS, name, shorter)
+
+
+def _network():
+    torch.manual_seed(0)
+    return randomize_batch_norms(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, groups=8, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        )
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(8, 3, 12, 12, generator=generator) for _ in range(2)]
+
+
+@pytest.mark.filterwarnings("ignore:.*the NPU computes.*:UserWarning")
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_every_wrapper_takes_a_quality_and_stays_exact(name, quality, data, tmp_path):
+    wrapper = WRAPPERS[name](_network()).calibrate(data, quality=quality)
+    assert not wrapper.training
+    assert [gain.method for gain in wrapper.post_training] == list(QUALITIES[quality])
+    wrapper.export(X, tmp_path / "model.onnx", dynamic_batch=True)
+    comparison = verify(wrapper, data, tmp_path / "model.onnx")
+    assert sum(comparison.mismatches.values()) == 0
+
+
+def test_result_is_better_than_batch_by_batch(data):
+    network = _network()
+    with torch.no_grad():
+        network[3].weight[0] *= 30  # one channel stretches the range of the others' weights
+    x = torch.cat(data)
+    with torch.no_grad():
+        target = network(x)
+
+    def error(**options):
+        model = copy.deepcopy(network)
+        wrapper = PTCFxModule(model, qconfig_type="WC4_AT8", verbose=False)
+        with torch.no_grad():
+            return float((wrapper.calibrate(data, **options)(x) - target).square().mean())
+
+    assert error(quality="fast") < 0.7 * error()
+
+
+def test_checkpoint_holds_what_was_found(data):
+    wrapper = PTCFxModule(_network(), qconfig_type="WC4_AT8").calibrate(data, quality="fast")
+    twin = PTCFxModule(_network(), qconfig_type="WC4_AT8").eval()
+    twin.module.load_state_dict(wrapper.module.state_dict())
+    with torch.no_grad():
+        assert torch.equal(twin(data[0]), wrapper(data[0]))
+
+
+def test_gains_are_printed(data, capsys):
+    wrapper = PTCFxModule(_network()).calibrate(data, num_batches=1, quality="fast")
+    printed = capsys.readouterr().out
+    assert "edgeailite: post-training" in printed
+    assert render_gains(wrapper.post_training) in printed
+    assert [line.split()[0] for line in printed.splitlines()[2:]] == [
+        "equalization", "activation_ranges", "biases",
+    ]  # fmt: skip
+
+
+def test_unknown_quality_and_no_data(data):
+    with pytest.raises(ValueError, match="quality is 'superb'; allowed: 'fast', 'best'"):
+        PTCFxModule(_network()).calibrate(data, quality="superb")
+    with pytest.raises(ValueError, match="no batch to calibrate with"):
+        PTCFxModule(_network()).calibrate([], quality="fast")
+    with pytest.raises(ValueError, match="no batch to calibrate with"):
+        post_training(PTCFxModule(_network()).module, [], "fast")
+
+
+def test_wrapper_that_only_evaluates_does_not_calibrate(data):
+    with pytest.raises(RuntimeError, match="calibrate with QuantCalibrateModule"):
+        QuantTestModule(_network(), dummy_input=X).calibrate(data)
+
+
+def test_methods_run_as_they_are_named(data):
+    names = ("activation_ranges", "analytic_biases")
+    wrapper = PTCFxModule(_network(), verbose=False).calibrate(data, quality=names)
+    assert [gain.method for gain in wrapper.post_training] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("quality", "message"),
+    [
+        ("good", "quality is 'good'; allowed: 'fast', 'best', or methods: 'bias_absorption'"),
+        (("fast", "biases"), "allowed: 'fast', 'best', or methods"),
+        ((), "allowed: 'fast', 'best', or methods"),
+        (("equalization", "biases"), "without 'activation_ranges'"),
+    ],
+)
+def test_names_that_are_refused(quality, message, data):
+    with pytest.raises(ValueError, match=message):
+        PTCFxModule(_network(), verbose=False).calibrate(data, quality=quality)
+
+
+def test_the_report_tells_what_each_method_gained(data, tmp_path):
+    wrapper = PTCFxModule(_network(), verbose=False).calibrate(data, quality="fast")
+    report = build_report(wrapper, data)
+    assert report.post_training == wrapper.post_training
+    assert "activation_ranges" in str(report)
+    assert len(report.to_dict()["post_training"]) == 3
+    page = write_html(report, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Post-training methods" in page
+    assert "activation ranges" in page
+    assert "Post-training methods" not in write_html(
+        build_report(wrapper.module), tmp_path / "other.html"
+    ).read_text(encoding="utf-8")

@@ -1,0 +1,246 @@
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgeailite.quantization.arithmetic.spec import (
+    BiasSpec,
+    FixedPoint,
+    QConfig,
+    QuantSpec,
+    get_preset,
+)
+from edgeailite.quantization.graph.capture import capture
+from edgeailite.quantization.graph.operations import Kind
+from edgeailite.quantization.modules.activation import NoQAct, QAct
+from edgeailite.quantization.prepare.annotate import Policy, annotate
+from tests.quantization.zoo import ZOO, Dense, Residual, SharedUnit, WeightStandardization
+
+PACT2 = get_preset("PACT2")
+ALL = QConfig(weight=QuantSpec(signed=True, granularity="per_channel"))
+DEPTHWISE = QConfig(weight=ALL.weight, per_channel_depthwise_only=True)
+
+
+def annotated(model, qconfig=PACT2, **options):
+    graph = capture(model)
+    annotate(graph, Policy(qconfig, **options))
+    return graph
+
+
+def paths(graph):
+    return {n.name: n.meta["quant"].path for n in graph.graph.nodes if "quant" in n.meta}
+
+
+def granularities(graph):
+    return [
+        n.meta["layer"].qconfig.weight.granularity for n in graph.graph.nodes if "layer" in n.meta
+    ]
+
+
+def test_documented_paths():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+    )
+    found = list(paths(annotated(model)).values())
+    assert found == ["0.activation_in", "2", "4.activation_q"]
+
+
+def test_an_input_read_by_an_absorbed_relu_has_its_quantizer_at_the_root():
+    found = list(paths(annotated(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1)))).values())
+    assert found == ["activation_in", "0", "1.activation_q"]
+
+
+def test_convolution_batch_norm_relu_is_one_unit():
+    graph = annotated(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
+    layer = next(n for n in graph.graph.nodes if n.meta["kind"] is Kind.LAYER)
+    assert layer.meta["layer"].batch_norm.meta["kind"] is Kind.BATCH_NORM
+    assert [n.meta["kind"] for n in graph.graph.nodes if "quant" in n.meta] == [
+        Kind.INPUT,
+        Kind.RELU,
+    ]
+
+
+def test_a_shared_relu_replaces_the_module_at_its_first_call_only():
+    graph = annotated(Residual())
+    relus = [n.meta["quant"] for n in graph.graph.nodes if n.meta["kind"] is Kind.RELU]
+    assert [a.path for a in relus] == ["relu"] * 3
+    assert [a.replaces_module for a in relus] == [True, False, False]
+
+
+def test_a_shared_batch_norm_is_not_folded():
+    graph = annotated(SharedUnit())
+    annotations = [n.meta["layer"] for n in graph.graph.nodes if "layer" in n.meta]
+    assert [a.batch_norm is None for a in annotations] == [True, True, True]
+
+
+def test_batch_norm_in_front_of_a_convolution_is_an_operation_of_its_own():
+    graph = annotated(Dense())
+    norms = [n for n in graph.graph.nodes if n.meta["kind"] is Kind.BATCH_NORM]
+    assert len(norms) == 3
+    assert not any("quant" in n.meta for n in norms)  # the ReLU behind each is its quantizer
+
+
+def test_moves_share_their_inputs_grid():
+    graph = annotated(ZOO["shuffle_unit"].make())
+    moves = [n for n in graph.graph.nodes if n.meta["kind"] is Kind.PRESERVE]
+    assert moves
+    assert not any("quant" in n.meta for n in moves)
+
+
+def test_bounds_of_absorbed_activations():
+    graph = annotated(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(), nn.Conv2d(4, 4, 1), nn.Hardtanh(-2, 2))
+    )
+    first, second = (n.meta["quant"] for n in graph.graph.nodes if n.meta["kind"] is Kind.CLAMP)
+    assert (first.bounds, first.spec.fixed_range, first.spec.signed) == ((0.0, 6.0), None, False)
+    assert (second.bounds, second.spec.fixed_range) == ((-2.0, 2.0), (-2.0, 2.0))
+    assert second.spec.signed is True
+
+
+def test_a_sum_of_unsigned_values_is_unsigned():
+    class Sums(nn.Module):
+        def forward(self, x, y):
+            a, b = F.relu(x), F.relu(y)
+            return a + b, a - b, torch.cat([a, b]), torch.cat([a, y]), a * b
+
+    graph = annotated(Sums())
+    signed = {
+        n.meta["kind"]: n.meta["quant"].spec.signed
+        for n in graph.graph.nodes
+        if n.meta["kind"] in (Kind.ADD, Kind.SUB, Kind.MUL)
+    }
+    assert signed == {Kind.ADD: False, Kind.SUB: None, Kind.MUL: False}
+    cats = [n.meta["quant"].spec.signed for n in graph.graph.nodes if n.meta["kind"] is Kind.CAT]
+    assert cats == [False, None]
+
+
+def test_quantize_in_and_out():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten())
+    assert len(paths(annotated(model))) == 3
+    assert "0.activation_in" not in paths(annotated(model, quantize_in=False)).values()
+    assert "2.activation_q" not in paths(annotated(model, quantize_out=False)).values()
+
+
+def test_forced_and_forbidden_places():
+    forced = annotated(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Tanh(), QAct()))
+    assert "2.activation_q" in paths(forced).values()
+    forbidden = annotated(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), NoQAct()))
+    assert list(paths(forbidden).values()) == ["0.activation_in"]
+
+
+def test_policy_by_path():
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), nn.Conv2d(4, 2, 1))
+    four = QConfig(weight=QuantSpec(bit_width=4, signed=True))
+    graph = annotated(model, by_path={"0": None, "0.0": four})
+    layers = {
+        str(n.target): n.meta["layer"].qconfig for n in graph.graph.nodes if "layer" in n.meta
+    }
+    assert layers["0.0"].weight.bit_width == 4
+    assert layers["1"].weight.bit_width == 8
+    policy = Policy(PACT2, by_path={"a": None, "a.b": four})
+    assert policy.of("a.c") is None
+    assert policy.of("a.b.d") is four
+    assert policy.of("ab") is PACT2
+
+
+def test_per_channel_for_depthwise_only():
+    model = nn.Sequential(
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 4, 3, groups=4),
+        nn.Conv2d(4, 8, 3, groups=2),
+        nn.Conv2d(8, 1, 1),
+    )
+    assert granularities(annotated(model, DEPTHWISE)) == [
+        "per_tensor", "per_channel", "per_tensor", "per_tensor"
+    ]  # fmt: skip
+    assert granularities(annotated(model, ALL)) == ["per_channel"] * 4
+
+
+def test_per_channel_of_transposed_convolutions_only_where_onnx_can_write_it():
+    model = nn.Sequential(
+        nn.ConvTranspose2d(4, 4, 3), nn.ConvTranspose2d(4, 4, 3, groups=4),
+        nn.ConvTranspose2d(4, 8, 3, groups=4), nn.ConvTranspose2d(8, 4, 3, groups=2),
+    )  # fmt: skip
+    expected = ["per_channel", "per_channel", "per_tensor", "per_tensor"]
+    assert granularities(annotated(model, ALL)) == expected
+
+
+def test_per_channel_of_functional_layers_reads_the_weights_shape():
+    assert granularities(annotated(ZOO["functional_layers"].make(), DEPTHWISE)) == [
+        "per_tensor", "per_channel", "per_tensor", "per_tensor"
+    ]  # fmt: skip
+    assert granularities(annotated(ZOO["functional_layers"].make(), ALL)) == [
+        "per_channel", "per_channel", "per_tensor", "per_channel"
+    ]  # fmt: skip
+
+
+def test_a_layer_whose_weight_is_computed_stays_float():
+    graph = annotated(nn.Sequential(nn.Conv2d(3, 3, 1), WeightStandardization(3, 3, 3)))
+    assert len(granularities(graph)) == 1
+
+
+def test_annotating_twice_changes_nothing():
+    graph = annotated(Residual())
+    before = {n: (n.meta.get("quant"), n.meta.get("layer")) for n in graph.graph.nodes}
+    annotate(graph, Policy(PACT2))
+    assert before == {n: (n.meta.get("quant"), n.meta.get("layer")) for n in graph.graph.nodes}
+
+
+def fixed_point_specs(model):
+    graph = capture(model.eval())
+    annotate(graph, Policy(QConfig(), fixed_point=FixedPoint()))
+    return {n.name: n.meta["quant"].spec for n in graph.graph.nodes if "quant" in n.meta}, graph
+
+
+class _Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.conv, self.bn = nn.BatchNorm2d(1), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.bn(self.conv(self.norm(x)))
+        z = F.relu(y) + y
+        return torch.sigmoid(z * y).mean((2, 3))
+
+
+def test_fixed_point_values_are_signed_unless_the_graph_says_otherwise():
+    specs, _ = fixed_point_specs(_Mixed())
+    signs = {name: spec.signed for name, spec in specs.items()}
+    assert signs == {
+        "norm": True,
+        "bn": True,
+        "relu": False,
+        "add": True,
+        "sigmoid": True,
+        "mean": True,
+    }
+
+
+def test_raw_input_goes_to_the_batch_norm_and_products_stay_in_float():
+    specs, graph = fixed_point_specs(_Mixed())
+    assert "x" not in specs
+    assert "mul" not in specs
+    bits = {n.name: n.meta["fixed_point"] for n in graph.graph.nodes if "fixed_point" in n.meta}
+    assert bits == {"norm": 12, "mean": 8}
+    assert [specs[name].rounding for name in ("norm", "mean", "bn")] == [
+        "floor",
+        "floor",
+        "half_even",
+    ]
+
+
+def test_operands_and_result_of_an_add_share_a_scale():
+    _, graph = fixed_point_specs(_Mixed())
+    shares = {n.name: n.meta["quant"].shares_scale for n in graph.graph.nodes if "quant" in n.meta}
+    assert [name for name, yes in shares.items() if yes] == ["add"]
+
+
+def test_weight_scales_have_as_few_bits_as_exact_sums_need():
+    spec = QuantSpec(4, True, "per_channel", power_of_two=False, scale_bits=8, quant_range=(-7, 7))
+    found = []
+    for inputs in (16, 64, 512, 4096):
+        graph = capture(nn.Sequential(nn.Linear(inputs, 3)))
+        annotate(graph, Policy(QConfig(spec, bias=BiasSpec(16)), fixed_point=FixedPoint()))
+        (node,) = [n for n in graph.graph.nodes if "layer" in n.meta]
+        found.append(node.meta["layer"].qconfig.weight.scale_bits)
+        assert 7 * 256 * inputs * 2 ** found[-1] < 2**24
+    assert found == [8, 6, 4, 1]

@@ -1,0 +1,156 @@
+import shutil
+import subprocess
+
+import pytest
+import torch
+from torch import nn
+
+from edgeailite.quantization import (
+    GenericTinyMLPTQFxModule,
+    TINPUTinyMLPTQFxModule,
+    TINPUTinyMLQATFxModule,
+)
+from edgeailite.quantization.targets.tinpu.c_files import pack
+from edgeailite.quantization.targets.tinpu.c_program import make_program
+from tests.quantization.tinyml_networks import NETWORKS, trained
+
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
+FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-ffp-contract=off"]
+MAIN = r"""
+#include <stdio.h>
+#include "model.h"
+#include "model_vectors.h"
+
+static uint8_t arena[MODEL_ARENA_SIZE];
+
+int main(void)
+{
+    unsigned compared = 0, wrong = 0;
+    for (unsigned v = 0; v < MODEL_VECTORS; v++) {
+        const model_check *check = model_checks;
+        for (unsigned i = 0; i < MODEL_OPERATIONS; i++) {
+            edgeailite_step(&model_operations[i], model_inputs + v * MODEL_INPUT_SIZE, arena);
+            if (check == model_checks + MODEL_CHECKS || check->operation != i) continue;
+            for (unsigned j = 0; j < check->size; j++, compared++) {
+                uint8_t byte = arena[check->place + j];
+                int value = check->is_signed ? (int)(int8_t)byte : (int)byte;
+                wrong += value != check->expected[v * check->size + j];
+            }
+            check++;
+        }
+    }
+    printf("%u %u\n", compared, wrong);
+    return 0;
+}
+"""
+
+
+def compile_and_run(folder, main):
+    (folder / "main.c").write_text(main)
+    command = [COMPILER, *FLAGS, "main.c", "edgeailite_runner.c", "-o", "run"]
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    run = subprocess.run([folder / "run"], capture_output=True, text=True, check=True)
+    return run.stdout.split()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [(name, 8) for name in NETWORKS if name != "with_float"]
+    + [(name, bits) for name in ("residual_relu_conv", "concat", "conv1d") for bits in (4, 2)],
+)
+def test_every_operation_gives_the_values_of_pytorch(name, bits, tmp_path):
+    wrapper, x = trained(name, TINPUTinyMLQATFxModule, 0, bits)
+    wrapper.convert().export_c(2 * x[:4], tmp_path)
+    compared, wrong = map(int, compile_and_run(tmp_path, MAIN))
+    assert compared > 100
+    assert wrong == 0
+
+
+@needs_compiler
+def test_the_documented_program_prints_the_class(tmp_path):
+    wrapper, x = trained("conv1d", TINPUTinyMLQATFxModule)
+    converted = wrapper.convert()
+    converted.export_c(x[:1], tmp_path)
+    main = r"""
+#include <stdio.h>
+#include "model.h"
+#include "model_vectors.h"
+static uint8_t arena[MODEL_ARENA_SIZE];
+int main(void)
+{
+    edgeailite_run(model_operations, MODEL_OPERATIONS, model_inputs, arena);
+    for (int i = 0; i < MODEL_OUTPUT_SIZE; i++) printf("%d ", (int8_t)arena[MODEL_OUTPUT + i]);
+    return 0;
+}
+"""
+    assert list(map(int, compile_and_run(tmp_path, main))) == converted(x[:1])[0].int().tolist()
+
+
+@needs_compiler
+def test_a_wrong_weight_is_noticed(tmp_path):
+    wrapper, x = trained("flatten", TINPUTinyMLQATFxModule)
+    wrapper.convert().export_c(x[:2], tmp_path)
+    header = (tmp_path / "model.h").read_text()
+    start = header.index("{\n", header.index("model_1_weights")) + 2
+    (tmp_path / "model.h").write_text(header[:start] + "    127, 127, 127,\n" + header[start:])
+    assert int(compile_and_run(tmp_path, MAIN)[1]) > 0
+
+
+def test_files_are_the_same_each_time_and_name_no_place(tmp_path):
+    wrapper, x = trained("conv1d", TINPUTinyMLQATFxModule)
+    files = [wrapper.convert().export_c(x[:2], tmp_path / str(i), name="fan") for i in (1, 2)]
+    assert [p.name for p in files[0]] == [
+        "fan.h", "fan_vectors.h", "edgeailite_runner.h", "edgeailite_runner.c",
+    ]  # fmt: skip
+    for first, second in zip(*files, strict=True):
+        assert first.read_text() == second.read_text()
+        assert str(tmp_path) not in first.read_text()
+    assert sorted(p.name for p in (tmp_path / "1").iterdir()) == sorted(p.name for p in files[0])
+
+
+def test_weights_are_packed_lowest_bits_first():
+    assert pack(torch.tensor([1.0, -1.0, 0.0, 1.0, -1.0]), 2) == [0b01001101, 0b11]
+    assert pack(torch.tensor([[7.0, -7.0], [3.0, 0.0]]), 4) == [0x97, 0x03]
+    assert pack(torch.tensor([-128.0, 127.0]), 8) == [0x80, 0x7F]
+
+
+def test_buffers_that_live_together_do_not_overlap():
+    for name in ("residual_relu_pool", "concat", "sequence"):
+        wrapper, x = trained(name, TINPUTinyMLQATFxModule)
+        program = make_program(wrapper.convert().module, x)
+        buffers = {id(op.result): op.result for op in program.operations}.values()
+        for a in buffers:
+            assert a.place + a.size <= program.arena
+            for b in buffers:
+                together = a is not b and a.first <= b.last and b.first <= a.last
+                assert not together or a.place + a.size <= b.place or b.place + b.size <= a.place
+        assert program.arena < sum(b.size for b in buffers)
+
+
+def test_what_has_no_form_in_c_is_named(tmp_path):
+    wrapper, x = trained("with_float", TINPUTinyMLQATFxModule)
+    with pytest.raises(ValueError, match="'pad' cannot be written as C: ZeroPad2d is no operation"):
+        wrapper.convert().export_c(x[:1], tmp_path)
+    wrapper, x = trained("flatten", TINPUTinyMLQATFxModule, float_ops=["fb"])
+    with pytest.raises(ValueError, match="its offsets are floats"):
+        wrapper.convert().export_c(x[:1], tmp_path)
+    wrapper, x = trained("input_norm", TINPUTinyMLQATFxModule, float_ops=["qdq"])
+    with pytest.raises(ValueError, match="its factor is a float"):
+        wrapper.convert().export_c(x[:1], tmp_path)
+    gated = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 4))
+    wrapper = TINPUTinyMLPTQFxModule(gated).calibrate([torch.randn(4, 4)])
+    with pytest.raises(ValueError, match="'1' cannot be written as C: it computes in float"):
+        wrapper.convert().export_c(torch.randn(1, 4), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_names_and_other_targets_are_refused(tmp_path):
+    wrapper, x = trained("perceptron", TINPUTinyMLQATFxModule)
+    with pytest.raises(ValueError, match="name is '8bit'; it must be a C identifier"):
+        wrapper.convert().export_c(x[:1], tmp_path, name="8bit")
+    generic = GenericTinyMLPTQFxModule(nn.Sequential(nn.Linear(4, 2))).calibrate([x[:, :4]])
+    with pytest.raises(ValueError, match=r"this one is a QDQ_MODEL\. Use a TINPU wrapper"):
+        generic.convert().export_c(x[:1, :4], tmp_path)
