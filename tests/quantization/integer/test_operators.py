@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.quantization.test_fold import LAYERS
+from tests.quantization.arithmetic.test_fold import LAYERS
 
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
 from edgeailite.quantization.integer.operators import (

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.quantization.test_fold import LAYERS, make
+from tests.quantization.arithmetic.test_fold import LAYERS, make
 from torch import nn
 
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
