@@ -13,7 +13,7 @@ from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind
 from edgeailite.quantization.integer.conversion import FixedLayer
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_units import attribute, layer_units
+from edgeailite.quantization.modules.layer_calls import attribute, layer_calls
 from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage, FixedPointBatchNorm
 
 
@@ -30,7 +30,7 @@ def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]
     """
     plain = copy.deepcopy(model).eval()
     plain.classify()
-    for unit in layer_units(plain):
+    for unit in layer_calls(plain):
         fixed = FixedLayer(unit.layer, *unit.quantized_parameters())
         fixed.layer_path = unit.path
         path = plain.free_path(f"{unit.path}_folded")

@@ -40,7 +40,7 @@ from edgeailite.quantization.integer.operators import (
 )
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer, StandaloneBatchNorm, channel_affine
-from edgeailite.quantization.modules.layer_units import LayerUnit, attribute, layer_unit
+from edgeailite.quantization.modules.layer_calls import LayerCall, attribute, layer_call
 from edgeailite.quantization.prepare.annotate import MOVES_VALUES
 from edgeailite.quantization.prepare.insert import quantizer_of
 from edgeailite.quantization.targets.tinpu.operators import (
@@ -130,7 +130,7 @@ class Converter:
         if len(users) != 1 or users[0].meta["kind"] is not Kind.QUANTIZER:
             return False
         if kind is Kind.LAYER:
-            unit = layer_unit(self.model, node)
+            unit = layer_call(self.model, node)
             return unit is not None and self._on_grid(unit.input_node)
         return kind in BETWEEN_GRIDS and all(self._on_grid(a) for a in operands(node))
 
@@ -344,7 +344,7 @@ class Converter:
 
     def _place_layer(self, node: fx.Node, layer_node: fx.Node, output: Grid | None) -> None:
         """A layer alone, or with the quantizer behind it; `node` is the last of them."""
-        unit = layer_unit(self.model, layer_node)
+        unit = layer_call(self.model, layer_node)
         assert unit is not None
         grid = self.grids[unit.input_node]
         if grid is None:
@@ -398,7 +398,7 @@ def without_parameters(layer: QuantLayer) -> QuantLayer:
     return bare
 
 
-def _integer_layer(unit: LayerUnit, grid: Grid, output: Grid | None) -> IntegerLayer:
+def _integer_layer(unit: LayerCall, grid: Grid, output: Grid | None) -> IntegerLayer:
     layer, spec = unit.layer, unit.layer.weight_spec
     weight, bias, scale = unit.folded()
     q = round_to_integer(weight / layer.channels(scale, weight), spec.rounding).clamp(

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.modules.layer_units import layer_units
+from edgeailite.quantization.modules.layer_calls import layer_calls
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def reestimate_batch_norms(model: GraphModel, batches: Sequence[tuple[Any, ...]]
         raise ValueError("There was no batch to measure batch norm statistics on.")
     norms = {
         unit.path: unit.batch_norm
-        for unit in layer_units(model)
+        for unit in layer_calls(model)
         if isinstance(unit.batch_norm, nn.modules.batchnorm._BatchNorm)
     }
     momenta = {path: norm.momentum for path, norm in norms.items()}

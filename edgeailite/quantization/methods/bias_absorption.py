@@ -16,10 +16,10 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.methods.bias_correction import correctable_bias
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_units import (
+from edgeailite.quantization.modules.layer_calls import (
     Hook,
-    LayerUnit,
-    layer_units,
+    LayerCall,
+    layer_calls,
     quantizer_behind,
     run_in_float,
 )
@@ -44,10 +44,10 @@ def absorb_biases(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list
     Reference: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.1.3 (there by the
         batch norm's mean and deviation, here by the data).
     """
-    units = {unit.node: unit for unit in layer_units(model)}
+    units = {unit.node: unit for unit in layer_calls(model)}
     calls = Counter(unit.path for unit in units.values())
-    readers: dict[fx.Node, list[LayerUnit]] = {}
-    makers: dict[fx.Node, LayerUnit] = {}
+    readers: dict[fx.Node, list[LayerCall]] = {}
+    makers: dict[fx.Node, LayerCall] = {}
     for node, unit in units.items():
         behind = _relu_behind(model, node)
         if behind is None or not _is_alone(unit, calls) or correctable_bias(unit) is None:
@@ -80,11 +80,11 @@ def _relu_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
     return behind if low == 0.0 and quantizer.spec.fixed_range is None else None
 
 
-def _is_alone(unit: LayerUnit, calls: Counter[str]) -> bool:
+def _is_alone(unit: LayerCall, calls: Counter[str]) -> bool:
     return calls[unit.path] == 1 and isinstance(unit.weight, nn.Parameter)
 
 
-def _takes(unit: LayerUnit, calls: Counter[str], value: fx.Node) -> bool:
+def _takes(unit: LayerCall, calls: Counter[str], value: fx.Node) -> bool:
     """Whether adding a constant to a layer's input adds one to each output channel."""
     padding = getattr(unit.layer, "padding", 0)
     no_padding = padding == "valid" or not any(torch.atleast_1d(torch.tensor(padding)).tolist())
@@ -123,7 +123,7 @@ def _least_values(
     return {node: torch.stack(parts).amin(0) for node, parts in found.items()}
 
 
-def _add_constant(unit: LayerUnit, constant: Tensor) -> None:
+def _add_constant(unit: LayerCall, constant: Tensor) -> None:
     """Let a layer add what its weight makes of a constant per input channel."""
     weight, layer, norm = unit.weight, unit.layer, unit.batch_norm
     added = layer.rows(weight * layer.input_channels(constant.to(weight), weight)).sum(1)

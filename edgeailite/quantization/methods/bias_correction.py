@@ -19,12 +19,12 @@ from tqdm import tqdm
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.running import sweep
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_units import (
-    LayerUnit,
+from edgeailite.quantization.modules.layer_calls import (
+    LayerCall,
     added_half_step,
     float_arithmetic,
-    layer_unit,
-    layer_units,
+    layer_call,
+    layer_calls,
     recorded_outputs,
 )
 from edgeailite.quantization.prepare.insert import quantizer_of
@@ -37,7 +37,7 @@ class _ChannelMeans:
         self.sums: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
 
-    def __call__(self, unit: LayerUnit, output: Tensor) -> None:
+    def __call__(self, unit: LayerCall, output: Tensor) -> None:
         mean = _channel_mean(unit, output)
         known = self.sums.get(unit.path)
         self.sums[unit.path] = mean if known is None else known + mean
@@ -48,7 +48,7 @@ class _ChannelMeans:
         return {path: _over_processes(mean) for path, mean in means.items()}
 
 
-def _channel_mean(unit: LayerUnit, output: Tensor) -> Tensor:
+def _channel_mean(unit: LayerCall, output: Tensor) -> Tensor:
     axes = [a for a in range(output.dim()) if a != unit.channel_axis % output.dim()]
     return output.float().mean(dim=axes)
 
@@ -60,7 +60,7 @@ def _over_processes(mean: Tensor) -> Tensor:
     return mean
 
 
-def correctable_bias(unit: LayerUnit) -> Tensor | None:
+def correctable_bias(unit: LayerCall) -> Tensor | None:
     """What a correction is added to: the batch norm's bias, else the layer's; None without both."""
     if unit.batch_norm is not None:
         bias = unit.batch_norm.bias
@@ -89,7 +89,7 @@ class BiasCorrection:
         self, model: GraphModel, rate: float, corrections: dict[str, Tensor] | None = None
     ) -> None:
         self.model, self.rate, self.num_loads = model, rate, model.num_loads
-        self.units = layer_units(model)
+        self.units = layer_calls(model)
         self.biases = {
             unit.path: bias for unit in self.units if (bias := correctable_bias(unit)) is not None
         }
@@ -159,7 +159,7 @@ def correct_biases(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> lis
         (empirical bias correction).
     """
     target = _ChannelMeans()
-    with float_arithmetic(model), recorded_outputs(layer_units(model), target):
+    with float_arithmetic(model), recorded_outputs(layer_calls(model), target):
         for batch in batches:
             model(*batch)
     wanted = target.result()
@@ -168,7 +168,7 @@ def correct_biases(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> lis
         sweep(model, batches), "bias correction", len(model.graph.nodes), leave=False, disable=None
     )
     for step in steps:
-        unit = layer_unit(model, step.node)
+        unit = layer_call(model, step.node)
         bias = None if unit is None else correctable_bias(unit)
         if unit is None or bias is None or unit.path in corrected:
             continue
@@ -196,7 +196,7 @@ def correct_biases_analytically(model: GraphModel) -> list[str]:
 
     Reference: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.2 and appendix C.
     """
-    made_by = {unit.node: unit for unit in layer_units(model)}
+    made_by = {unit.node: unit for unit in layer_calls(model)}
     corrected = []
     for unit in made_by.values():
         bias = correctable_bias(unit)
@@ -212,7 +212,7 @@ def correct_biases_analytically(model: GraphModel) -> list[str]:
 
 
 def _expected_input(
-    model: GraphModel, unit: LayerUnit, made_by: dict[fx.Node, LayerUnit]
+    model: GraphModel, unit: LayerCall, made_by: dict[fx.Node, LayerCall]
 ) -> Tensor | None:
     """Mean of a layer's input per channel, from the batch norm in front; None without one."""
     call = quantizer_of(model, unit.input_node)

@@ -21,7 +21,7 @@ from edgeailite.quantization.graph.model import GraphModel, value_shapes
 from edgeailite.quantization.graph.operations import Kind, argument
 from edgeailite.quantization.methods.range_search import start_weight_ranges
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_units import Hook, LayerUnit, layer_units, run_in_float
+from edgeailite.quantization.modules.layer_calls import Hook, LayerCall, layer_calls, run_in_float
 
 # What every channel's largest magnitude becomes: it fills a power-of-two range of 8 bits.
 FILLED = 1.0 - 2.0**-8
@@ -97,7 +97,7 @@ def equalize(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list[str]
     Reference: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.1; there by the ranges
         of the weights, here by those of the activations, which those of the weights follow.
     """
-    units = {unit.node: unit for unit in layer_units(model)}
+    units = {unit.node: unit for unit in layer_calls(model)}
     channels, value_of = _number_channels(model, units, batches[0])
     groups = channels.groups()
     ranges = _group_ranges(model, value_of, groups, batches)
@@ -128,7 +128,7 @@ def _of(
 
 
 def _number_channels(
-    model: GraphModel, units: dict[fx.Node, LayerUnit], example: tuple[Any, ...]
+    model: GraphModel, units: dict[fx.Node, LayerCall], example: tuple[Any, ...]
 ) -> tuple[_Channels, dict[fx.Node, np.ndarray]]:
     """A number for each channel of each value, and which belong together."""
     shapes = value_shapes(model, example)
@@ -169,7 +169,7 @@ def _pin_inputs(channels: _Channels, value_of: dict[fx.Node, np.ndarray], node: 
 def _tie_layer(
     channels: _Channels,
     value_of: dict[fx.Node, np.ndarray],
-    unit: LayerUnit,
+    unit: LayerCall,
     uses: dict[str, int],
 ) -> None:
     """A layer is free on both sides, unless it is shared or its channels are elsewhere."""
@@ -188,7 +188,7 @@ def _tie_layer(
         channels.pin(value_of[unit.node])
 
 
-def _num_outputs(unit: LayerUnit) -> int:
+def _num_outputs(unit: LayerCall) -> int:
     return unit.layer.rows(unit.weight).shape[0]
 
 
@@ -299,7 +299,7 @@ def _group_limits(
 
 
 def _choose_scales(
-    units: dict[fx.Node, LayerUnit],
+    units: dict[fx.Node, LayerCall],
     value_of: dict[fx.Node, np.ndarray],
     groups: np.ndarray,
     ranges: Tensor,
@@ -324,7 +324,7 @@ def _choose_scales(
     return torch.where(scales > 0, scales, torch.ones_like(scales))
 
 
-def _rescale(unit: LayerUnit, given: Tensor, made: Tensor) -> bool:
+def _rescale(unit: LayerCall, given: Tensor, made: Tensor) -> bool:
     """Multiply a layer's input channels by `given` and divide its output channels by `made`."""
     if bool((given == 1).all()) and bool((made == 1).all()):
         return False

@@ -21,13 +21,13 @@ from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.running import SweepStep, input_values, sweep
 from edgeailite.quantization.methods.bias_correction import correctable_bias
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_units import (
-    LayerUnit,
+from edgeailite.quantization.modules.layer_calls import (
+    LayerCall,
     added_half_step,
     attribute,
     float_arithmetic,
-    layer_unit,
-    layer_units,
+    layer_call,
+    layer_calls,
     quantizer_behind,
 )
 
@@ -117,7 +117,7 @@ class _Block:
 
     def __init__(self, model: GraphModel, nodes: list[fx.Node]) -> None:
         self.model, self.nodes, self.end = model, nodes, nodes[-1]
-        self.units = [u for u in (layer_unit(model, node) for node in nodes) if u is not None]
+        self.units = [u for u in (layer_call(model, node) for node in nodes) if u is not None]
         read = (source for node in nodes for source in node.all_input_nodes)
         outside = [n for n in read if n not in nodes and n.op != "get_attr"]
         self.inputs = list(dict.fromkeys(outside))
@@ -156,7 +156,7 @@ class _Block:
 def _blocks(model: GraphModel, num_layers: int) -> list[_Block]:
     """The parts of a graph with at least so many layers, cut where one value alone goes on."""
     if num_layers == 1:
-        pairs = [(unit.node, quantizer_behind(model, unit.node)) for unit in layer_units(model)]
+        pairs = [(unit.node, quantizer_behind(model, unit.node)) for unit in layer_calls(model)]
         return [_Block(model, [node for node in pair if node is not None]) for pair in pairs]
     found: list[_Block] = []
     part: list[fx.Node] = []
@@ -165,12 +165,12 @@ def _blocks(model: GraphModel, num_layers: int) -> list[_Block]:
         if node.op in ("placeholder", "output", "get_attr"):
             continue
         part.append(node)
-        if node in cuts and sum(layer_unit(model, n) is not None for n in part) >= num_layers:
+        if node in cuts and sum(layer_call(model, n) is not None for n in part) >= num_layers:
             found.append(_Block(model, part))
             part = []
     while part and not isinstance(model.module_of(part[-1]), FakeQuantize):
         part.pop()
-    if any(layer_unit(model, node) is not None for node in part):
+    if any(layer_call(model, node) is not None for node in part):
         found.append(_Block(model, part))
     return found
 
@@ -219,7 +219,7 @@ class _Budget:
 
 def _learn(
     block: _Block,
-    units: list[LayerUnit],
+    units: list[LayerCall],
     kept: dict[fx.Node, list[Any]],
     target: SweepStep,
     iterations: int,
@@ -269,7 +269,7 @@ def _some_images(
 class _SoftLayer:
     """A layer whose weights are between two grid points while they are learned."""
 
-    def __init__(self, unit: LayerUnit) -> None:
+    def __init__(self, unit: LayerCall) -> None:
         self.unit, layer = unit, unit.layer
         with torch.no_grad():
             weight, bias, self.scale = unit.folded()

@@ -23,7 +23,7 @@ from edgeailite.quantization.methods.range_search import (
     search_activation_ranges,
     search_weight_ranges,
 )
-from edgeailite.quantization.modules.layer_units import float_arithmetic
+from edgeailite.quantization.modules.layer_calls import float_arithmetic
 
 Batches = Sequence[tuple[Any, ...]]
 Method = Callable[[GraphModel, Batches], list[str]]

@@ -28,7 +28,7 @@ from edgeailite.quantization.modules.activation import (
     FakeQuantize,
     quantizers,
 )
-from edgeailite.quantization.modules.layer_units import Hook, LayerUnit, layer_units, run_in_float
+from edgeailite.quantization.modules.layer_calls import Hook, LayerCall, layer_calls, run_in_float
 from edgeailite.quantization.modules.observer import weight_max_abs
 from edgeailite.quantization.prepare.insert import quantizer_of
 
@@ -89,7 +89,7 @@ def _channel_importance(model: GraphModel) -> dict[str, Tensor]:
     """``|W_c|^2`` of all layers that read a quantizer's value, by its path; only where all do."""
     energies: dict[str, Tensor] = {}
     readers: dict[fx.Node, int] = defaultdict(int)
-    for unit in layer_units(model):
+    for unit in layer_calls(model):
         node = quantizer_of(model, unit.input_node)
         if node is None:
             continue
@@ -112,7 +112,7 @@ def _num_readers(node: fx.Node) -> int:
     )
 
 
-def input_energy(unit: LayerUnit) -> Tensor:
+def input_energy(unit: LayerCall) -> Tensor:
     """Sum of the squares of the folded weights that an input channel meets, shape ``(C_in,)``."""
     layer = unit.layer
     squares = unit.folded().weight.square()
@@ -171,7 +171,7 @@ def search_weight_ranges(model: GraphModel, batches: Sequence[tuple[Any, ...]]) 
     Returns:
         Paths of the layers whose range is now narrower than that of their weights.
     """
-    units = {unit.path: unit for unit in layer_units(model)}
+    units = {unit.path: unit for unit in layer_calls(model)}
     moments = _input_moments(model, list(units.values()), batches)
     narrowed = []
     for path, unit in units.items():
@@ -186,12 +186,12 @@ def search_weight_ranges(model: GraphModel, batches: Sequence[tuple[Any, ...]]) 
 
 
 def _input_moments(
-    model: GraphModel, units: list[LayerUnit], batches: Sequence[tuple[Any, ...]]
+    model: GraphModel, units: list[LayerCall], batches: Sequence[tuple[Any, ...]]
 ) -> dict[str, Tensor]:
     """Mean square of each layer's input per channel in the float model, shape ``(C_in,)``."""
     sums: dict[str, Tensor] = {}
 
-    def hook_of(unit: LayerUnit) -> Hook:
+    def hook_of(unit: LayerCall) -> Hook:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> None:
             x = args[0].detach().float()
             axis = unit.channel_axis % x.dim()
@@ -205,7 +205,7 @@ def _input_moments(
     return sums
 
 
-def _best_weight_range(unit: LayerUnit, full: Tensor, moment: Tensor) -> Tensor:
+def _best_weight_range(unit: LayerCall, full: Tensor, moment: Tensor) -> Tensor:
     """Of each output channel, shape ``(C_out,)``; alike in all for a per-tensor grid."""
     layer, spec = unit.layer, unit.layer.weight_spec
     weight, bias, _ = unit.folded()
@@ -241,7 +241,7 @@ def start_weight_ranges(model: GraphModel) -> list[str]:
         Paths of the layers whose range was set.
     """
     started = []
-    for unit in layer_units(model):
+    for unit in layer_calls(model):
         layer, spec = unit.layer, unit.layer.weight_spec
         if not spec.learned or layer.range_was_given:
             continue

@@ -7,7 +7,7 @@ import torch
 from edgeailite.quantization.arithmetic.fold import batch_norm_gain
 from edgeailite.quantization.arithmetic.qparams import ceil_power_of_two
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.modules.layer_units import LayerUnit, layer_units
+from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
 
 MAX_UNCLIPPED = 15.0
 MAX_OVER_MEDIAN = 16.0
@@ -26,11 +26,11 @@ def constrain_weights(model: GraphModel) -> list[str]:
     Returns:
         Paths of the layers whose weights were clipped.
     """
-    units = {unit.path: unit for unit in layer_units(model)}
+    units = {unit.path: unit for unit in layer_calls(model)}
     return [path for path, unit in units.items() if _constrain(unit)]
 
 
-def _constrain(unit: LayerUnit) -> bool:
+def _constrain(unit: LayerCall) -> bool:
     gain = None if unit.batch_norm is None else batch_norm_gain(unit.batch_norm)[0]
     scale = 1.0 if gain is None else unit.layer.channels(gain, unit.weight)
     magnitudes = (unit.weight * scale).abs()

@@ -17,7 +17,7 @@ from edgeailite.quantization.integer.conversion import COMPUTES_INTEGERS, conver
 from edgeailite.quantization.integer.memory import estimate_memory
 from edgeailite.quantization.integer.operators import Grid
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_units import LayerUnit, layer_units
+from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
 from edgeailite.quantization.report.entries import (
     ActivationEntry,
     LayerEntry,
@@ -63,7 +63,7 @@ def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ..
     """
     model = _prepared(wrapper)
     model.classify()
-    units = {unit.node: unit for unit in layer_units(model)}
+    units = {unit.node: unit for unit in layer_calls(model)}
     quantizers = _quantizer_nodes(model)
     grids = {node: grid_of(quantizer) for node, quantizer in quantizers.items()}
     limits = {node: _limits(grid) for node, grid in grids.items()}
@@ -134,7 +134,7 @@ def _limits(grid: Grid) -> tuple[float, float]:
     return low * grid.scale, high * grid.scale
 
 
-def _layer_entry(model: GraphModel, unit: LayerUnit, position: int, call: int) -> LayerEntry:
+def _layer_entry(model: GraphModel, unit: LayerCall, position: int, call: int) -> LayerEntry:
     weight, bias, scale = unit.folded()
     quantized, quantized_bias = unit.quantized_parameters()
     spec = unit.layer.weight_spec
@@ -186,7 +186,7 @@ def _add_statistics(entry: ActivationEntry, seen: Statistics) -> None:
     entry.grid_sqnr, entry.sqnr = seen.own_sqnr, seen.sqnr
 
 
-def _model_size(model: GraphModel, units: list[LayerUnit]) -> ModelSize:
+def _model_size(model: GraphModel, units: list[LayerCall]) -> ModelSize:
     """Batch norms that are folded take nothing; a layer that is used several times counts once."""
     stored: dict[int, int] = {}
     covered: set[int] = set()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from edgeailite.quantization.modules.layer_units import LayerUnit
+from edgeailite.quantization.modules.layer_calls import LayerCall
 from edgeailite.quantization.report.entries import ActivationEntry, LayerEntry, Report
 
 WEIGHT_OUTLIER_RATIO = 64.0
@@ -21,7 +21,7 @@ _GOOD_SQNR = 40.0
 
 
 def find_warnings(
-    report: Report, units: list[LayerUnit], entries: dict[fx.Node, LayerEntry | ActivationEntry]
+    report: Report, units: list[LayerCall], entries: dict[fx.Node, LayerEntry | ActivationEntry]
 ) -> list[str]:
     """All warnings, the ones that explain others first.
 
@@ -80,7 +80,7 @@ def _clipping_warning(entry: ActivationEntry) -> tuple[float, str] | None:
     )
 
 
-def _bias_warning(unit: LayerUnit) -> tuple[float, str] | None:
+def _bias_warning(unit: LayerCall) -> tuple[float, str] | None:
     """Of biases that do not fit into their integers, which are cut at the largest ones."""
     folded, (_, quantized) = unit.folded(), unit.quantized_parameters()
     if folded.bias is None or quantized is None or unit.input_quantizer is None:
@@ -97,7 +97,7 @@ def _bias_warning(unit: LayerUnit) -> tuple[float, str] | None:
     )
 
 
-def _weight_warning(unit: LayerUnit) -> tuple[float, str] | None:
+def _weight_warning(unit: LayerCall) -> tuple[float, str] | None:
     """Of one step for all channels, which a few large weights make too coarse for the others."""
     magnitudes = unit.folded().weight.abs()
     largest, median = float(magnitudes.max()), float(magnitudes.median())

@@ -17,7 +17,7 @@ from edgeailite.quantization.modules.layer import (
     StandaloneBatchNorm,
     StandaloneLayerNorm,
 )
-from edgeailite.quantization.modules.layer_units import layer_unit
+from edgeailite.quantization.modules.layer_calls import layer_call
 from edgeailite.quantization.prepare.annotate import COMPUTES_IN_FIXED_POINT
 from edgeailite.quantization.prepare.insert import quantizer_of
 from edgeailite.quantization.report.entries import FloatEntry
@@ -88,7 +88,7 @@ def _reason(model: GraphModel, node: fx.Node) -> str | None:
 def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
     module = model.module_of(node)
     if isinstance(module, QuantLayer):
-        unit = layer_unit(model, node)
+        unit = layer_call(model, node)
         assert unit is not None
         on_grid = quantizer_of(model, unit.input_node) is not None
         return None if on_grid else f"its weight is quantized, but its input {_OFF_GRID}"

@@ -47,7 +47,7 @@ from edgeailite.quantization.modules.activation import (
     unfreeze_quant_range,
 )
 from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.modules.layer_units import disable_quantization
+from edgeailite.quantization.modules.layer_calls import disable_quantization
 from edgeailite.quantization.prepare.prepare import check_finite_weights
 
 WRITERS: dict[ExportFormat, Callable[..., Path]] = {

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from edgeailite.datasets import IGNORED, Labels
 from edgeailite.models import list_models
 from edgeailite.quantization.export.argmax import append_argmax
-from edgeailite.quantization.modules.layer_units import float_arithmetic
+from edgeailite.quantization.modules.layer_calls import float_arithmetic
 from references.edgeailite.engine import pictures
 from references.edgeailite.engine.data import Data, images_of
 from references.edgeailite.engine.deploy import ONNX_FILE, onnx_forward

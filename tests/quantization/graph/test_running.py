@@ -4,7 +4,7 @@ from torch import nn
 
 from edgeailite.quantization import PTCFxModule
 from edgeailite.quantization.graph.running import as_batches, sweep
-from edgeailite.quantization.modules.layer_units import layer_unit
+from edgeailite.quantization.modules.layer_calls import layer_call
 from tests.quantization.zoo import FunctionalLayers
 
 
@@ -29,7 +29,7 @@ def test_a_change_at_a_step_counts_for_all_behind_it():
     x = torch.randn(2, 3, 8, 8)
     changed = None
     for step in sweep(model, [(x,)]):
-        unit = layer_unit(model, step.node)
+        unit = layer_call(model, step.node)
         if changed is None and unit is not None and unit.bias is not None:
             before = step.outputs[0].clone()
             unit.bias.data += 1.0

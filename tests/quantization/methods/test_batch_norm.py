@@ -4,7 +4,7 @@ from torch import nn
 
 from edgeailite.quantization import QATFxModule, QuantTrainModule
 from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
-from edgeailite.quantization.modules.layer_units import layer_units
+from edgeailite.quantization.modules.layer_calls import layer_calls
 
 X = torch.zeros(1, 3, 8, 8)
 
@@ -30,7 +30,7 @@ def test_statistics_are_those_of_the_data_on_the_quantized_weights(wrapper):
     batches = [torch.randn(32, 3, 8, 8) + shift for shift in (0.0, 1.0)]
     wrapper.module.get_submodule("1").running_mean.fill_(0.7)
     wrapper.reestimate_batch_norms(batches)
-    norm, unit = wrapper.module.get_submodule("1"), layer_units(wrapper.module)[0]
+    norm, unit = wrapper.module.get_submodule("1"), layer_calls(wrapper.module)[0]
     entrance = unit.input_quantizer
     weight = unit.quantized_parameters()[0].detach()
     gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)

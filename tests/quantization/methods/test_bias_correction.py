@@ -12,9 +12,9 @@ from edgeailite.quantization.methods.bias_correction import (
     correctable_bias,
 )
 from edgeailite.quantization.modules.activation import quantizers
-from edgeailite.quantization.modules.layer_units import (
+from edgeailite.quantization.modules.layer_calls import (
     float_arithmetic,
-    layer_units,
+    layer_calls,
     recorded_outputs,
 )
 from edgeailite.quantization.wrappers import QuantCalibrateModule
@@ -37,7 +37,7 @@ def calibrated_model(model: nn.Module, **options) -> nn.Module:
 
 def means(model: nn.Module, x: torch.Tensor, first: bool = False):
     """Mean output per channel of each layer, or of the first alone."""
-    found, units = {}, layer_units(model)[: 1 if first else None]
+    found, units = {}, layer_calls(model)[: 1 if first else None]
 
     def record(unit, y):
         found[unit.path] = y.mean((0, 2, 3))
@@ -58,13 +58,13 @@ def test_one_step_moves_the_bias_by_its_law():
     with float_arithmetic(model):
         target = means(model, x)
     actual = means(model, x)
-    before = {u.path: correctable_bias(u).detach().clone() for u in layer_units(model)}
+    before = {u.path: correctable_bias(u).detach().clone() for u in layer_calls(model)}
     output = BiasCorrection(model, 0.3).step((x,), {})
     assert not output.requires_grad
-    for unit in layer_units(model):
+    for unit in layer_calls(model):
         expected = before[unit.path] + 0.3 * (target[unit.path] - actual[unit.path])
         torch.testing.assert_close(correctable_bias(unit).detach(), expected)
-    assert correctable_bias(layer_units(model)[1]) is model.get_submodule("3").bias
+    assert correctable_bias(layer_calls(model)[1]) is model.get_submodule("3").bias
 
 
 def test_the_float_reference_does_not_follow_the_corrections():
@@ -72,14 +72,14 @@ def test_the_float_reference_does_not_follow_the_corrections():
     correction = BiasCorrection(model, 0.5)
     with float_arithmetic(model):
         expected = means(model, x, first=True)
-    start = correctable_bias(layer_units(model)[0]).detach().clone()
+    start = correctable_bias(layer_calls(model)[0]).detach().clone()
     for _ in range(3):
         actual = means(model, x, first=True)
-        before = correctable_bias(layer_units(model)[0]).detach().clone()
+        before = correctable_bias(layer_calls(model)[0]).detach().clone()
         correction.step((x,), {})
-        change = correctable_bias(layer_units(model)[0]).detach() - before
+        change = correctable_bias(layer_calls(model)[0]).detach() - before
         torch.testing.assert_close(change, 0.5 * (expected - actual), atol=1e-6, rtol=1e-4)
-    path = layer_units(model)[0].path
+    path = layer_calls(model)[0].path
     torch.testing.assert_close(correction.corrections[path], before + change - start)
 
 
@@ -99,7 +99,7 @@ def test_a_batch_norm_without_affine_has_nothing_to_correct(affine):
     model = calibrated_model(
         nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, affine=affine), nn.ReLU())
     )
-    (unit,) = layer_units(model)
+    (unit,) = layer_calls(model)
     assert (correctable_bias(unit) is None) == (not affine)
     BiasCorrection(model, 0.1).step((torch.randn(2, 3, 8, 8),), {})
 
@@ -120,7 +120,7 @@ def test_sequential_correction_leaves_no_difference_of_means():
     corrected = correct_biases(model, batches)
     after = means(model, joint)
     assert corrected
-    units = {unit.path: unit for unit in layer_units(model)}
+    units = {unit.path: unit for unit in layer_calls(model)}
     for path in corrected:
         # What remains is that the bias is rounded to its own grid, before and after.
         unit = units[path]
@@ -146,7 +146,7 @@ def test_analytic_correction_needs_no_data_and_brings_means_closer():
             nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 1)
         )
     )
-    first, _ = layer_units(model)
+    first, _ = layer_calls(model)
     # Batch norm's statistics are those of the data, as after training.
     x = torch.randn(64, 3, 8, 8)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from edgeailite.quantization.methods.bias_correction import correct_biases
 from edgeailite.quantization.methods.equalization import FILLED, equalize
 from edgeailite.quantization.methods.range_search import search_activation_ranges
 from edgeailite.quantization.modules.activation import quantizers
-from edgeailite.quantization.modules.layer_units import float_arithmetic, layer_units
+from edgeailite.quantization.modules.layer_calls import float_arithmetic, layer_calls
 from edgeailite.quantization.verify.compare import verify
 
 PER_TENSOR = "WT8SYMP2_AT8SYMP2"
@@ -209,9 +209,9 @@ def test_equalized_network_is_exact_as_onnx(name, preset, batches, tmp_path):
 def test_equalizing_twice_changes_next_to_nothing(batches):
     model = PTCFxModule(_uneven("chain"), qconfig_type=PER_TENSOR).eval().module
     equalize(model, batches)
-    once = {unit.path: unit.weight.clone() for unit in layer_units(model)}
+    once = {unit.path: unit.weight.clone() for unit in layer_calls(model)}
     equalize(model, batches)
-    for unit in layer_units(model):
+    for unit in layer_calls(model):
         ratio = unit.weight.abs().amax() / once[unit.path].abs().amax()
         assert 0.5 < ratio < 2.0
 

@@ -11,7 +11,7 @@ from edgeailite.quantization.methods.range_search import (
     search_activation_ranges,
     search_weight_ranges,
 )
-from edgeailite.quantization.modules.layer_units import float_arithmetic, layer_units
+from edgeailite.quantization.modules.layer_calls import float_arithmetic, layer_calls
 from edgeailite.quantization.verify.compare import verify
 from tests.quantization.helpers import randomize_batch_norms
 
@@ -59,16 +59,16 @@ def test_output_is_nearer_to_float_than_with_nearest_rounding(preset):
     unseen = _batches(2)
     before = _float_error(model, unseen)
     learned = learn_rounding(model, _batches(1), iterations=300)
-    assert learned == [unit.path for unit in layer_units(model)]
+    assert learned == [unit.path for unit in layer_calls(model)]
     assert _float_error(model, unseen) < 0.85 * before
 
 
 def test_weights_are_on_the_grid_they_had():
     model = _prepared().module
-    scales = {unit.path: unit.folded().scale for unit in layer_units(model)}
-    floats = {unit.path: unit.folded().weight.clone() for unit in layer_units(model)}
+    scales = {unit.path: unit.folded().scale for unit in layer_calls(model)}
+    floats = {unit.path: unit.folded().weight.clone() for unit in layer_calls(model)}
     learn_rounding(model, _batches(1), iterations=50)
-    for unit in layer_units(model):
+    for unit in layer_calls(model):
         weight, _, scale = unit.folded()
         torch.testing.assert_close(scale, scales[unit.path], rtol=1e-5, atol=0.0)
         steps = weight / unit.layer.channels(scale, weight)
@@ -103,7 +103,7 @@ def test_same_seed_gives_the_same_weights():
     for seed in (0, 0, 1):
         model = copy.deepcopy(_prepared()).module
         learn_rounding(model, _batches(1), iterations=200, seed=seed)
-        states.append(torch.cat([unit.weight.flatten() for unit in layer_units(model)]))
+        states.append(torch.cat([unit.weight.flatten() for unit in layer_calls(model)]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
@@ -173,7 +173,7 @@ def test_learning_by_blocks_is_nearer_to_float_than_nearest_rounding(preset):
         "stem.0", "one", "two", "three", "four", "head",
     ]  # fmt: skip
     assert error() < 0.8 * before
-    assert all("compute" not in vars(unit.layer) for unit in layer_units(model))
+    assert all("compute" not in vars(unit.layer) for unit in layer_calls(model))
 
 
 @pytest.mark.filterwarnings("ignore:.*the NPU computes.*:UserWarning")

@@ -11,7 +11,7 @@ from edgeailite.quantization.methods.range_search import (
     search_weight_ranges,
 )
 from edgeailite.quantization.modules.activation import quantizers
-from edgeailite.quantization.modules.layer_units import float_arithmetic, layer_units
+from edgeailite.quantization.modules.layer_calls import float_arithmetic, layer_calls
 from tests.quantization.helpers import randomize_batch_norms
 
 
@@ -120,7 +120,7 @@ def test_channels_that_weigh_more_count_more():
 )
 def test_input_energy_is_what_unit_inputs_give(layer):
     """Energy of channel c: the output's sum of squares for an impulse in it."""
-    unit = layer_units(PTCFxModule(nn.Sequential(layer), qconfig_type="WC8_AT8").eval().module)[0]
+    unit = layer_calls(PTCFxModule(nn.Sequential(layer), qconfig_type="WC8_AT8").eval().module)[0]
     energy = input_energy(unit)
     assert energy.shape == (4,)
     for channel in range(4):
@@ -178,7 +178,7 @@ def test_training_keeps_a_weight_range_with_a_learning_batch_norm():
     model = QuantCalibrateModule(_network(), dummy_input=torch.zeros(1, 3, 12, 12)).eval().module
     batches = _batches()
     search_activation_ranges(model, batches)
-    unit = layer_units(model)[0]
+    unit = layer_calls(model)[0]
     unit.layer.register_buffer("weight_range", torch.full((8,), 0.3))
     scale = unit.folded().scale
     assert torch.equal(scale, torch.full((8,), 0.5 / 128))

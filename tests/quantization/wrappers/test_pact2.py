@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgeailite.quantization.modules.activation import quantizers
-from edgeailite.quantization.modules.layer_units import layer_units
+from edgeailite.quantization.modules.layer_calls import layer_calls
 from edgeailite.quantization.wrappers import (
     QuantCalibrateModule,
     QuantTestModule,
@@ -225,7 +225,7 @@ def test_bias_calibration_changes_biases_only_where_asked():
 @pytest.mark.parametrize("constrain_bias", [None, "NONE", "SATURATE", "REDUCE_WEIGHT_SCALE"])
 def test_per_channel_weights_with_every_bias_rule(per_channel_q, constrain_bias):
     wrapper = calibrated(per_channel_q=per_channel_q, constrain_bias=constrain_bias)
-    for unit in layer_units(wrapper.module):
+    for unit in layer_calls(wrapper.module):
         expected = per_channel_q == "all" or (per_channel_q is True and unit.layer.num_groups > 1)
         assert (unit.layer.weight_spec.granularity == "per_channel") == expected
     x = torch.randn(4, *X[1:])
@@ -243,7 +243,7 @@ def test_per_channel_weights_with_every_bias_rule(per_channel_q, constrain_bias)
 )
 def test_weight_options_reach_every_layer(options, attribute, value):
     spec, field = attribute.split(".")
-    units = layer_units(wrap(**options).module)
+    units = layer_calls(wrap(**options).module)
     assert [getattr(getattr(u.layer, spec), field) for u in units] == [value] * 4
 
 

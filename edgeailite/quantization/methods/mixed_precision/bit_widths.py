@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.methods.mixed_precision.search import MixedPrecision
 from edgeailite.quantization.methods.mixed_precision.sensitivity import output_quantizer
-from edgeailite.quantization.modules.layer_units import LayerUnit, layer_units
+from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
 
 BitWidths = MixedPrecision | str | os.PathLike | Mapping[int, Sequence[str]]
 
@@ -48,7 +48,7 @@ def apply_bit_widths(model: GraphModel, given: BitWidths) -> list[str]:
         ValueError: A name is no layer's, or a number of bits is none that grids have.
     """
     found = read_bit_widths(given)
-    units = {unit.path: unit for unit in layer_units(model)}
+    units = {unit.path: unit for unit in layer_calls(model)}
     before = {name: _bits_of_products(unit) for name, unit in units.items()}
     for name, bits in found.chosen.items():
         if name not in units:
@@ -69,7 +69,7 @@ def apply_bit_widths(model: GraphModel, given: BitWidths) -> list[str]:
     return list(found.chosen)
 
 
-def _bits_of_products(unit: LayerUnit) -> int:
+def _bits_of_products(unit: LayerCall) -> int:
     quantizer = unit.input_quantizer
     input_bits = 0 if quantizer is None else quantizer.spec.bit_width
     return unit.layer.weight_spec.bit_width + input_bits

@@ -18,11 +18,11 @@ from edgeailite.quantization.arithmetic.sqnr import flat_outputs
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.modules.layer_units import (
+from edgeailite.quantization.modules.layer_calls import (
     Hook,
-    LayerUnit,
+    LayerCall,
     float_arithmetic,
-    layer_units,
+    layer_calls,
     quantizer_behind,
     run_in_float,
 )
@@ -82,7 +82,7 @@ def layer_sensitivity(
     """
     if not batches:
         raise ValueError("There was no batch to measure sensitivity on: the data is empty.")
-    layers = {unit.path: unit for unit in layer_units(model)}
+    layers = {unit.path: unit for unit in layer_calls(model)}
     training = {module: module.training for module in model.modules()}
     found = []
     try:
@@ -108,10 +108,10 @@ def layer_sensitivity(
     return found
 
 
-def _count_macs(layers: dict[str, LayerUnit], macs: dict[str, int]) -> list[tuple[nn.Module, Hook]]:
+def _count_macs(layers: dict[str, LayerCall], macs: dict[str, int]) -> list[tuple[nn.Module, Hook]]:
     """Hooks that add up the multiply-accumulates of each layer's calls."""
 
-    def hook_of(path: str, unit: LayerUnit) -> Hook:
+    def hook_of(path: str, unit: LayerCall) -> Hook:
         def hook(_module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
             # A transposed layer multiplies each of its inputs, any other makes each of its outputs.
             if unit.layer.is_transposed:
@@ -124,7 +124,7 @@ def _count_macs(layers: dict[str, LayerUnit], macs: dict[str, int]) -> list[tupl
     return [(unit.layer, hook_of(path, unit)) for path, unit in layers.items()]
 
 
-def output_quantizer(model: GraphModel, unit: LayerUnit) -> FakeQuantize | None:
+def output_quantizer(model: GraphModel, unit: LayerCall) -> FakeQuantize | None:
     """The quantizer behind a layer, if what it gives is quantized there."""
     behind = quantizer_behind(model, unit.node)
     module = None if behind is None else model.module_of(behind)

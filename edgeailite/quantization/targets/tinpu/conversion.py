@@ -15,7 +15,7 @@ from edgeailite.quantization.integer.conversion import Converter, grid_of, witho
 from edgeailite.quantization.integer.operators import Grid
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import float_offset
-from edgeailite.quantization.modules.layer_units import LayerUnit, layer_unit
+from edgeailite.quantization.modules.layer_calls import LayerCall, layer_call
 from edgeailite.quantization.prepare.insert import quantizer_of
 from edgeailite.quantization.targets.tinpu.modules import (
     FixedPointAverage,
@@ -64,7 +64,7 @@ class _FixedPointConverter(Converter):
         if node.meta["kind"] in _SHARING:
             return all(self._on_grid(operand) for operand in operands(node))
         if node.meta["kind"] is Kind.LAYER:
-            unit = layer_unit(self.model, node)
+            unit = layer_call(self.model, node)
             return unit is not None and self._on_grid(unit.input_node)
         return isinstance(module, FixedPointAverage | FixedPointBatchNorm)
 
@@ -86,7 +86,7 @@ class _FixedPointConverter(Converter):
             module: nn.Module = _rescale(self.grids[operand], grid)
             self._set(node, self._call(str(node.target), module, self.values[operand]), grid)
         elif kind is Kind.LAYER:
-            unit = layer_unit(self.model, operand)
+            unit = layer_call(self.model, operand)
             assert unit is not None
             source = self._grid(unit.input_node)
             layer = _fixed_point_layer(unit, source, grid)
@@ -160,7 +160,7 @@ def _checked(steps: Steps, factor: torch.Tensor) -> Steps:
     return steps
 
 
-def _fixed_point_layer(unit: LayerUnit, source: Grid, grid: Grid) -> FixedPointLayer:
+def _fixed_point_layer(unit: LayerCall, source: Grid, grid: Grid) -> FixedPointLayer:
     """The integer layer of a unit whose input lies on `source` and whose output on `grid`."""
     layer, spec, bias_spec = unit.layer, unit.layer.weight_spec, unit.layer.bias_spec
     weight, bias, scale = unit.folded()

@@ -4,9 +4,9 @@ from torch import nn
 
 from edgeailite.quantization.modules.activation import quantizers
 from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.modules.layer_units import (
+from edgeailite.quantization.modules.layer_calls import (
     float_arithmetic,
-    layer_units,
+    layer_calls,
     recorded_outputs,
 )
 from edgeailite.quantization.wrappers import QuantTrainModule
@@ -21,7 +21,7 @@ def test_units_know_what_belongs_to_them():
     model = wrapped(
         nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
     )
-    first, second = layer_units(model)
+    first, second = layer_calls(model)
     assert (first.path, second.path) == ("0", "3")
     assert first.batch_norm is model.get_submodule("1")
     assert first.input_quantizer is model.get_submodule("0.activation_in")
@@ -32,7 +32,7 @@ def test_units_know_what_belongs_to_them():
 
 def test_units_of_functional_layers_resolve_their_parameters():
     model = wrapped(FunctionalLayers())
-    conv, depthwise, transposed, linear = layer_units(model)
+    conv, depthwise, transposed, linear = layer_calls(model)
     assert conv.weight is model.w1
     assert conv.bias is model.b1
     assert conv.batch_norm is model.norm
@@ -43,10 +43,10 @@ def test_units_of_functional_layers_resolve_their_parameters():
 
 
 def test_a_shared_layer_has_one_unit_for_each_call():
-    units = layer_units(wrapped(SharedConvolution()))
-    assert [u.path for u in units] == ["stem", "conv", "conv"]
-    assert units[1].input_quantizer is not units[2].input_quantizer
-    assert units[1].weight is units[2].weight
+    calls = layer_calls(wrapped(SharedConvolution()))
+    assert [call.path for call in calls] == ["stem", "conv", "conv"]
+    assert calls[1].input_quantizer is not calls[2].input_quantizer
+    assert calls[1].weight is calls[2].weight
 
 
 def test_float_arithmetic_restores_every_flag():
@@ -71,7 +71,7 @@ def test_recorded_outputs_are_those_of_the_units_and_hooks_go_away():
     x = torch.randn(2, 3, 8, 8)
     with (
         float_arithmetic(model),
-        recorded_outputs(layer_units(model), lambda unit, y: seen.append((unit.path, y))),
+        recorded_outputs(layer_calls(model), lambda call, y: seen.append((call.path, y))),
     ):
         model(x)
     assert [path for path, _ in seen] == ["stem", "conv", "conv"]

@@ -17,7 +17,7 @@ from edgeailite.quantization.modules.layer import FoldedLayer, QuantFunctionalLa
 
 
 @dataclass(frozen=True)
-class LayerUnit:
+class LayerCall:
     """One call of a quantizing layer.
 
     Attributes:
@@ -72,8 +72,8 @@ def attribute(model: nn.Module, path: str) -> Any:
     return operator.attrgetter(path)(model)
 
 
-def layer_unit(model: GraphModel, node: fx.Node) -> LayerUnit | None:
-    """The unit of a node that calls a quantizing layer; None for any other node."""
+def layer_call(model: GraphModel, node: fx.Node) -> LayerCall | None:
+    """Call of a quantizing layer at a node; None for any other node."""
     layer = model.module_of(node)
     if not isinstance(layer, QuantLayer):
         return None
@@ -87,7 +87,7 @@ def layer_unit(model: GraphModel, node: fx.Node) -> LayerUnit | None:
         weight, bias = layer.weight, layer.bias
     names = ("batch_norm", "input_quantizer", "output_quantizer")
     references = {name: resolve(node.kwargs.get(name)) for name in names}
-    return LayerUnit(node, str(node.target), layer, weight, bias, **references)
+    return LayerCall(node, str(node.target), layer, weight, bias, **references)
 
 
 def quantizer_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
@@ -97,10 +97,10 @@ def quantizer_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
     return users[0] if alone else None
 
 
-def layer_units(model: GraphModel) -> list[LayerUnit]:
-    """All units, in the order of the graph; a shared layer has one for each call."""
-    found = (layer_unit(model, node) for node in model.graph.nodes)
-    return [unit for unit in found if unit is not None]
+def layer_calls(model: GraphModel) -> list[LayerCall]:
+    """All calls, in the order of the graph; a shared layer has one for each call."""
+    found = (layer_call(model, node) for node in model.graph.nodes)
+    return [call for call in found if call is not None]
 
 
 def disable_quantization(model: nn.Module) -> None:
@@ -163,21 +163,21 @@ def added_half_step(output_quantizer: FakeQuantize | None) -> Tensor | float:
 
 
 @contextmanager
-def recorded_outputs(units: list[LayerUnit], record: Any) -> Iterator[None]:
-    """Inside, ``record(unit, output)`` runs after each call of a layer (once per layer object).
+def recorded_outputs(calls: list[LayerCall], record: Any) -> Iterator[None]:
+    """Inside, ``record(call, output)`` runs after each call of a layer (once per layer object).
 
     The output is what the layer stands for, without :func:`added_half_step`.
     """
     handles, seen = [], set()
-    for unit in units:
-        if id(unit.layer) in seen:
+    for call in calls:
+        if id(call.layer) in seen:
             continue
-        seen.add(id(unit.layer))
+        seen.add(id(call.layer))
 
-        def hook(_module: nn.Module, _args: Any, output: Tensor, unit: LayerUnit = unit) -> None:
-            record(unit, output.detach() - added_half_step(unit.output_quantizer))
+        def hook(_module: nn.Module, _args: Any, output: Tensor, call: LayerCall = call) -> None:
+            record(call, output.detach() - added_half_step(call.output_quantizer))
 
-        handles.append(unit.layer.register_forward_hook(hook))
+        handles.append(call.layer.register_forward_hook(hook))
     try:
         with torch.no_grad():
             yield
