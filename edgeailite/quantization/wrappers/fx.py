@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgeailite.files.weights import load_weights
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths
 from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.prepare.annotate import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.prepare.qconfig import make_policy
 from edgeailite.quantization.wrappers.quant_module import QuantModule
-from edgeailite.xnn.utils import load_weights
 
 Epoch = int | bool | None
 
@@ -145,7 +145,7 @@ class QATFxModule(QuantModule):
 
         Args:
             source: A state dict, or the path of a checkpoint.
-            **options: As in :func:`edgeailite.xnn.utils.load_weights`.
+            **options: As in :func:`~edgeailite.files.weights.load_weights`.
         """
         weights = source if isinstance(source, Mapping) else os.fspath(source)
         load_weights(self.module, weights, **options)

@@ -1,8 +1,9 @@
 """Utilities for models: loading weights, batch norm, predicates, complexity."""
 
-from edgeailite.xnn.utils.checkpoint import read_state_dict
+from edgeailite.files.checkpoint import read_state_dict
+from edgeailite.files.download import download_once
+from edgeailite.files.weights import LoadReport, load_weights
 from edgeailite.xnn.utils.complexity import Complexity, model_complexity
-from edgeailite.xnn.utils.download import download_once
 from edgeailite.xnn.utils.modules import (
     freeze_bn,
     is_bn,
@@ -12,7 +13,6 @@ from edgeailite.xnn.utils.modules import (
     unfreeze_bn,
 )
 from edgeailite.xnn.utils.numbers import make_divisible
-from edgeailite.xnn.utils.weights import LoadReport, load_weights
 
 __all__ = [
     "Complexity",

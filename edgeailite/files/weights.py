@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgeailite.xnn.utils.checkpoint import read_state_dict
-from edgeailite.xnn.utils.download import download_once
+from edgeailite.files.checkpoint import read_state_dict
+from edgeailite.files.download import download_once
 
 __all__ = ["LoadReport", "load_weights"]
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from edgeailite.xnn.utils import download_once
+from edgeailite.files.download import download_once
 
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()[:8]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.xnn.utils import read_state_dict
+from edgeailite.files.checkpoint import read_state_dict
 
 
 def model():

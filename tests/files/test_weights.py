@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.xnn import utils
-from edgeailite.xnn.utils import load_weights
+from edgeailite.files.weights import load_weights
 
 
 def net(classes=5):
@@ -131,9 +130,9 @@ def test_url_is_downloaded_to_the_cache(scheme, tmp_path, monkeypatch):
         asked.append((url, cache_dir))
         return tmp_path / "net.pth"
 
-    monkeypatch.setattr("edgeailite.xnn.utils.weights.download_once", fetch)
+    monkeypatch.setattr("edgeailite.files.weights.download_once", fetch)
     url = f"{scheme}example.org/net.pth"
-    assert utils.load_weights(model, url, cache_dir="cache", verbose=False).source == url
+    assert load_weights(model, url, cache_dir="cache", verbose=False).source == url
     assert asked == [(url, "cache")]
     assert same(model, source)
 

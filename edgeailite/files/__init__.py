@@ -1,0 +1,1 @@
+"""Files: atomic writing, downloads, checkpoints, weights. Below the module kit and the engine."""
