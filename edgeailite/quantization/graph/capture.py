@@ -6,8 +6,7 @@ import inspect
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.attention import is_traceable_attention, multihead_attention
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.modes import in_mode
 from edgeailite.quantization.graph.operations import DROPS_PATHS, is_training
 from edgeailite.quantization.graph.window_attention import is_window_attention, window_attention
 from edgeailite.quantization.modules.activation import FakeQuantize, NoQAct, QAct
@@ -120,10 +120,10 @@ def capture(
         return model
     _refuse_quantized(model)
     fixed = _defaults(model, num_inputs, input_names)
-    with _mode(model, training=True):
+    with in_mode(model, training=True):
         training_graph = _trace(model, leaf_modules, fixed)
     _take_constants(model)
-    with _mode(model, training=False):
+    with in_mode(model, training=False):
         graph = _trace(model, leaf_modules, fixed)
     _split_batch_norms(model)
     captured = GraphModel(model, graph)
@@ -159,18 +159,6 @@ def _trace(
     graph.set_codegen(fx.graph.CodeGen())
     _drop_fixed_inputs(graph, fixed)
     return graph
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Inside, all of `model` is in training or in evaluation mode."""
-    before = {module: module.training for module in model.modules()}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
 
 
 def _take_constants(model: nn.Module) -> dict[str, Tensor]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from edgeailite.quantization.graph.operations import node_kind
@@ -147,34 +147,3 @@ class GraphModel(nn.Module):
             count += 1
             candidate = f"{name}_{count}"
         return f"{parent}.{candidate}" if parent else candidate
-
-
-@torch.no_grad()
-def value_shapes(model: GraphModel, example_inputs: Sequence[Tensor]) -> dict[fx.Node, torch.Size]:
-    """The shape of every value that is one tensor, from a run of the graph.
-
-    Args:
-        model: In evaluation mode.
-        example_inputs: What to run it with.
-
-    Raises:
-        ValueError: The example does not pass through the model.
-    """
-    shapes: dict[fx.Node, torch.Size] = {}
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, Tensor):
-                shapes[n] = value.shape
-            return value
-
-    try:
-        Recorder(model, graph=model.graph).run(*example_inputs)
-    except Exception as error:
-        given = ", ".join(str(tuple(x.shape)) for x in example_inputs)
-        raise ValueError(
-            f"The example input of shape {given} does not pass through the model ({error}). "
-            "Give an input of the shape that the model is used with, batch included."
-        ) from error
-    return shapes

@@ -1,23 +1,110 @@
-"""Run a graph operation by operation over all batches at once, with time to act in between."""
+"""Run a graph operation by operation, with a look at every value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 
-from edgeailite.quantization.graph.model import GraphModel
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+
+# Called with an operation and the values that it reads.
+Before = Callable[[fx.Node, list[Any]], None]
+# Called with an operation and its result.
+After = Callable[[fx.Node, Any], None]
 
 
-class SweepStep:
-    """One operation on all batches.
+class GraphRunner(fx.Interpreter):
+    """Run the graph of a model and call back at every operation.
+
+    Args:
+        model: Runs in the mode that it is in.
+        after: Called with each operation and its result.
+        before: Called with each operation and the values that it reads, one for each of
+            ``node.all_input_nodes``, before the operation can overwrite them.
+    """
+
+    def __init__(
+        self, model: GraphModel, after: After | None = None, before: Before | None = None
+    ) -> None:
+        super().__init__(model, graph=model.graph)
+        self.extra_traceback = False
+        self._after, self._before = after, before
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one operation of :meth:`run`."""
+        if self._before is not None:
+            self._before(n, [self.env[source] for source in n.all_input_nodes])
+        value = super().run_node(n)
+        if self._after is not None:
+            self._after(n, value)
+        return value
+
+    def compute(self, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
+        """Run one operation on given values, without a callback.
+
+        Args:
+            node: The operation.
+            value_of: Gives the value of each node that it reads.
+        """
+        args = fx.node.map_arg(node.args, value_of)
+        kwargs = fx.node.map_arg(node.kwargs, value_of)
+        return getattr(self, node.op)(node.target, args, kwargs)
+
+
+@torch.no_grad()
+def node_values(
+    model: GraphModel, inputs: Sequence[Any], wanted: Collection[fx.Node]
+) -> dict[fx.Node, Any]:
+    """Return the values of some nodes from a run of the graph."""
+    values: dict[fx.Node, Any] = {}
+
+    def keep(node: fx.Node, value: Any) -> None:
+        if node in wanted:
+            values[node] = value
+
+    GraphRunner(model, keep).run(*inputs)
+    return values
+
+
+@torch.no_grad()
+def value_shapes(model: GraphModel, example_inputs: Sequence[Tensor]) -> dict[fx.Node, torch.Size]:
+    """Return the shape of every value that is one tensor, from a run of the graph.
+
+    Args:
+        model: In evaluation mode.
+        example_inputs: Inputs to run it with.
+
+    Raises:
+        ValueError: The example does not pass through the model.
+    """
+    shapes: dict[fx.Node, torch.Size] = {}
+
+    def measure(node: fx.Node, value: Any) -> None:
+        if isinstance(value, Tensor):
+            shapes[node] = value.shape
+
+    try:
+        GraphRunner(model, measure).run(*example_inputs)
+    except Exception as error:
+        given = ", ".join(str(tuple(x.shape)) for x in example_inputs)
+        raise ValueError(
+            f"The example input of shape {given} does not pass through the model ({error}). "
+            "Give an input of the shape that the model is used with, batch included."
+        ) from error
+    return shapes
+
+
+class NodeRun:
+    """One operation of a :func:`sweep`, computed on all batches.
 
     Args:
         node: The operation.
         values: Results of the operations before that are still needed, by node.
-        interpreter: Runs one operation.
+        runner: Computes one operation.
 
     Attributes:
         node: The operation.
@@ -25,41 +112,37 @@ class SweepStep:
     """
 
     def __init__(
-        self, node: fx.Node, values: dict[fx.Node, list[Any]], interpreter: fx.Interpreter
+        self, node: fx.Node, values: dict[fx.Node, list[Any]], runner: GraphRunner
     ) -> None:
         self.node = node
-        self._values, self._interpreter = values, interpreter
-        self.outputs = self._evaluate()
+        self._values, self._runner = values, runner
+        self.outputs = self._compute()
 
     def inputs_of(self, node: fx.Node) -> list[Any]:
-        """What the operation reads from `node`, for each batch."""
+        """Return the value that the operation reads from `node`, for each batch."""
         return self._values[node]
 
     def recompute(self) -> None:
         """Run the operation again, after something that it reads has changed."""
-        self.outputs = self._evaluate()
+        self.outputs = self._compute()
 
-    def _evaluate(self) -> list[Any]:
-        node = self.node
-        count = len(next(iter(self._values.values())))
+    def _compute(self) -> list[Any]:
         results = []
-        for index in range(count):
+        for index in range(len(next(iter(self._values.values())))):
 
-            def of_batch(n: fx.Node, index: int = index) -> Any:
-                return self._values[n][index]
+            def of_batch(node: fx.Node, index: int = index) -> Any:
+                return self._values[node][index]
 
-            args = fx.node.map_arg(node.args, of_batch)
-            kwargs = fx.node.map_arg(node.kwargs, of_batch)
-            results.append(getattr(self._interpreter, node.op)(node.target, args, kwargs))
+            results.append(self._runner.compute(self.node, of_batch))
         return results
 
 
 @torch.no_grad()
-def sweep(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> Iterator[SweepStep]:
-    """Each operation once on all batches, in the order of the graph.
+def sweep(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> Iterator[NodeRun]:
+    """Run each operation once on all batches, in the order of the graph.
 
-    What the caller changes at a step (a bias, a weight, and then ``recompute()``) counts for all
-    operations behind it: the cost is that of one pass, where a pass per layer would be needed.
+    A change that the caller makes in between (a bias, a weight, and then ``recompute()``) counts
+    for all operations behind it. The cost is that of one pass, not of one pass per layer.
 
     Args:
         model: Prepared model, in the mode that it is to run in.
@@ -67,25 +150,25 @@ def sweep(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> Iterator[Swe
             kept for all of them: memory grows with their number.
 
     Yields:
-        The steps; after each, its ``outputs`` go on to those behind.
+        Each operation with its ``outputs``, which the operations behind it read.
     """
     last_use = {n: node for node in model.graph.nodes for n in node.all_input_nodes}
     values = input_values(model, batches)
     inputs = list(values)
-    interpreter = fx.Interpreter(model, False, graph=model.graph)
+    runner = GraphRunner(model)
     for node in model.graph.nodes:
         if node.op in ("placeholder", "output"):
             continue
-        step = SweepStep(node, values, interpreter)
-        yield step
-        values[node] = step.outputs
+        run = NodeRun(node, values, runner)
+        yield run
+        values[node] = run.outputs
         for used in node.all_input_nodes:
             if last_use[used] is node and used not in inputs:
                 del values[used]
 
 
 def input_values(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> dict[fx.Node, list[Any]]:
-    """What the graph's inputs are for each batch; those that are not given have their default."""
+    """Return the values of the graph's inputs for each batch; a missing one has its default."""
     inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
     return {
         node: [batch[i] if i < len(batch) else _default(node) for batch in batches]
@@ -97,13 +180,15 @@ def _default(node: fx.Node) -> Any:
     return node.args[0] if node.args else None
 
 
-def as_batches(data: Iterable[Any], num_inputs: int, limit: int | None = None) -> list[tuple]:
-    """Batches of a loader as tuples of the model's inputs, in memory.
+def as_batches(
+    data: Iterable[Any], num_inputs: int, limit: int | None = None
+) -> list[tuple[Any, ...]]:
+    """Return the batches of a loader as tuples of the model's inputs, in memory.
 
     Args:
         data: Tensors, or tuples that begin with the model's inputs.
-        num_inputs: How many inputs the model has.
-        limit: How many batches to take; None: all.
+        num_inputs: Number of the model's inputs.
+        limit: Largest number of batches to take; None: all.
     """
     found = []
     for batch in data:

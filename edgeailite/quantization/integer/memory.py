@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.model import GraphModel, value_shapes
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.integer.conversion import COMPUTES_INTEGERS
 from edgeailite.quantization.integer.operators import (
     Dequantize,

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.methods.bias_correction import correctable_bias
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import (
-    Hook,
     LayerCall,
     layer_calls,
     quantizer_behind,

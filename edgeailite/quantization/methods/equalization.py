@@ -17,11 +17,13 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.model import GraphModel, value_shapes
+from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind, argument
+from edgeailite.quantization.graph.recording import Hook
+from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.methods.range_search import start_weight_ranges
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_calls import Hook, LayerCall, layer_calls, run_in_float
+from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls, run_in_float
 
 # What every channel's largest magnitude becomes: it fills a power-of-two range of 8 bits.
 FILLED = 1.0 - 2.0**-8

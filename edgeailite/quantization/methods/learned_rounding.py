@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from edgeailite.quantization.arithmetic.fold import batch_norm_gain
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.running import SweepStep, input_values, sweep
+from edgeailite.quantization.graph.running import GraphRunner, NodeRun, input_values, sweep
 from edgeailite.quantization.methods.bias_correction import correctable_bias
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import (
@@ -123,7 +123,7 @@ class _Block:
         self.inputs = list(dict.fromkeys(outside))
         module = model.module_of(self.end)
         self.quantizer = module if isinstance(module, FakeQuantize) else None
-        self._interpreter = fx.Interpreter(model, False, graph=model.graph)
+        self._runner = GraphRunner(model)
 
     def run(self, values: dict[fx.Node, Any]) -> Any:
         """The last operation's value for given inputs."""
@@ -135,9 +135,7 @@ class _Block:
             return values[node]
 
         for node in self.nodes:
-            args = fx.node.map_arg(node.args, value_of)
-            kwargs = fx.node.map_arg(node.kwargs, value_of)
-            values[node] = getattr(self._interpreter, node.op)(node.target, args, kwargs)
+            values[node] = self._runner.compute(node, value_of)
         return values[self.end]
 
     @contextmanager
@@ -187,7 +185,7 @@ def _cuts(model: GraphModel) -> set[fx.Node]:
     return found
 
 
-def _recompute(block: _Block, step: SweepStep, kept: dict[fx.Node, list[Any]]) -> None:
+def _recompute(block: _Block, step: NodeRun, kept: dict[fx.Node, list[Any]]) -> None:
     """Give the sweep what the block computes with its learned weights."""
     with torch.no_grad():
         step.outputs = [
@@ -221,7 +219,7 @@ def _learn(
     block: _Block,
     units: list[LayerCall],
     kept: dict[fx.Node, list[Any]],
-    target: SweepStep,
+    target: NodeRun,
     iterations: int,
     generator: torch.Generator,
 ) -> None:
@@ -251,7 +249,7 @@ def _learn(
 def _some_images(
     block: _Block,
     kept: dict[fx.Node, list[Any]],
-    target: SweepStep,
+    target: NodeRun,
     index: int,
     generator: torch.Generator,
 ) -> tuple[dict[fx.Node, Any], Tensor]:

@@ -23,12 +23,13 @@ from edgeailite.quantization.arithmetic.qparams import activation_qparams, weigh
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind
+from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.modules.activation import (
     BATCHES_BEFORE_LEARNING,
     FakeQuantize,
     quantizers,
 )
-from edgeailite.quantization.modules.layer_calls import Hook, LayerCall, layer_calls, run_in_float
+from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls, run_in_float
 from edgeailite.quantization.modules.observer import weight_max_abs
 from edgeailite.quantization.prepare.insert import quantizer_of
 

@@ -1,9 +1,9 @@
-"""A prepared model's layers with everything that belongs to them, read from the graph."""
+"""Calls of quantizing layers with everything that belongs to them, read from the graph."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.recording import Hook, hooked
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import FoldedLayer, QuantFunctionalLayer, QuantLayer
 
@@ -26,8 +27,8 @@ class LayerCall:
         layer: The layer.
         weight: Its float weight (from the call, for functional layers).
         bias: Its float bias, or None.
-        batch_norm: What is folded into it, or None.
-        input_quantizer: Whose grid its input lies on, or None for a float input.
+        batch_norm: Batch norm that is folded into it, or None.
+        input_quantizer: Quantizer whose grid its input lies on, or None for a float input.
         output_quantizer: The one behind it, if it rounds down; see :meth:`QuantLayer.forward`.
     """
 
@@ -68,7 +69,7 @@ class LayerCall:
 
 
 def attribute(model: nn.Module, path: str) -> Any:
-    """What lies at a dotted path: module, parameter or buffer."""
+    """Return the module, parameter or buffer at a dotted path."""
     return operator.attrgetter(path)(model)
 
 
@@ -91,7 +92,7 @@ def layer_call(model: GraphModel, node: fx.Node) -> LayerCall | None:
 
 
 def quantizer_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
-    """The call of the quantizer that alone reads a value; None if there is none, or others do."""
+    """Call of the quantizer that alone reads a value; None if there is none, or others do."""
     users = list(node.users)
     alone = len(users) == 1 and isinstance(model.module_of(users[0]), FakeQuantize)
     return users[0] if alone else None
@@ -112,7 +113,7 @@ def disable_quantization(model: nn.Module) -> None:
 
 @contextmanager
 def float_arithmetic(model: nn.Module) -> Iterator[None]:
-    """Inside, all quantizers and layers of `model` compute as in float, and observe nothing."""
+    """Let all quantizers and layers of `model` compute as in float and observe nothing."""
     modules = [m for m in model.modules() if isinstance(m, FakeQuantize | QuantLayer)]
     before = [(m, m.fake_quant_enabled, getattr(m, "observer_enabled", None)) for m in modules]
     try:
@@ -128,33 +129,26 @@ def float_arithmetic(model: nn.Module) -> Iterator[None]:
                 module.observer_enabled = bool(observer)
 
 
-Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
-
-
 @torch.no_grad()
 def run_in_float(
-    model: nn.Module, batches: Sequence[tuple[Any, ...]], hooks: Sequence[tuple[nn.Module, Hook]]
+    model: nn.Module,
+    batches: Sequence[tuple[Any, ...]],
+    hooks: Iterable[tuple[nn.Module, Hook]] = (),
 ) -> None:
-    """Run the float model on all batches, for what hooks see.
+    """Run the float model on all batches, for the sake of its hooks.
 
     Args:
         model: Prepared model.
         batches: Its inputs, a tuple for each batch.
-        hooks: Modules and what is called after each of their calls, with the module, its positional
-            arguments and its result.
+        hooks: Modules and their hooks, see :func:`hooked`.
     """
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
-    try:
-        with float_arithmetic(model):
-            for batch in batches:
-                model(*batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(hooks), float_arithmetic(model):
+        for batch in batches:
+            model(*batch)
 
 
 def added_half_step(output_quantizer: FakeQuantize | None) -> Tensor | float:
-    """What is added to a value in front of a quantizer that rounds down: half of its step."""
+    """Half a scale, added to a value in front of a quantizer that rounds down; else 0."""
     if output_quantizer is None or not output_quantizer.fake_quant_enabled:
         return 0.0
     if output_quantizer.spec.rounding != "floor":
@@ -162,25 +156,26 @@ def added_half_step(output_quantizer: FakeQuantize | None) -> Tensor | float:
     return output_quantizer.qparams().scale / 2
 
 
+# Called with a layer's call and its output.
+Record = Callable[[LayerCall, Tensor], None]
+
+
 @contextmanager
-def recorded_outputs(calls: list[LayerCall], record: Any) -> Iterator[None]:
-    """Inside, ``record(call, output)`` runs after each call of a layer (once per layer object).
+def recorded_outputs(calls: Sequence[LayerCall], record: Record) -> Iterator[None]:
+    """Record the output of every layer, without gradients.
 
-    The output is what the layer stands for, without :func:`added_half_step`.
+    A layer object is recorded once per run of it, under the first of its `calls`. The output is the
+    layer's own, without :func:`added_half_step`.
     """
-    handles, seen = [], set()
-    for call in calls:
-        if id(call.layer) in seen:
-            continue
-        seen.add(id(call.layer))
 
-        def hook(_module: nn.Module, _args: Any, output: Tensor, call: LayerCall = call) -> None:
+    def hook_of(call: LayerCall) -> Hook:
+        def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
             record(call, output.detach() - added_half_step(call.output_quantizer))
 
-        handles.append(call.layer.register_forward_hook(hook))
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        return hook
+
+    first: dict[int, LayerCall] = {}
+    for call in calls:
+        first.setdefault(id(call.layer), call)
+    with hooked((call.layer, hook_of(call)) for call in first.values()), torch.no_grad():
+        yield

@@ -13,6 +13,7 @@ from edgeailite.quantization.export.clip import clip_model
 from edgeailite.quantization.export.fakeq import fakeq_model
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.modes import in_mode
 from edgeailite.quantization.prepare.annotate import Policy, annotate
 from edgeailite.quantization.prepare.insert import insert
 
@@ -72,10 +73,9 @@ def check_finite_weights(model: nn.Module) -> None:
 def _check_example(
     model: nn.Module, example_inputs: Sequence[Any], example_kwargs: Mapping[str, Any]
 ) -> None:
-    training = {m: m.training for m in model.modules()}
     try:
-        with torch.no_grad():
-            model.eval()(*example_inputs, **example_kwargs)
+        with torch.no_grad(), in_mode(model, training=False):
+            model(*example_inputs, **example_kwargs)
     except Exception as error:
         shapes = ", ".join(
             str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
@@ -86,6 +86,3 @@ def _check_example(
             f"through {type(model).__name__} ({error}). "
             "Give an input of the shape that the model is used with, batch included."
         ) from error
-    finally:
-        for module, mode in training.items():
-            module.training = mode

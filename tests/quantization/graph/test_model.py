@@ -103,7 +103,7 @@ def test_trace_error_names_path_line_and_way_out():
         capture(WithBranches())
     message = str(info.value)
     assert "module 'inner' (Branches)" in message
-    assert "test_graph.py:" in message
+    assert "test_model.py:" in message
     assert "if x.sum() > 0:" in message
     assert "leaf_modules=['inner']" in message
 

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.arithmetic.sqnr import flat_outputs
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.layer_calls import (
-    Hook,
     LayerCall,
     float_arithmetic,
     layer_calls,

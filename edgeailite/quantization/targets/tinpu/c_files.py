@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.running import node_values
 from edgeailite.quantization.targets.tinpu.c_program import Operation, Program, make_program
 
 RUNNER = ("edgeailite_runner.h", "edgeailite_runner.c")
@@ -158,7 +159,7 @@ def _float(value: float) -> str:
 def _vectors(model: GraphModel, program: Program, example_input: Tensor, name: str) -> str:
     """Inputs, and what every operation must give, for each element of the batch."""
     guard = f"{name.upper()}_VECTORS_H"
-    values = _record(model, example_input, {operation.node for operation in program.operations})
+    values = node_values(model, [example_input], {op.node for op in program.operations})
     lines = [
         "/* Written by edgeailite: inputs and the expected result of every operation. */",
         f"#ifndef {guard}", f"#define {guard}", "", "#include <stdint.h>", "",
@@ -180,18 +181,3 @@ def _vectors(model: GraphModel, program: Program, example_input: Tensor, name: s
         lines.append(f"    {{{words}}},")
     lines += ["};", f"#define {name.upper()}_CHECKS {len(checked)}", "", "#endif", ""]
     return "\n".join(lines)
-
-
-def _record(model: GraphModel, inputs: Tensor, wanted: set[fx.Node]) -> dict[fx.Node, Tensor]:
-    values: dict[fx.Node, Tensor] = {}
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if n in wanted:
-                values[n] = value
-            return value
-
-    module: nn.Module = model
-    Recorder(module, graph=model.graph).run(inputs)
-    return values

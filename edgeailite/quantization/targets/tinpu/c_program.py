@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.model import GraphModel, value_shapes
+from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind, argument
+from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.graph.window_sums import Mean, Windows
 from edgeailite.quantization.integer.operators import Dequantize, Grid
 from edgeailite.quantization.targets.tinpu.operators import (

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.model import GraphModel, value_shapes
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.graph.window_sums import Mean
 from edgeailite.quantization.integer.operators import Dequantize
 from edgeailite.quantization.targets.tinpu.operators import FixedPointLayer, WindowAverage
