@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeailite.quantization import PTCFxModule, QATFxModule, QConfigType, TrainingMethods
-from edgeailite.quantization.arithmetic.spec import get_preset
+from edgeailite.quantization.arithmetic.presets import get_preset
 
 BATCH_SIZE = 64
 PADDING = 4

@@ -21,8 +21,8 @@ from ptq_accuracy import Task, available_tasks, logits, num_different, percent_c
 
 from edgeailite.quantization import PTCFxModule
 from edgeailite.quantization.methods.post_training import QUALITIES, MethodGain
-from edgeailite.quantization.modules.activation import quantizers
 from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.pact2 import quantizers
 
 Methods = str | tuple[str, ...]
 

@@ -1,6 +1,7 @@
 """The quantization engine: capture, annotate, insert, train, calibrate, convert, export, verify."""
 
-from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QConfigType, QuantSpec
+from edgeailite.quantization.arithmetic.presets import QConfigType
+from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QuantSpec
 from edgeailite.quantization.export.formats import ExportFormat
 from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.targets.tinpu.qconfig import TinyMLQConfigType

@@ -1,32 +1,32 @@
-"""Batch norm into weights: the maths, and which batch norms it applies to."""
+"""Batch norm into weights: pure functions of tensors."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 
-def batch_norm_gain(batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """``f = gamma / sqrt(var + eps)`` and ``beta - mean * f``, which evaluation mode computes with.
+def batch_norm_gain(
+    mean: Tensor, var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """``f = gamma / sqrt(var + eps)`` and ``beta - mean * f``: batch norm in evaluation mode.
 
     Args:
-        batch_norm: With running statistics; without affine parameters ``gamma = 1`` and
-            ``beta = 0``.
+        mean: Running mean, shape ``(C,)``.
+        var: Running variance, shape ``(C,)``.
+        eps: Added to the variance.
+        weight: ``gamma``, shape ``(C,)``; None: 1.
+        bias: ``beta``, shape ``(C,)``; None: 0.
 
     Returns:
-        Gain and offset with ``y = f * x + offset`` in evaluation mode, shape ``(C,)`` each;
-        differentiable with respect to ``gamma`` and ``beta``.
+        Gain and offset with ``y = f * x + offset``, shape ``(C,)`` each; differentiable with
+        respect to ``gamma`` and ``beta``.
     """
-    assert isinstance(batch_norm, _BatchNorm)
-    mean, var = batch_norm.running_mean, batch_norm.running_var
-    assert mean is not None
-    assert var is not None
-    gain = torch.rsqrt(var + batch_norm.eps)
-    if batch_norm.weight is not None:
-        gain = gain * batch_norm.weight
+    gain = torch.rsqrt(var + eps)
+    if weight is not None:
+        gain = gain * weight
     offset = -mean * gain
-    return gain, offset if batch_norm.bias is None else offset + batch_norm.bias
+    return gain, offset if bias is None else offset + bias
 
 
 def fold_bias(bias: Tensor | None, gain: Tensor, offset: Tensor) -> Tensor:
@@ -35,12 +35,12 @@ def fold_bias(bias: Tensor | None, gain: Tensor, offset: Tensor) -> Tensor:
 
 
 def channel_view(vector: Tensor, weight: Tensor, transposed: bool, groups: int) -> Tensor:
-    """A vector over the output channels, shaped to multiply a layer's weight.
+    """Shape a vector over the output channels so that it multiplies a layer's weight.
 
     Args:
         vector: Shape ``(C_out,)``.
         weight: ``(C_out, C_in / groups, ...)``, or ``(C_in, C_out / groups, ...)`` if `transposed`.
-        transposed: Whether the weight is a transposed convolution's.
+        transposed: True for a transposed convolution's weight.
         groups: The convolution's groups.
 
     Returns:
@@ -54,13 +54,8 @@ def channel_view(vector: Tensor, weight: Tensor, transposed: bool, groups: int) 
 
 
 def weight_rows(weight: Tensor, transposed: bool, groups: int) -> Tensor:
-    """All weights of each output channel as one row: shape ``(C_out, n)``."""
+    """Weights of each output channel as one row: shape ``(C_out, n)``."""
     if not transposed:
         return weight.flatten(1)
     grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     return grouped.transpose(1, 2).reshape(groups * weight.shape[1], -1)
-
-
-def is_foldable(batch_norm: nn.Module) -> bool:
-    """Only a batch norm with running statistics has an evaluation mode that is linear."""
-    return getattr(batch_norm, "running_mean", None) is not None

@@ -1,11 +1,11 @@
-"""Ranges that the gradient finds: learned power-of-two thresholds, and learned steps.
+"""Ranges that the gradient finds: learned power-of-two thresholds, and learned scales.
 
-The range is the parameter, the step follows from it. With ``r = round(x / s) - x / s`` a value
+The range is the parameter, the scale follows from it. With ``r = round(x / s) - x / s`` a value
 inside of the range gives ``dy/ds = r``, one outside ``dy/ds = q_min`` or ``q_max``. A power of two
 is rounded up from the range; the gradient passes as if it were not.
 
 References: Esser et al. 2020, https://arxiv.org/abs/1902.08153, eq. 3 and section 2.2 (learned
-steps, and how their gradient is scaled); Jain et al. 2020, https://arxiv.org/abs/1903.08066,
+scales, and the factor of their gradient); Jain et al. 2020, https://arxiv.org/abs/1903.08066,
 eq. 6 to 8 (power-of-two thresholds); Bhalgat et al. 2020, https://arxiv.org/abs/2004.09576 (affine
 grids).
 """
@@ -15,26 +15,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgeailite.quantization.arithmetic.ops import learned_fake_quantize
+from edgeailite.quantization.arithmetic.fake_quantize import learned_fake_quantize
 from edgeailite.quantization.arithmetic.qparams import MIN_RANGE, QParams
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 
 
 def simulate_learned(
-    x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec, num_values: int,
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    spec: QuantSpec,
+    num_values: int,
     rate: float = 1.0,
-) -> Tensor:  # fmt: skip
-    """Simulate a grid whose step, and zero point, receive gradients.
+) -> Tensor:
+    """Simulate a grid whose scale and zero point receive gradients.
 
     Args:
         x: Values, any shape; half precision becomes float32.
-        scale: Steps, broadcastable to `x`; a negative one mirrors the grid.
+        scale: Broadcastable to `x`; a negative one mirrors the grid.
         zero_point: Float, shape ``()``.
         spec: Of the grid.
-        num_values: How many values of one image (or of the weight) share a step: the step's
-            gradient is divided by ``sqrt(num_values * q_max)``, which makes its relative change per
-            optimizer step like that of the weights.
-        rate: What the step's gradient is multiplied by.
+        num_values: Number of values of one image (or of the weight) that share a scale. The
+            scale's gradient is divided by ``sqrt(num_values * q_max)``, which makes its relative
+            change per iteration like that of the weights.
+        rate: Factor of the scale's gradient.
 
     Returns:
         Values on the grid, shape of `x`.
@@ -51,7 +55,7 @@ def with_range_gradient(grid: QParams, clips: Tensor, spec: QuantSpec) -> tuple[
     """Scale and zero point of an activation's grid, through which `clips` receives a gradient.
 
     Args:
-        grid: What follows from `clips` (or a coarser scale that it shares).
+        grid: Grid that follows from `clips` (or has a coarser, shared scale).
         clips: ``[low, high]``, shape ``(2,)``.
         spec: Of the grid.
 
@@ -77,11 +81,11 @@ def with_range_gradient(grid: QParams, clips: Tensor, spec: QuantSpec) -> tuple[
 
 
 def follow_range(scale: Tensor, max_abs: Tensor, spec: QuantSpec) -> Tensor:
-    """A weight's steps, through which the magnitudes they cover receive a gradient.
+    """Let the magnitudes that a weight's scales cover receive a gradient through the scales.
 
     Args:
-        scale: Steps, shape ``(C,)``.
-        max_abs: What they cover, shape ``(C,)``; per tensor, all follow the largest.
+        scale: Scale of each output channel, shape ``(C,)``.
+        max_abs: Magnitudes they cover, shape ``(C,)``; per tensor, all follow the largest.
         spec: Of the grid.
     """
     if spec.granularity == "per_tensor":

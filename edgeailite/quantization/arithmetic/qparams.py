@@ -1,16 +1,17 @@
-"""From a range and a spec to a grid's scale and zero point: pure functions of tensors.
+"""Scale and zero point of a grid from a range and a spec: pure functions of tensors.
 
-Nothing here reads a value back to Python, so that no device waits in a training step.
+Nothing here reads a value back to Python, so that no device waits in a training iteration.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from edgeailite.quantization.arithmetic.spec import QuantSpec
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec
 
 MIN_RANGE = 2.0**-16
 _MANTISSA = 0x7FFFFF
@@ -20,7 +21,7 @@ class QParams(NamedTuple):
     """A grid.
 
     Attributes:
-        scale: Step, positive float32. Shape ``()``, or ``(C,)`` per channel.
+        scale: Distance of two grid points, positive float32. Shape ``()``, or ``(C,)`` per channel.
         zero_point: Integer that stands for 0.0, int32, shape of `scale`.
         quant_min: Smallest integer, inclusive.
         quant_max: Largest integer, inclusive.
@@ -64,44 +65,15 @@ def ceil_significant(x: Tensor, bits: int) -> Tensor:
     return ((words + dropped) & ~dropped).view(torch.float32)
 
 
-MAX_SHIFT = 31
-MULTIPLIER_BITS = 8
-
-
-def fixed_point(
-    factor: Tensor, bits: int, max_shift: int = MAX_SHIFT, min_shift: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Multiplier and right shift nearest to `factor`: ``factor ~ multiplier * 2^-shift``.
-
-    ``shift = floor(log2((2^bits - 1) / |factor|))`` within `min_shift` to `max_shift`,
-    ``multiplier = round(|factor| * 2^shift)``, at least 1, with the sign of `factor`. It has more
-    than `bits` bits where `min_shift` is in its way.
-
-    Args:
-        factor: Any shape.
-        bits: Of the multiplier, without its sign.
-        max_shift: Largest shift.
-        min_shift: Smallest shift; a negative one is a shift to the left.
-
-    Returns:
-        Whole numbers in float64, each of the shape of `factor`.
-    """
-    magnitude = factor.double().abs().clamp_min(2.0**-max_shift)
-    exponent = torch.frexp(((1 << bits) - 1) / magnitude).exponent - 1
-    shift = exponent.clamp(min_shift, max_shift).double()
-    multiplier = torch.round(torch.ldexp(magnitude, shift)).clamp_min(1.0)
-    return torch.where(factor < 0, -multiplier, multiplier), shift
-
-
 def _on_scale_grid(scale: Tensor, spec: QuantSpec) -> Tensor:
-    """`scale` rounded up to one that the spec allows."""
+    """Round `scale` up to one that the spec allows."""
     if spec.power_of_two:
         return ceil_power_of_two(scale)
     return scale if spec.scale_bits is None else ceil_significant(scale, spec.scale_bits)
 
 
 def symmetric_scale(max_abs: Tensor, spec: QuantSpec) -> Tensor:
-    """Step of a signed symmetric grid that covers ``[-max_abs, max_abs]``.
+    """Scale of a signed symmetric grid that covers ``[-max_abs, max_abs]``.
 
     ``s = 2^ceil(log2 M) / 2^(b-1)`` for power-of-two specs, else ``s = M / (2^(b-1) - 1)``.
     """
@@ -109,12 +81,12 @@ def symmetric_scale(max_abs: Tensor, spec: QuantSpec) -> Tensor:
 
 
 def unsigned_scale(max_value: Tensor, spec: QuantSpec) -> Tensor:
-    """Step of an unsigned grid ``[0, M]``: ``2^ceil(log2 M) / 2^b``, or ``M / (2^b - 1)``."""
+    """Scale of an unsigned grid ``[0, M]``: ``2^ceil(log2 M) / 2^b``, or ``M / (2^b - 1)``."""
     return _scale(max_value, (1 << spec.bit_width) - 1, spec)
 
 
 def _scale(limit: Tensor, quant_max: int, spec: QuantSpec) -> Tensor:
-    """The step with which `limit` is `quant_max`, or for powers of two the integer after it."""
+    """Scale with which `limit` is `quant_max`, or for powers of two the integer after it."""
     if spec.quant_range is not None:
         quant_max = spec.quant_max
     limit = limit.float().clamp_min(MIN_RANGE)
@@ -170,15 +142,15 @@ def _affine_qparams(clips: Tensor, spec: QuantSpec) -> QParams:
 
 
 def weight_scale(max_abs: Tensor, spec: QuantSpec, min_scale: Tensor | None = None) -> Tensor:
-    """Step of a layer's weight from the largest magnitude of each output channel.
+    """Scales of a layer's weight from the largest magnitude of each output channel.
 
     Args:
         max_abs: ``max |w|`` of each output channel, shape ``(C,)``.
-        spec: Signed symmetric spec; per tensor, all channels get the same step.
-        min_scale: Coarsen to at least this step, shape ``(C,)`` (what the bias needs).
+        spec: Signed symmetric spec; per tensor, all channels get the same scale.
+        min_scale: Coarsen to at least this scale, shape ``(C,)`` (what the bias needs).
 
     Returns:
-        Steps, float32, shape ``(C,)``.
+        float32, shape ``(C,)``.
     """
     if spec.range_max is not None:
         max_abs = max_abs.clamp_max(spec.range_max)

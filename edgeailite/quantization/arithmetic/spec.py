@@ -1,9 +1,8 @@
-"""What a value is quantized to: frozen descriptions, validated when made. No tensors or modules."""
+"""Frozen descriptions of grids, validated when made. No tensors or modules."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any, Literal, get_args
 
 Rounding = Literal["half_even", "half_up", "half_away", "floor"]
@@ -23,7 +22,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """How one tensor is put on an integer grid.
+    """Integer grid of one tensor.
 
     Args:
         bit_width: Bits of an integer, 2 to 16.
@@ -36,9 +35,9 @@ class QuantSpec:
         scale_bits: Significant bits of a free weight scale: it is rounded up to ``m * 2^k`` with an
             integer ``m`` of as many bits, so that a fixed-point multiplier holds it exactly. Layers
             with many inputs take fewer, so that every sum is exact in float32. None: any float32.
-        rounding: What happens half-way between two grid points: ``half_even`` (ONNX), ``half_up``
-            (``floor(x + 0.5)``: a shift with rounding) or ``half_away`` (from zero). ``floor``
-            rounds down: what computes the value has added the half step.
+        rounding: Treatment of ties: ``half_even`` (ONNX), ``half_up`` (``floor(x + 0.5)``: a shift
+            with rounding) or ``half_away`` (from zero). ``floor`` rounds everything down: the
+            operation before it has added half of the scale.
         range_rule: ``min_max``, ``percentile`` (``range_shrink_percentile`` cut from each side) or
             ``mse`` (the range with the least squared error).
         range_shrink_percentile: Percent of values, per side, that ``percentile`` leaves outside; 0
@@ -120,7 +119,7 @@ class QuantSpec:
             )
 
     def with_bits(self, bits: int) -> QuantSpec:
-        """The same grid with another number of bits; up to four, of the least squared error."""
+        """Change the bit width; up to four bits the grid has the least squared error."""
         if bits == self.bit_width:
             return self
         rule, scale_bits = "mse" if bits <= NARROW_BITS else self.range_rule, self.scale_bits
@@ -147,11 +146,11 @@ class QuantSpec:
 
 @dataclass(frozen=True)
 class BiasSpec:
-    """The bias: an integer in the accumulator's scale ``s_in * s_w``.
+    """Bias as an integer in the accumulator's scale ``s_in * s_w``.
 
     Args:
         bit_width: Bits the addend may take, 8 to 32.
-        rule: What happens to a bias that does not fit: ``none`` (32 bits; the weight scale is
+        rule: Treatment of a bias that does not fit: ``none`` (32 bits; the weight scale is
             floored so that it always fits), ``saturate`` (clamped) or ``reduce_weight_scale`` (the
             weight's scale is made coarser until it fits).
         rounding: As in :class:`QuantSpec`.
@@ -203,7 +202,7 @@ class FixedPoint:
 
 @dataclass(frozen=True)
 class QConfig:
-    """What a layer's weight, output and bias are quantized to; None leaves a tensor in float.
+    """Grids of a layer's weight, output and bias; None leaves a tensor in float.
 
     Args:
         weight: Grid of the weight.
@@ -227,73 +226,3 @@ class QConfig:
         if self.activation is None:
             return self
         return replace(self, activation=replace(self.activation, **changes))
-
-
-# How the names of presets read: W weights, A activations, T per tensor, C per channel, then bits,
-# SYM symmetric activations, P2 power-of-two scales, R4 or M4 a range of 4; MSA for attention.
-_PER_CHANNEL = QuantSpec(signed=True, granularity="per_channel", power_of_two=False)
-_PER_CHANNEL_P2 = replace(_PER_CHANNEL, power_of_two=True)
-_AFFINE = QuantSpec(symmetric=False, power_of_two=False, range_rule="percentile")
-_AFFINE_P2 = replace(_AFFINE, power_of_two=True)
-_SYMMETRIC_P2 = QuantSpec(range_rule="percentile")
-
-PRESETS: dict[str, QConfig | None] = {
-    "PACT2": QConfig(
-        weight=QuantSpec(signed=True, rounding="half_away"),
-        activation=_SYMMETRIC_P2,
-        bias=BiasSpec(bit_width=16, rule="saturate"),
-    ),
-    "WC8_AT8": QConfig(_PER_CHANNEL, _AFFINE),
-    # Attention has outliers that carry meaning: nothing is cut off.
-    "MSA_WC8_AT8": QConfig(_PER_CHANNEL, replace(_AFFINE, range_rule="min_max")),
-    "WT8SYMP2_AT8SYMP2": QConfig(QuantSpec(signed=True), _SYMMETRIC_P2),
-    "WC8SYMP2_AT8SYMP2": QConfig(_PER_CHANNEL_P2, _SYMMETRIC_P2),
-    "WC8SYMP2_AT8SYMP2R4": QConfig(
-        _PER_CHANNEL_P2, replace(_SYMMETRIC_P2, fixed_range=(-4.0, 4.0))
-    ),
-    "WC8P2_AT8P2": QConfig(_PER_CHANNEL_P2, _AFFINE_P2),
-    "MSA_WC8P2_AT8P2": QConfig(_PER_CHANNEL_P2, replace(_AFFINE_P2, range_rule="min_max")),
-    "WC4_AT8": QConfig(replace(_PER_CHANNEL, bit_width=4), _AFFINE),
-    "WC4M4_AT8": QConfig(replace(_PER_CHANNEL, bit_width=4, range_max=4.0), _AFFINE),
-    # Scales of a few significant bits and 24-bit sums: exact, whoever computes it.
-    "WC4_AT4": QConfig(
-        replace(_PER_CHANNEL, bit_width=4, scale_bits=8, range_rule="mse"),
-        replace(_SYMMETRIC_P2, bit_width=4, range_rule="mse"),
-        BiasSpec(16, "reduce_weight_scale", accumulator_bits=24),
-        end_bits=8,
-    ),
-    "DISABLED": None,
-}
-
-
-class QConfigType(str, Enum):
-    """The presets that ``qconfig_type`` of the fx wrappers names; a plain string does as well."""
-
-    WC8_AT8 = "WC8_AT8"
-    DEFAULT = "WC8_AT8"
-    MSA_WC8_AT8 = "MSA_WC8_AT8"
-    WT8SYMP2_AT8SYMP2 = "WT8SYMP2_AT8SYMP2"
-    WC8SYMP2_AT8SYMP2 = "WC8SYMP2_AT8SYMP2"
-    WC8SYMP2_AT8SYMP2R4 = "WC8SYMP2_AT8SYMP2R4"
-    WC8P2_AT8P2 = "WC8P2_AT8P2"
-    MSA_WC8P2_AT8P2 = "MSA_WC8P2_AT8P2"
-    WC4_AT8 = "WC4_AT8"
-    WC4M4_AT8 = "WC4M4_AT8"
-    WC4_AT4 = "WC4_AT4"
-    DISABLED = "DISABLED"
-
-    @classmethod
-    def choices(cls) -> tuple[str, ...]:
-        """All names, for command lines."""
-        return tuple(cls.__members__)
-
-
-def get_preset(name: str) -> QConfig | None:
-    """Look a named preset up; None for ``DISABLED``.
-
-    Raises:
-        ValueError: No preset has this name; the message lists those there are.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"There is no preset {name!r}; allowed: {', '.join(PRESETS)}.")
-    return PRESETS[name]

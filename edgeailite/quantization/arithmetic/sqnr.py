@@ -1,4 +1,4 @@
-"""How far outputs are from each other: as one vector each, in decibel."""
+"""Distance between outputs, each taken as one vector, in decibel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 
 def flat_outputs(outputs: Iterable[Any]) -> Tensor:
-    """All tensors of a model's outputs, batch by batch, as one vector, float64."""
+    """Concatenate all tensors of a model's outputs, batch by batch; float64, shape ``(n,)``."""
     leaves = (leaf for output in outputs for leaf in tree_leaves(output))
     return torch.cat([v.detach().flatten().double() for v in leaves if isinstance(v, Tensor)])
 

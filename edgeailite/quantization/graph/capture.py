@@ -19,8 +19,9 @@ from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.modes import in_mode
 from edgeailite.quantization.graph.operations import DROPS_PATHS, is_training
 from edgeailite.quantization.graph.window_attention import is_window_attention, window_attention
-from edgeailite.quantization.modules.activation import FakeQuantize, NoQAct, QAct
+from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.pact2 import NoQAct, QAct
 
 _ENGINE = Path(__file__).parent
 # F.max_pool2d and its kin are closures that choose by `return_indices`; a graph that holds one

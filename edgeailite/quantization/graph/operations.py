@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from edgeailite.quantization.graph.window_sums import Mean
-from edgeailite.quantization.modules.activation import FakeQuantize, NoQAct, QAct
+from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.pact2 import NoQAct, QAct
 from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage
 
 

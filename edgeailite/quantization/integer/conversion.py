@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from edgeailite.quantization.arithmetic.fold import batch_norm_gain
-from edgeailite.quantization.arithmetic.ops import quantize_bias, round_to_integer
+from edgeailite.quantization.arithmetic.rounding import round_to_integer
+from edgeailite.quantization.arithmetic.weights import quantize_bias
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import (
     Kind,
@@ -39,8 +39,13 @@ from edgeailite.quantization.integer.operators import (
     has_kernel,
 )
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import QuantLayer, StandaloneBatchNorm, channel_affine
+from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.layer_calls import LayerCall, attribute, layer_call
+from edgeailite.quantization.modules.normalization import (
+    StandaloneBatchNorm,
+    channel_affine,
+    gain_and_offset,
+)
 from edgeailite.quantization.prepare.annotate import MOVES_VALUES
 from edgeailite.quantization.prepare.insert import quantizer_of
 from edgeailite.quantization.targets.tinpu.operators import (
@@ -145,7 +150,7 @@ class Converter:
         elif kind is Kind.LAYER and isinstance(self.model.module_of(node), QuantLayer):
             self._place_layer(node, node, None)
         elif isinstance(module := self.model.module_of(node), StandaloneBatchNorm):
-            affine = FixedBatchNorm(*batch_norm_gain(module))
+            affine = FixedBatchNorm(*gain_and_offset(module))
             operand = self._real(node.all_input_nodes[0])
             self._set(node, self._call(str(node.target), affine, operand), None)
         elif kind in MOVES_VALUES and self.grids.get(node.all_input_nodes[0]) is not None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeailite.quantization.arithmetic.ops import round_to_integer
+from edgeailite.quantization.arithmetic.rounding import round_to_integer
 from edgeailite.quantization.arithmetic.spec import Rounding
 from edgeailite.quantization.modules.layer import QuantLayer
 

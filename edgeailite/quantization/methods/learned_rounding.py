@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
-from edgeailite.quantization.arithmetic.fold import batch_norm_gain
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.running import GraphRunner, NodeRun, input_values, sweep
 from edgeailite.quantization.methods.bias_correction import correctable_bias
@@ -30,6 +29,7 @@ from edgeailite.quantization.modules.layer_calls import (
     layer_calls,
     quantizer_behind,
 )
+from edgeailite.quantization.modules.normalization import gain_and_offset
 
 # Elements of a layer's input and output, together, that one iteration computes with.
 ELEMENTS_PER_ITERATION = 1 << 19
@@ -320,7 +320,7 @@ class _SoftLayer:
             total = torch.maximum(torch.minimum(self.base + shift, limit), -limit)
             shift = total - self.base
         weight = rounded * self.steps
-        gain = None if unit.batch_norm is None else batch_norm_gain(unit.batch_norm)[0]
+        gain = None if unit.batch_norm is None else gain_and_offset(unit.batch_norm)[0]
         if gain is not None:
             divisor = layer.channels(torch.where(gain == 0, torch.ones_like(gain), gain), weight)
             weight = torch.where(divisor == 0, unit.weight, weight / divisor)

@@ -20,17 +20,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.arithmetic.qparams import activation_qparams, weight_scale
+from edgeailite.quantization.arithmetic.ranges import weight_max_abs
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind
 from edgeailite.quantization.graph.recording import Hook
-from edgeailite.quantization.modules.activation import (
-    BATCHES_BEFORE_LEARNING,
-    FakeQuantize,
-    quantizers,
-)
+from edgeailite.quantization.modules.activation import BATCHES_BEFORE_LEARNING, FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls, run_in_float
-from edgeailite.quantization.modules.observer import weight_max_abs
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.prepare.insert import quantizer_of
 
 # Values of an activation, over all batches, that its error is measured on.

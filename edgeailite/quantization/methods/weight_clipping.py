@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from edgeailite.quantization.arithmetic.fold import batch_norm_gain
 from edgeailite.quantization.arithmetic.qparams import ceil_power_of_two
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
+from edgeailite.quantization.modules.normalization import gain_and_offset
 
 MAX_UNCLIPPED = 15.0
 MAX_OVER_MEDIAN = 16.0
@@ -31,7 +31,7 @@ def constrain_weights(model: GraphModel) -> list[str]:
 
 
 def _constrain(unit: LayerCall) -> bool:
-    gain = None if unit.batch_norm is None else batch_norm_gain(unit.batch_norm)[0]
+    gain = None if unit.batch_norm is None else gain_and_offset(unit.batch_norm)[0]
     scale = 1.0 if gain is None else unit.layer.channels(gain, unit.weight)
     magnitudes = (unit.weight * scale).abs()
     largest = magnitudes.max()

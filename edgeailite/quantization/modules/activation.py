@@ -1,24 +1,107 @@
-"""Activation quantizers: an observer, the op, flags and the state-dict contract. PACT2 is one."""
+"""Activation quantizers: collect a range, simulate its integer grid."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edgeailite.quantization.arithmetic.fake_quantize import fake_quantize, in_memory_order
 from edgeailite.quantization.arithmetic.learned_range import simulate_learned, with_range_gradient
-from edgeailite.quantization.arithmetic.ops import fake_quantize
 from edgeailite.quantization.arithmetic.qparams import QParams, activation_qparams
-from edgeailite.quantization.arithmetic.spec import QuantSpec, RangeRule, Rounding
-from edgeailite.quantization.modules.observer import RangeObserver
+from edgeailite.quantization.arithmetic.ranges import mse_range, percentile_range, sample
+from edgeailite.quantization.arithmetic.spec import QuantSpec
 
+MIN_AVERAGING_WEIGHT = 0.001
 _FLAGS = ("observer_enabled", "fake_quant_enabled")
 # Batches whose statistics a learned range begins with.
 BATCHES_BEFORE_LEARNING = 10
+
+
+class RangeObserver(nn.Module):
+    """Running ``[min, max]`` of what passes through.
+
+    The n-th batch counts with weight ``max(1 / max(n, 1), 0.001)``: the first ones replace, then
+    the cumulative mean, then an exponential average. Under ``torch.distributed`` the range is that
+    of the joint batch.
+
+    Args:
+        spec: Its ``range_rule`` decides how a batch's range is found; ``fixed_range`` switches
+            statistics off.
+
+    State:
+        clips_act: Running range, float32, shape ``(2,)``; first ``[-8, 8]`` (``[0, 8]`` unsigned).
+            A parameter where the spec's range is learned.
+        num_batches_tracked: Batches seen minus one, float32, shape ``()``; first -1.
+    """
+
+    clips_act: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, spec: QuantSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.name = ""
+        self.observer_enabled = spec.fixed_range is None
+        first = spec.fixed_range or ((0.0, 8.0) if spec.signed is False else (-8.0, 8.0))
+        clips = torch.tensor(first, dtype=torch.float32)
+        if spec.learned:
+            self.clips_act = nn.Parameter(clips)
+        else:
+            self.register_buffer("clips_act", clips)
+        self.register_buffer("num_batches_tracked", torch.tensor(-1.0))
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the range is fixed or has seen data (reads a value: not for a training step)."""
+        return self.spec.fixed_range is not None or float(self.num_batches_tracked) >= 0
+
+    @torch.no_grad()
+    def observe(self, x: Tensor) -> None:
+        """Update the running range with one batch.
+
+        Raises:
+            ValueError: A value is NaN or infinite (on CPU at once; elsewhere see
+                :meth:`check_finite`).
+        """
+        batch = self.batch_range(x)
+        if batch.device.type == "cpu" and not batch.isfinite().all():
+            raise ValueError(self._not_finite_message())
+        self.num_batches_tracked += 1
+        weight = (1.0 / self.num_batches_tracked.clamp_min(1.0)).clamp_min(MIN_AVERAGING_WEIGHT)
+        # First batch: the old content (a placeholder, or NaN from elsewhere) must take no part.
+        averaged = torch.where(weight >= 1.0, batch, torch.lerp(self.clips_act, batch, weight))
+        self.clips_act.copy_(averaged)
+
+    def batch_range(self, x: Tensor) -> Tensor:
+        """``[min, max]`` of one batch by the spec's rule, shape ``(2,)``."""
+        rule, percent = self.spec.range_rule, self.spec.range_shrink_percentile
+        if rule == "mse":
+            return mse_range(sample(x), self.spec)
+        if rule == "percentile" and percent > 0:
+            return percentile_range(sample(x), percent, from_zero=self.spec.signed is False)
+        return percentile_range(in_memory_order(x.detach()).float(), 0.0)
+
+    def check_finite(self) -> None:
+        """Raise what :meth:`observe` cannot raise on an accelerator without waiting for it."""
+        if not bool(self.clips_act.isfinite().all()):
+            raise ValueError(self._not_finite_message())
+
+    def _not_finite_message(self) -> str:
+        return (
+            f"The activation at '{self.name or type(self).__name__}' holds NaN or infinite values. "
+            "Look for them in the input images, in the layers before it, "
+            "or lower the learning rate."
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observe in training mode; returns `x` itself."""
+        if self.training and self.observer_enabled:
+            self.observe(x)
+        return x
 
 
 class FakeQuantize(RangeObserver):
@@ -213,115 +296,3 @@ class FakeQuantize(RangeObserver):
         )  # fmt: skip
         for name, value in flags.items():
             setattr(self, name, bool(value))
-
-
-class PACT2(FakeQuantize):
-    """Activation with a power-of-two range that statistics find, simulated on its integer grid.
-
-    Args:
-        inplace: Overwrite the input, as ``ReLU(inplace=True)`` does.
-        signed: True: ``[-2^m, 2^m]``. False: ``[0, 2^m]``, a quantized ReLU. None: by the
-            statistics.
-        range_shrink_activations: Percent of values, per side, left outside of the range; 0: plain
-            min and max.
-        clip_range: ``(low, high)``: a fixed range, no statistics.
-        power2_activation_range: Round the range up to a power of two.
-        bitwidth_activations: Bits of an integer, 2 to 16.
-        rounding: Where ties go.
-        range_rule: ``percentile`` or ``mse`` (the range with the least squared error).
-
-    Raises:
-        ValueError: An argument is outside of what it allows.
-
-    Example:
-        >>> pact = PACT2(signed=False, clip_range=(0, 4))
-        >>> pact(torch.tensor([-1.0, 1.003, 9.0]))
-        tensor([0.0000, 1.0000, 3.9844])
-    """
-
-    def __init__(
-        self,
-        inplace: bool = False,
-        signed: bool | None = None,
-        range_shrink_activations: float = 0.01,
-        clip_range: tuple[float, float] | None = None,
-        power2_activation_range: bool = True,
-        bitwidth_activations: int = 8,
-        rounding: Rounding = "half_even",
-        range_rule: RangeRule = "percentile",
-    ) -> None:
-        if clip_range is not None and signed is None:
-            signed = clip_range[0] < 0
-        fixed = None if clip_range is None else (float(clip_range[0]), float(clip_range[1]))
-        super().__init__(
-            QuantSpec(
-                bit_width=bitwidth_activations,
-                signed=signed,
-                power_of_two=power2_activation_range,
-                rounding=rounding,
-                range_rule=range_rule,
-                range_shrink_percentile=range_shrink_activations,
-                fixed_range=fixed,
-            )
-        )
-        self.inplace = inplace
-
-    @classmethod
-    def from_spec(cls, spec: QuantSpec, bounds: tuple[float, float] | None = None) -> FakeQuantize:
-        """A PACT2 for symmetric specs (the historical scheme), a FakeQuantize for affine ones."""
-        if not spec.symmetric:
-            return FakeQuantize(spec, bounds)
-        quantizer = cls()
-        FakeQuantize.__init__(quantizer, spec, bounds)
-        return quantizer
-
-
-PAct2 = PACT2
-
-
-class ReLU1(nn.Hardtanh):
-    """Clip to ``[-1, 1]``."""
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__(-1.0, 1.0, inplace=inplace)
-
-
-class QAct(nn.Identity):
-    """Identity that asks for a quantizer at this place."""
-
-
-class NoQAct(nn.Identity):
-    """Identity that forbids a quantizer at this place: the value before it stays in float."""
-
-
-def get_fixed_pact2_type(
-    low: float, high: float, signed: bool | None = None, power2_activation_range: bool = True
-) -> Callable[..., PACT2]:
-    """What makes PACT2 layers with the fixed range ``[low, high]``: stands for a layer type.
-
-    Example:
-        >>> layer = get_fixed_pact2_type(0.0, 6.0)(inplace=True)
-    """
-    return functools.partial(
-        PACT2,
-        signed=signed,
-        clip_range=(low, high),
-        power2_activation_range=power2_activation_range,
-    )
-
-
-def quantizers(model: nn.Module) -> dict[str, FakeQuantize]:
-    """All activation quantizers of `model`, by path."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, FakeQuantize)}
-
-
-def freeze_quant_range(model: nn.Module) -> None:
-    """Stop the statistics of every quantizer in `model`; :func:`unfreeze_quant_range` undoes it."""
-    for quantizer in quantizers(model).values():
-        quantizer.observer_enabled = False
-
-
-def unfreeze_quant_range(model: nn.Module) -> None:
-    """Let the statistics of every quantizer go on, except where the spec fixes the range."""
-    for quantizer in quantizers(model).values():
-        quantizer.observer_enabled = quantizer.spec.fixed_range is None

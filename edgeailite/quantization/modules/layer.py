@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,23 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeailite.quantization.arithmetic.fold import (
-    batch_norm_gain,
-    channel_view,
-    fold_bias,
-    weight_rows,
-)
+from edgeailite.quantization.arithmetic.fold import channel_view, fold_bias, weight_rows
 from edgeailite.quantization.arithmetic.learned_range import follow_range, simulate_learned
-from edgeailite.quantization.arithmetic.ops import (
+from edgeailite.quantization.arithmetic.qparams import weight_scale
+from edgeailite.quantization.arithmetic.ranges import weight_max_abs
+from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
+from edgeailite.quantization.arithmetic.weights import (
     damped,
     fake_quantize_bias,
     fake_quantize_weight,
     soft_quantize_weight,
 )
-from edgeailite.quantization.arithmetic.qparams import weight_scale
-from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.observer import weight_max_abs
+from edgeailite.quantization.modules.normalization import gain_and_offset
 
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -59,13 +54,13 @@ class QuantLayer(nn.Module):
         bias_spec: Grid of the (folded) bias.
         fake_quant_enabled: False computes the float layer.
         softness: In training, how far the weight is from its grid: 0 on it, 1 nearly as in float
-            (see :func:`~edgeailite.quantization.arithmetic.ops.soft_quantize_weight`).
+            (see :func:`~edgeailite.quantization.arithmetic.weights.soft_quantize_weight`).
         starts_soft: Whether the training's schedule sets the softness.
         has_own_bits: Whether the bits were chosen for this layer.
         range_was_given: Whether a checkpoint or a search set the weight's range: a training that
             learns it then goes on from there.
         damping: In training, how strongly weights are drawn to their grid points (see
-            :func:`~edgeailite.quantization.arithmetic.ops.damped`).
+            :func:`~edgeailite.quantization.arithmetic.weights.damped`).
 
     State:
         own_bits: Bits of weight and bias, uint8, shape ``(2,)``, where they were chosen for this
@@ -256,7 +251,7 @@ class QuantLayer(nn.Module):
     ) -> FoldedLayer:  # fmt: skip
         """Weight and bias with `batch_norm` folded in, and the weight's steps; differentiable."""
         if batch_norm is not None:
-            gain, offset = batch_norm_gain(batch_norm)
+            gain, offset = gain_and_offset(batch_norm)
             weight, bias = weight * self.channels(gain, weight), fold_bias(bias, gain, offset)
         with torch.no_grad():
             rows = self.rows(weight)
@@ -337,7 +332,7 @@ class QuantLayer(nn.Module):
         """The weight on the grid it will have when folded, divided by the gain."""
         spec = self.weight_spec
         with torch.no_grad():
-            gain, offset = batch_norm_gain(batch_norm)
+            gain, offset = gain_and_offset(batch_norm)
             rows = self.rows(weight)
             if self.weight_range is not None:
                 max_abs = self.weight_range
@@ -436,76 +431,11 @@ def float_offset(
     return (real / scale.double()).float()
 
 
-class StandaloneBatchNorm(nn.Module):
-    """Mixin over torch's batch norms for one that no layer folds: ``x * f + offset`` in evaluation.
-
-    Two roundings that are the same everywhere; libraries part in how they evaluate batch norm.
-    """
-
-    @classmethod
-    def adopt(cls, batch_norm: nn.Module) -> None:
-        """Turn `batch_norm` itself into its twin; one that is already stays."""
-        batch_norm.__class__ = STANDALONE_BATCH_NORMS.get(type(batch_norm), type(batch_norm))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape ``(N, C, ...)``, as the batch norm."""
-        if self.training:
-            return super().forward(x)
-        return channel_affine(x, *batch_norm_gain(self))
-
-
-class StandaloneLayerNorm(nn.LayerNorm):
-    """Layer norm whose every step rounds the same everywhere, for inputs on a power-of-two grid.
-
-    ``(x - m) / sqrt(sum x^2 / n - m^2 + eps) * gamma + beta``: on such a grid both sums are exact
-    in float32, in any order, up to ``n * 127^2 < 2^24``; what follows are single operations that
-    IEEE 754 rounds correctly. Libraries' fused kernels differ from each other in the last bit,
-    and so, now and then, by a step of the next grid.
-
-    Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450, eq. 4.
-    """
-
-    @classmethod
-    def adopt(cls, layer_norm: nn.LayerNorm) -> None:
-        """Turn `layer_norm` itself into its twin."""
-        layer_norm.__class__ = cls
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize over the last dimensions, as the layer norm."""
-        if self.training:
-            return super().forward(x)
-        dims = tuple(range(-len(self.normalized_shape), 0))
-        count = math.prod(self.normalized_shape)
-        mean = x.sum(dims, keepdim=True) / count
-        mean_square = (x * x).sum(dims, keepdim=True) / count
-        y = (x - mean) / torch.sqrt((mean_square - mean * mean).clamp_min(0.0) + self.eps)
-        y = y if self.weight is None else y * self.weight
-        return y if self.bias is None else y + self.bias
-
-
-def channel_affine(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """``x * gain + offset`` along axis 1; `gain` and `offset` of shape ``(C,)``."""
-    x, tail = plain_strides(x), [1] * (x.dim() - 2)
-    return x * gain.reshape(-1, *tail) + offset.reshape(-1, *tail)
-
-
-def plain_strides(x: Tensor) -> Tensor:
-    """The same tensor with the strides that batch norm gives its result; costs nothing.
-
-    Where an axis has size 1 other strides mean the same, but a convolution behind would then choose
-    channels-last for its result, and a ``view`` that works in the float model would not.
-    """
-    if not x.is_contiguous() or torch.compiler.is_exporting():
-        return x
-    return x.flatten().view(x.shape)
-
-
-def _twin(base: type[nn.Module], mixin: type[nn.Module] = QuantLayer) -> type[nn.Module]:
-    prefix = "Quant" if mixin is QuantLayer else "Standalone"
+def _twin(base: type[nn.Module]) -> type[nn.Module]:
     twin = type(
-        f"{prefix}{base.__name__}",
-        (mixin, base),
-        {"__module__": __name__, "__doc__": f"{prefix} {base.__name__}."},
+        f"Quant{base.__name__}",
+        (QuantLayer, base),
+        {"__module__": __name__, "__doc__": f"Quantizing {base.__name__}."},
     )
     globals()[twin.__name__] = twin
     return twin
@@ -518,7 +448,3 @@ QUANT_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
         nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
     )
 }  # fmt: skip
-STANDALONE_BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
-    base: _twin(base, StandaloneBatchNorm)
-    for base in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-}

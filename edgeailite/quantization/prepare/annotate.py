@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.arithmetic.fold import is_foldable
-from edgeailite.quantization.arithmetic.qparams import MULTIPLIER_BITS
+from edgeailite.quantization.arithmetic.fixed_point import MULTIPLIER_BITS
 from edgeailite.quantization.arithmetic.spec import FixedPoint, QConfig, QuantSpec
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind, argument, clamp_bounds, operands
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
+from edgeailite.quantization.modules.normalization import is_foldable
 
 MOVES_VALUES = (Kind.PRESERVE, Kind.PAD)
 ACTIVATIONS = (Kind.RELU, Kind.CLAMP)

@@ -6,16 +6,16 @@ from typing import Any
 
 from torch import fx, nn
 
-from edgeailite.quantization.arithmetic.fold import is_foldable
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind, average_module, operands
-from edgeailite.quantization.modules.activation import PACT2, FakeQuantize
-from edgeailite.quantization.modules.layer import (
-    QuantFunctionalLayer,
-    QuantLayer,
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.layer import QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.modules.normalization import (
     StandaloneBatchNorm,
     StandaloneLayerNorm,
+    is_foldable,
 )
+from edgeailite.quantization.modules.pact2 import PACT2
 from edgeailite.quantization.prepare.annotate import MOVES_VALUES, LayerAnnotation, OutputAnnotation
 from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage, FixedPointBatchNorm
 

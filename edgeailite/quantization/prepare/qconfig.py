@@ -12,14 +12,8 @@ from typing import Any
 
 import torch
 
-from edgeailite.quantization.arithmetic.spec import (
-    MIN_BIT_WIDTH,
-    PRESETS,
-    QConfig,
-    QConfigType,
-    QuantSpec,
-    get_preset,
-)
+from edgeailite.quantization.arithmetic.presets import PRESETS, QConfigType, get_preset
+from edgeailite.quantization.arithmetic.spec import MIN_BIT_WIDTH, QConfig, QuantSpec
 from edgeailite.quantization.prepare.annotate import Policy
 
 # Bits of an activation that each backend's kernels take without overflow: where pairs of u8 * s8

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.arithmetic.ranges import SAMPLE_SIZE, sample
 from edgeailite.quantization.arithmetic.sqnr import decibel, signal_and_noise
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import added_half_step, float_arithmetic
-from edgeailite.quantization.modules.observer import SAMPLE_SIZE, sample
 from edgeailite.quantization.report.entries import Histogram
 
 NUM_BINS = 64

@@ -10,14 +10,9 @@ from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind, argument, operands, product_operands
 from edgeailite.quantization.integer.conversion import BETWEEN_GRIDS
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import (
-    QUANT_LAYERS,
-    QuantFunctionalLayer,
-    QuantLayer,
-    StandaloneBatchNorm,
-    StandaloneLayerNorm,
-)
+from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantFunctionalLayer, QuantLayer
 from edgeailite.quantization.modules.layer_calls import layer_call
+from edgeailite.quantization.modules.normalization import StandaloneBatchNorm, StandaloneLayerNorm
 from edgeailite.quantization.prepare.annotate import COMPUTES_IN_FIXED_POINT
 from edgeailite.quantization.prepare.insert import quantizer_of
 from edgeailite.quantization.report.entries import FloatEntry

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, Rounding, get_preset
+from edgeailite.quantization.arithmetic.presets import get_preset
+from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, Rounding
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths
 from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.prepare.annotate import Policy

@@ -41,13 +41,13 @@ from edgeailite.quantization.methods.post_training import (
 from edgeailite.quantization.methods.range_search import start_weight_ranges
 from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.methods.weight_clipping import constrain_weights
-from edgeailite.quantization.modules.activation import (
+from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.layer_calls import disable_quantization
+from edgeailite.quantization.modules.pact2 import (
     freeze_quant_range,
     quantizers,
     unfreeze_quant_range,
 )
-from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.modules.layer_calls import disable_quantization
 from edgeailite.quantization.prepare.prepare import check_finite_weights
 
 WRITERS: dict[ExportFormat, Callable[..., Path]] = {

@@ -1,6 +1,6 @@
 """Layers that models are written with, and the activation quantizers that wrapping puts in."""
 
-from edgeailite.quantization.modules.activation import (
+from edgeailite.quantization.modules.pact2 import (
     PACT2,
     NoQAct,
     PAct2,

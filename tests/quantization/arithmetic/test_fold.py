@@ -2,15 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.arithmetic.fold import (
-    batch_norm_gain,
-    channel_view,
-    fold_bias,
-    is_foldable,
-    weight_rows,
-)
+from edgeailite.quantization.arithmetic.fold import channel_view, fold_bias, weight_rows
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
+from edgeailite.quantization.modules.normalization import gain_and_offset, is_foldable
 from tests.quantization.helpers import randomize_batch_norms
 from tests.quantization.zoo import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED
 
@@ -51,7 +46,7 @@ def test_folding_equals_evaluation(name, affine):
     if affine:
         assert float(norm.weight.detach().min()) < 0
         assert 0.0 in norm.weight.tolist()
-    gain, offset = batch_norm_gain(norm)
+    gain, offset = gain_and_offset(norm)
     transposed, groups = getattr(layer, "transposed", False), getattr(layer, "groups", 1)
     folded = layer.weight * channel_view(gain, layer.weight, transposed, groups)
     QuantLayer.adopt(layer, QuantSpec(signed=True), BiasSpec())
@@ -81,7 +76,7 @@ def test_rows_are_the_weights_of_one_output_channel(name):
 
 def test_gain_is_differentiable():
     norm = nn.BatchNorm2d(3)
-    gain, offset = batch_norm_gain(norm)
+    gain, offset = gain_and_offset(norm)
     (gain.sum() + offset.sum()).backward()
     assert norm.weight.grad is not None
     assert norm.bias.grad.tolist() == [1.0, 1.0, 1.0]

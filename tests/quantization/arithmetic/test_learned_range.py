@@ -4,14 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from edgeailite.quantization.arithmetic.fake_quantize import learned_fake_quantize
 from edgeailite.quantization.arithmetic.learned_range import simulate_learned, with_range_gradient
-from edgeailite.quantization.arithmetic.ops import (
-    damped,
-    fake_quantize_weight,
-    learned_fake_quantize,
-)
 from edgeailite.quantization.arithmetic.qparams import activation_qparams
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
+from edgeailite.quantization.arithmetic.weights import damped, fake_quantize_weight
 from edgeailite.quantization.modules.activation import BATCHES_BEFORE_LEARNING, FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
 

@@ -3,15 +3,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeailite.quantization.arithmetic.ops import (
-    fake_quantize,
+from edgeailite.quantization.arithmetic.fake_quantize import fake_quantize, fake_quantize_reference
+from edgeailite.quantization.arithmetic.rounding import round_to_integer, straight_through
+from edgeailite.quantization.arithmetic.weights import (
     fake_quantize_bias,
-    fake_quantize_reference,
     fake_quantize_weight,
     quantize_bias,
-    round_to_integer,
     soft_quantize_weight,
-    straight_through,
 )
 
 ROUNDINGS = ["half_even", "half_up", "half_away"]

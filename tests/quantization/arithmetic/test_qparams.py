@@ -5,13 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeailite.quantization.arithmetic.ops import fake_quantize_reference
+from edgeailite.quantization.arithmetic.fake_quantize import fake_quantize_reference
+from edgeailite.quantization.arithmetic.fixed_point import multiplier_and_shift
 from edgeailite.quantization.arithmetic.qparams import (
     MIN_RANGE,
     activation_qparams,
     ceil_power_of_two,
     ceil_significant,
-    fixed_point,
     symmetric_scale,
     weight_scale,
 )
@@ -177,7 +177,7 @@ def test_significant_bits_are_rounded_up(value, bits):
 @given(st.floats(2.0**-20, 255.0), st.sampled_from([4, 8, 12]), st.booleans())
 def test_multiplier_and_shift_are_near_the_factor(factor, bits, negative):
     factor = min(factor, float((1 << bits) - 1)) * (-1 if negative else 1)
-    multiplier, shift = fixed_point(torch.tensor(factor, dtype=torch.float64), bits)
+    multiplier, shift = multiplier_and_shift(torch.tensor(factor, dtype=torch.float64), bits)
     assert 1 <= abs(multiplier) < 1 << bits
     assert 0 <= shift <= 31
     assert float(multiplier) * 2.0 ** -float(shift) == pytest.approx(factor, rel=2.0**-bits)
@@ -185,15 +185,15 @@ def test_multiplier_and_shift_are_near_the_factor(factor, bits, negative):
 
 @pytest.mark.parametrize("exponent", range(-24, 8))
 def test_powers_of_two_are_exact_shifts(exponent):
-    multiplier, shift = fixed_point(torch.tensor(2.0**exponent), 8)
+    multiplier, shift = multiplier_and_shift(torch.tensor(2.0**exponent), 8)
     assert (float(multiplier), float(shift)) == (128.0, 7.0 - exponent)
 
 
 def test_shifts_stay_within_their_limits():
-    multiplier, shift = fixed_point(torch.tensor([0.0, 2.0**-31, 1000.0, -1000.0]), 8)
+    multiplier, shift = multiplier_and_shift(torch.tensor([0.0, 2.0**-31, 1000.0, -1000.0]), 8)
     assert shift.tolist() == [31, 31, 0, 0]
     assert multiplier.tolist() == [1, 1, 1000, -1000]
-    multiplier, shift = fixed_point(torch.tensor(1000.0), 8, min_shift=-8)
+    multiplier, shift = multiplier_and_shift(torch.tensor(1000.0), 8, min_shift=-8)
     assert (float(multiplier), float(shift)) == (250.0, -2.0)
 
 

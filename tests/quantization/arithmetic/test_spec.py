@@ -4,15 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeailite.quantization.arithmetic.presets import PRESETS, get_preset
 from edgeailite.quantization.arithmetic.spec import (
     MAX_BIT_WIDTH,
     MIN_BIT_WIDTH,
-    PRESETS,
     BiasSpec,
     FixedPoint,
     QConfig,
     QuantSpec,
-    get_preset,
 )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edgeailite.quantization.integer.operators import IntegerLayer, Quantize, Requantize
-from edgeailite.quantization.modules.activation import quantizers
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers import QuantCalibrateModule
 from tests.quantization.helpers import batch, run_onnx, trained
 from tests.quantization.zoo import ZOO

@@ -5,8 +5,9 @@ from torch import nn
 
 from edgeailite.quantization.export.plain import plain_model
 from edgeailite.quantization.integer.conversion import FixedLayer
-from edgeailite.quantization.modules.activation import FakeQuantize, quantizers
+from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.pact2 import quantizers
 from tests.quantization.helpers import batch, trained
 from tests.quantization.zoo import ZOO
 

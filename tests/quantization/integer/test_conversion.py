@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec, get_preset
+from edgeailite.quantization.arithmetic.presets import get_preset
+from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.integer.conversion import grid_of
 from edgeailite.quantization.integer.operators import EXACT_IN_FLOAT32, IntegerLayer
-from edgeailite.quantization.modules.activation import PACT2, FakeQuantize
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.pact2 import PACT2
 from edgeailite.quantization.prepare.annotate import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.wrappers import ConvertedModule, QuantModule, QuantTrainModule

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.quantization.arithmetic.test_fold import LAYERS
 
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
 from edgeailite.quantization.integer.operators import (
@@ -20,6 +19,7 @@ from edgeailite.quantization.integer.operators import (
     has_kernel,
 )
 from edgeailite.quantization.modules.layer import QuantLayer
+from tests.quantization.arithmetic.test_fold import LAYERS
 
 S8 = Grid(2.0**-5, 0, -128, 127)
 U8 = Grid(2.0**-6, 0, 0, 255, signed=False)

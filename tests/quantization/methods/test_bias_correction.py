@@ -11,12 +11,12 @@ from edgeailite.quantization.methods.bias_correction import (
     correct_biases_analytically,
     correctable_bias,
 )
-from edgeailite.quantization.modules.activation import quantizers
 from edgeailite.quantization.modules.layer_calls import (
     float_arithmetic,
     layer_calls,
     recorded_outputs,
 )
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers import QuantCalibrateModule
 from tests.quantization.helpers import randomize_batch_norms
 from tests.quantization.zoo import FunctionalLayers

@@ -9,8 +9,8 @@ from edgeailite.quantization import PTCFxModule, QConfig, QuantSpec
 from edgeailite.quantization.methods.bias_correction import correct_biases
 from edgeailite.quantization.methods.equalization import FILLED, equalize
 from edgeailite.quantization.methods.range_search import search_activation_ranges
-from edgeailite.quantization.modules.activation import quantizers
 from edgeailite.quantization.modules.layer_calls import float_arithmetic, layer_calls
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.verify.compare import verify
 
 PER_TENSOR = "WT8SYMP2_AT8SYMP2"

@@ -10,8 +10,8 @@ from edgeailite.quantization.methods.range_search import (
     search_activation_ranges,
     search_weight_ranges,
 )
-from edgeailite.quantization.modules.activation import quantizers
 from edgeailite.quantization.modules.layer_calls import float_arithmetic, layer_calls
+from edgeailite.quantization.modules.pact2 import quantizers
 from tests.quantization.helpers import randomize_batch_norms
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from edgeailite.quantization.arithmetic.spec import QuantSpec
-from edgeailite.quantization.modules.activation import (
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.pact2 import (
     PACT2,
-    FakeQuantize,
     NoQAct,
     PAct2,
     QAct,

@@ -3,12 +3,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.quantization.arithmetic.test_fold import LAYERS, make
 from torch import nn
 
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
-from edgeailite.quantization.modules.activation import PACT2
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.modules.pact2 import PACT2
+from tests.quantization.arithmetic.test_fold import LAYERS, make
 from tests.quantization.helpers import randomize_batch_norms
 
 SPEC = QuantSpec(signed=True, rounding="half_away")

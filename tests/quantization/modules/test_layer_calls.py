@@ -2,13 +2,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgeailite.quantization.modules.activation import quantizers
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.layer_calls import (
     float_arithmetic,
     layer_calls,
     recorded_outputs,
 )
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers import QuantTrainModule
 from tests.quantization.zoo import FunctionalLayers, SharedConvolution
 

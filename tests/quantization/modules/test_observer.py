@@ -1,17 +1,20 @@
 import pytest
 import torch
 
-from edgeailite.quantization.arithmetic.ops import fake_quantize_reference, in_memory_order
+from edgeailite.quantization.arithmetic.fake_quantize import (
+    fake_quantize_reference,
+    in_memory_order,
+)
 from edgeailite.quantization.arithmetic.qparams import activation_qparams
-from edgeailite.quantization.arithmetic.spec import QuantSpec
-from edgeailite.quantization.modules.observer import (
+from edgeailite.quantization.arithmetic.ranges import (
     SAMPLE_SIZE,
-    RangeObserver,
     mse_range,
     percentile_range,
     sample,
     weight_max_abs,
 )
+from edgeailite.quantization.arithmetic.spec import QuantSpec
+from edgeailite.quantization.modules.activation import RangeObserver
 
 
 def observed(*batches, **spec):

@@ -2,16 +2,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgeailite.quantization.arithmetic.spec import (
-    BiasSpec,
-    FixedPoint,
-    QConfig,
-    QuantSpec,
-    get_preset,
-)
+from edgeailite.quantization.arithmetic.presets import get_preset
+from edgeailite.quantization.arithmetic.spec import BiasSpec, FixedPoint, QConfig, QuantSpec
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.operations import Kind
-from edgeailite.quantization.modules.activation import NoQAct, QAct
+from edgeailite.quantization.modules.pact2 import NoQAct, QAct
 from edgeailite.quantization.prepare.annotate import Policy, annotate
 from tests.quantization.zoo import ZOO, Dense, Residual, SharedUnit, WeightStandardization
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.arithmetic.spec import get_preset
+from edgeailite.quantization.arithmetic.presets import get_preset
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.operations import LAYER_MODULES, Kind
-from edgeailite.quantization.modules.activation import FakeQuantize, quantizers
+from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantFunctionalLayer, QuantLayer
 from edgeailite.quantization.modules.layer_calls import float_arithmetic
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.prepare.annotate import Policy, annotate
 from edgeailite.quantization.prepare.insert import insert, quantizer_of
 from tests.quantization.helpers import batch, outputs, randomize_batch_norms

@@ -11,7 +11,7 @@ from edgeailite.quantization import (
     QConfigType,
     QuantSpec,
 )
-from edgeailite.quantization.modules.activation import quantizers
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.prepare.qconfig import BACKENDS, make_policy, read_qconfig
 
 ao = pytest.importorskip("torch.ao.quantization")

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.arithmetic.spec import PRESETS, QuantSpec
-from edgeailite.quantization.modules.activation import PACT2
+from edgeailite.quantization.arithmetic.presets import PRESETS
+from edgeailite.quantization.arithmetic.spec import QuantSpec
+from edgeailite.quantization.modules.pact2 import PACT2
 from edgeailite.quantization.prepare.annotate import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.report import build_report, describe, spec_words

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.modules.activation import quantizers
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.report import build_report
 from edgeailite.quantization.report.findings import MAX_ALIKE
 from edgeailite.quantization.wrappers import PTCFxModule, QuantTrainModule

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from edgeailite.quantization.arithmetic.ranges import SAMPLE_SIZE
 from edgeailite.quantization.arithmetic.sqnr import decibel, sqnr
-from edgeailite.quantization.modules.observer import SAMPLE_SIZE
 from edgeailite.quantization.report import build_report
 from edgeailite.quantization.report.measure import Statistics, histogram
 from tests.quantization.helpers import trained

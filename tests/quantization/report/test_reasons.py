@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from edgeailite.quantization.arithmetic.spec import PRESETS
-from edgeailite.quantization.modules.activation import NoQAct
+from edgeailite.quantization.arithmetic.presets import PRESETS
+from edgeailite.quantization.modules.pact2 import NoQAct
 from edgeailite.quantization.prepare.annotate import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.report.reasons import float_operations

@@ -7,7 +7,7 @@ from torch import nn
 
 from edgeailite.quantization import PTCFxModule, PTQFxModule, QATFxModule, QConfig
 from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
-from edgeailite.quantization.modules.activation import quantizers
+from edgeailite.quantization.modules.pact2 import quantizers
 from tests.quantization.helpers import randomize_batch_norms, run_onnx
 
 SHAPE = (4, 3, 8, 8)

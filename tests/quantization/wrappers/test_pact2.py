@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.modules.activation import quantizers
 from edgeailite.quantization.modules.layer_calls import layer_calls
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers import (
     QuantCalibrateModule,
     QuantTestModule,

@@ -18,7 +18,7 @@ from edgeailite.quantization import (
     TINPUTinyMLPTQFxModule,
     TrainingMethods,
 )
-from edgeailite.quantization.modules.activation import quantizers
+from edgeailite.quantization.modules.pact2 import quantizers
 
 METHODS = TrainingMethods(learned_ranges="all", damping=0.1, distillation=0.5)
 X = (8, 3, 8, 8)

@@ -16,8 +16,8 @@ from edgeailite.quantization import (
     TinyMLQConfigType,
     TinyMLQuantFxBaseModule,
 )
-from edgeailite.quantization.modules.activation import quantizers
 from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.report import build_report
 from tests.quantization.helpers import run_onnx
 from tests.quantization.tinyml_networks import train_a_little, trained

@@ -7,8 +7,14 @@ import copy
 import torch
 from torch import fx, nn
 
-from edgeailite.quantization.arithmetic.ops import quantize_bias, round_to_integer
-from edgeailite.quantization.arithmetic.qparams import MAX_SHIFT, MULTIPLIER_BITS, fixed_point
+from edgeailite.quantization.arithmetic.fixed_point import (
+    MAX_SHIFT,
+    MULTIPLIER_BITS,
+    Requantization,
+    multiplier_and_shift,
+)
+from edgeailite.quantization.arithmetic.rounding import round_to_integer
+from edgeailite.quantization.arithmetic.weights import quantize_bias
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind, operands
 from edgeailite.quantization.integer.conversion import Converter, grid_of, without_parameters
@@ -17,11 +23,7 @@ from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import float_offset
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_call
 from edgeailite.quantization.prepare.insert import quantizer_of
-from edgeailite.quantization.targets.tinpu.modules import (
-    FixedPointAverage,
-    FixedPointBatchNorm,
-    Steps,
-)
+from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage, FixedPointBatchNorm
 from edgeailite.quantization.targets.tinpu.operators import (
     Clip,
     FixedPointLayer,
@@ -36,8 +38,9 @@ def convert_fixed_point(model: GraphModel, output_int: bool = True) -> GraphMode
     """Make the integer graph, every layer of it an integer sum, an offset, a factor and a floor.
 
     Args:
-        model: Prepared by a policy with :class:`~edgeailite.quantization.arithmetic.spec.FixedPoint` rules,
-            with ranges that have seen data. Not changed.
+        model: Prepared by a policy with fixed-point rules
+            (:class:`~edgeailite.quantization.arithmetic.spec.FixedPoint`), with ranges that have
+            seen data. Not changed.
         output_int: Return the outputs' integers; False: real values.
 
     Returns:
@@ -139,11 +142,13 @@ def _rescale(source: Grid | None, grid: Grid) -> OffsetScaleShift:
     if grid.rounding == "floor":  # what made the value has added the half step
         half = torch.zeros_like(half)
     lowest = -MAX_SHIFT if source is None else 0  # what quantizes real values may shift left
-    steps = Steps(half.float(), *fixed_point(factor, MULTIPLIER_BITS, min_shift=lowest))
+    steps = Requantization(
+        half.float(), *multiplier_and_shift(factor, MULTIPLIER_BITS, min_shift=lowest)
+    )
     return OffsetScaleShift(_checked(steps, factor), grid)
 
 
-def _checked(steps: Steps, factor: torch.Tensor) -> Steps:
+def _checked(steps: Requantization, factor: torch.Tensor) -> Requantization:
     """The steps, if multiplier and shift are exactly the wanted factor.
 
     Raises:
@@ -177,7 +182,9 @@ def _fixed_point_layer(unit: LayerCall, source: Grid, grid: Grid) -> FixedPointL
             rounding = bias_spec.rounding
             offset = offset + quantize_bias(bias, accumulator, layer.bias_limit, rounding)
     try:
-        steps = _checked(Steps(offset.float(), *fixed_point(factor, MULTIPLIER_BITS)), factor)
+        steps = _checked(
+            Requantization(offset.float(), *multiplier_and_shift(factor, MULTIPLIER_BITS)), factor
+        )
         output = OffsetScaleShift(steps, grid, channels_last=unit.channel_axis == -1)
         made = FixedPointLayer(without_parameters(layer), integers, output, source)
     except ValueError as error:

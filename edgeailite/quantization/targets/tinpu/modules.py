@@ -7,91 +7,33 @@ half step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from edgeailite.quantization.arithmetic.fold import batch_norm_gain
-from edgeailite.quantization.arithmetic.ops import straight_through
-from edgeailite.quantization.arithmetic.qparams import MAX_SHIFT, MULTIPLIER_BITS, fixed_point
+from edgeailite.quantization.arithmetic.fixed_point import (
+    Requantization,
+    average_requantization,
+    batch_norm_requantization,
+)
+from edgeailite.quantization.arithmetic.rounding import straight_through
 from edgeailite.quantization.graph.window_sums import WindowSum
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import channel_affine, plain_strides
-
-EXACT_BITS = 24  # of whole numbers in float32
-# With an integer input, a larger shift makes products that float32 rounds.
-_MAX_SHIFT_ON_GRID = EXACT_BITS - 8
-
-
-class Steps(NamedTuple):
-    """``y_q = floor((x + offset) * multiplier * 2^-shift)``, before it is clipped.
-
-    Attributes:
-        offset: In units of `x`, float32; it holds the rounding's half step.
-        multiplier: Whole numbers in float64 (the factor itself where it has no fixed point).
-        shift: Whole numbers in float64.
-    """
-
-    offset: Tensor
-    multiplier: Tensor
-    shift: Tensor
-
-    @property
-    def factor(self) -> Tensor:
-        """``multiplier * 2^-shift``, exact in float32."""
-        return torch.ldexp(self.multiplier, -self.shift).float()
-
-
-def batch_norm_steps(
-    gain: Tensor, offset: Tensor, input_scale: Tensor | None, output_scale: Tensor, bits: int | None
-) -> Steps:
-    """A batch norm ``gain * x + offset`` in fixed point.
-
-    Args:
-        gain: Shape ``(C,)``; may be negative or zero.
-        offset: Shape ``(C,)``.
-        input_scale: Step of the input; the offset is then a whole number. None: raw values.
-        output_scale: Step of the output.
-        bits: Of the multiplier; None: it is not rounded.
-    """
-    step = output_scale.double() if input_scale is None else output_scale.double() / input_scale
-    ratio = gain.double() / step
-    if bits is None:
-        smallest = torch.full_like(ratio, 2.0**-MAX_SHIFT)
-        multiplier = torch.where(ratio == 0, smallest, ratio).float().double()
-        shift = torch.zeros_like(multiplier)
-    else:
-        # Raw values may be tiny: the shift is to the left then, in what reads the sensor.
-        low, high = (-MAX_SHIFT, MAX_SHIFT) if input_scale is None else (0, _MAX_SHIFT_ON_GRID)
-        multiplier, shift = fixed_point(ratio, bits, high, low)
-    total = (offset.double() / output_scale + 0.5) / torch.ldexp(multiplier, -shift)
-    return Steps((total if input_scale is None else torch.round(total)).float(), multiplier, shift)
-
-
-def average_steps(area: Tensor, input_scale: Tensor, output_scale: Tensor) -> Steps:
-    """A window's sum divided by its area in fixed point; large areas take fewer multiplier bits.
-
-    Args:
-        area: float64, any shape, on the CPU: reading it must not wait for a device.
-        input_scale: Step of what is summed.
-        output_scale: Step of the average.
-    """
-    count_bits = math.ceil(math.log2(max(float(area.max()), 1.0))) + 8
-    area = area.to(input_scale.device)
-    bits = max(min(MULTIPLIER_BITS, EXACT_BITS - count_bits), 1)
-    multiplier, shift = fixed_point(input_scale.double() / (output_scale * area), bits)
-    half = torch.floor(0.5 / torch.ldexp(multiplier, -shift))
-    return Steps(half.float(), multiplier, shift)
+from edgeailite.quantization.modules.normalization import (
+    BATCH_NORMS,
+    channel_affine,
+    gain_and_offset,
+    plain_strides,
+)
 
 
 def average_constants(
     sums: WindowSum, shape: Sequence[int], input_scale: float, output_scale: float
-) -> tuple[Any, Any, Steps]:
-    """:func:`average_steps` in numbers, for a graph that is being exported as well.
+) -> tuple[Any, Any, Requantization]:
+    """Requantization of an average in numbers, for a graph that is being exported as well.
 
     Returns:
         Offset (in steps of the input) and factor, numbers or, where places differ, tensors; and the
@@ -99,7 +41,7 @@ def average_constants(
     """
     with _disable_current_modes():
         scales = torch.tensor(input_scale), torch.tensor(output_scale)
-        steps = average_steps(sums.areas(shape), *scales)
+        steps = average_requantization(sums.areas(shape), *scales)
         offset, factor = steps.offset.tolist(), steps.factor.tolist()
     if isinstance(offset, float):
         return offset, factor, steps
@@ -136,7 +78,7 @@ class FixedPointBatchNorm(nn.Module):
         scale = output_quantizer.qparams().scale
         if self.training:
             return super().forward(x) + scale / 2
-        gain, offset = batch_norm_gain(self)
+        gain, offset = gain_and_offset(self)
         with torch.no_grad():
             exact = self.frozen(output_quantizer, input_quantizer)(x)
         if not torch.is_grad_enabled():
@@ -153,13 +95,13 @@ class FixedPointBatchNorm(nn.Module):
 
     def steps(
         self, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize | None
-    ) -> tuple[Steps, Tensor]:
+    ) -> tuple[Requantization, Tensor]:
         """The fixed-point form, and the unit of its input (1 for raw values)."""
-        gain, offset = batch_norm_gain(self)
+        gain, offset = gain_and_offset(self)
         scale = output_quantizer.qparams().scale
         source = None if input_quantizer is None else input_quantizer.qparams().scale
         unit = torch.ones_like(scale) if source is None else source
-        return batch_norm_steps(gain, offset, source, scale, self.multiplier_bits), unit
+        return batch_norm_requantization(gain, offset, source, scale, self.multiplier_bits), unit
 
 
 class AddMultiply(nn.Module):
@@ -195,7 +137,7 @@ def _twin(base: type[nn.Module]) -> type[nn.Module]:
 
 
 FIXED_POINT_BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
-    base: _twin(base) for base in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    base: _twin(base) for base in BATCH_NORMS
 }
 
 
@@ -223,7 +165,7 @@ class FixedPointAverage(nn.Module):
         if not output_quantizer.fake_quant_enabled:
             return self.sums.average(x)
         unit, scale = input_quantizer.qparams().scale, output_quantizer.qparams().scale
-        steps = average_steps(self.sums.areas(x.shape), unit, scale)
+        steps = average_requantization(self.sums.areas(x.shape), unit, scale)
         return (self.sums(x) + steps.offset * unit) * (steps.factor * (scale / unit))
 
     def frozen(

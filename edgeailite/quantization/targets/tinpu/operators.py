@@ -11,11 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeailite.quantization.arithmetic.qparams import MAX_SHIFT, MULTIPLIER_BITS, fixed_point
+from edgeailite.quantization.arithmetic.fixed_point import (
+    EXACT_BITS,
+    MAX_SHIFT,
+    MULTIPLIER_BITS,
+    Requantization,
+    multiplier_and_shift,
+)
 from edgeailite.quantization.graph.window_sums import WindowSum
 from edgeailite.quantization.integer.operators import Grid, GridModule
-from edgeailite.quantization.modules.layer import QuantLayer, plain_strides
-from edgeailite.quantization.targets.tinpu.modules import EXACT_BITS, Steps, average_constants
+from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.normalization import plain_strides
+from edgeailite.quantization.targets.tinpu.modules import average_constants
 
 
 class OffsetScaleShift(GridModule):
@@ -37,7 +44,7 @@ class OffsetScaleShift(GridModule):
 
     def __init__(
         self,
-        steps: Steps,
+        steps: Requantization,
         grid: Grid,
         multiplier_bits: int | None = MULTIPLIER_BITS,
         channels_last: bool = False,
@@ -69,7 +76,7 @@ class OffsetScaleShift(GridModule):
                 f"'{self.quantizer_path}' multiplies with a float (float_ops has 'qdq'): it has no "
                 "multiplier and shift."
             )
-        return fixed_point(self.factor, self.multiplier_bits, min_shift=-MAX_SHIFT)
+        return multiplier_and_shift(self.factor, self.multiplier_bits, min_shift=-MAX_SHIFT)
 
 
 class Clip(GridModule):
@@ -98,7 +105,7 @@ class WindowAverage(GridModule):
         offset, factor, _ = self.steps(x.shape)
         return self.clip(torch.floor((self.sums(x) + offset) * factor))
 
-    def steps(self, shape: torch.Size) -> tuple[Any, Any, Steps]:
+    def steps(self, shape: torch.Size) -> tuple[Any, Any, Requantization]:
         """Offset and factor (numbers, or tensors where places differ), and the whole numbers."""
         return average_constants(self.sums, shape, self.source.scale, self.grid.scale)
 

@@ -13,7 +13,7 @@ from edgeailite.quantization import (
     TINPUTinyMLPTQFxModule,
     TINPUTinyMLQATFxModule,
 )
-from edgeailite.quantization.modules.activation import NoQAct
+from edgeailite.quantization.modules.pact2 import NoQAct
 from edgeailite.quantization.targets.tinpu.conversion import convert_fixed_point
 from edgeailite.quantization.targets.tinpu.operators import FixedPointLayer
 from tests.quantization.helpers import OPTIMIZATIONS, run_onnx

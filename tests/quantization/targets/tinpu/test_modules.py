@@ -4,6 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from edgeailite.quantization.arithmetic.fixed_point import (
+    average_requantization,
+    batch_norm_requantization,
+)
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.graph.window_sums import WindowSum
 from edgeailite.quantization.modules.activation import FakeQuantize
@@ -11,8 +15,6 @@ from edgeailite.quantization.targets.tinpu.modules import (
     FixedPointAverage,
     FixedPointBatchNorm,
     average_constants,
-    average_steps,
-    batch_norm_steps,
 )
 
 
@@ -22,7 +24,7 @@ def quantizer(low, high):
 
 @given(st.integers(1, 4000), st.integers(-7, 8))
 def test_an_average_is_within_a_step_of_the_true_one(area, exponent):
-    steps = average_steps(
+    steps = average_requantization(
         torch.tensor(float(area)).double(), torch.tensor(1.0), torch.tensor(2.0**exponent)
     )
     assert 1 <= steps.multiplier <= 255
@@ -34,7 +36,9 @@ def test_an_average_is_within_a_step_of_the_true_one(area, exponent):
 
 @pytest.mark.parametrize("area", [1, 2, 4, 64, 1024])
 def test_an_area_that_is_a_power_of_two_is_exact(area):
-    steps = average_steps(torch.tensor(float(area)).double(), torch.tensor(1.0), torch.tensor(1.0))
+    steps = average_requantization(
+        torch.tensor(float(area)).double(), torch.tensor(1.0), torch.tensor(1.0)
+    )
     assert float(steps.factor) * area == 1.0
 
 
@@ -52,7 +56,7 @@ def test_products_of_large_sums_stay_exact_in_float32():
 @given(st.floats(-50, 50), st.floats(-50, 50), st.integers(-6, 3))
 def test_a_normalisation_follows_the_batch_norm(gain, offset, exponent):
     scale = torch.tensor(2.0**exponent)
-    steps = batch_norm_steps(torch.tensor([gain]), torch.tensor([offset]), None, scale, 12)
+    steps = batch_norm_requantization(torch.tensor([gain]), torch.tensor([offset]), None, scale, 12)
     assert 1 <= steps.multiplier.abs() <= 4095
     for x in (-2.0, 0.0, 1.5):
         y = torch.floor((x + steps.offset.double()) * steps.factor.double())
@@ -64,7 +68,7 @@ def test_a_normalisation_follows_the_batch_norm(gain, offset, exponent):
 
 def test_tiny_raw_values_are_shifted_up():
     ones = torch.ones(1)
-    steps = batch_norm_steps(1e6 * ones, 0 * ones, None, torch.tensor(2.0**-5), 12)
+    steps = batch_norm_requantization(1e6 * ones, 0 * ones, None, torch.tensor(2.0**-5), 12)
     assert 2048 <= steps.multiplier <= 4095
     assert steps.shift < 0
     assert float(torch.floor((3e-6 + steps.offset) * steps.factor)) == 96
@@ -73,7 +77,9 @@ def test_tiny_raw_values_are_shifted_up():
 def test_a_zero_gain_leaves_the_constant():
     zero = torch.zeros(1)
     for input_scale in (None, torch.tensor(0.25)):
-        steps = batch_norm_steps(zero, torch.tensor([3.0]), input_scale, torch.tensor(0.5), 12)
+        steps = batch_norm_requantization(
+            zero, torch.tensor([3.0]), input_scale, torch.tensor(0.5), 12
+        )
         x = torch.tensor([-128.0, 0.0, 255.0])
         assert (torch.floor((x + steps.offset) * steps.factor) == 6).all()
 

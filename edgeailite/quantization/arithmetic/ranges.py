@@ -1,17 +1,20 @@
-"""Modules that only collect ranges, from a sample whose size does not grow with the tensor."""
+"""Ranges of activations and weights, from a sample whose size does not grow with the tensor."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgeailite.quantization.arithmetic.ops import in_memory_order
+from edgeailite.quantization.arithmetic.fake_quantize import in_memory_order
 from edgeailite.quantization.arithmetic.qparams import activation_qparams, symmetric_scale
-from edgeailite.quantization.arithmetic.spec import QuantSpec
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec
 
 SAMPLE_SIZE = 1 << 15
-MIN_AVERAGING_WEIGHT = 0.001
 _MSE_CANDIDATES = (1.0, 0.5, 0.25, 0.125)
 _MSE_CANDIDATES_FREE = tuple(1.0 - 0.05 * i for i in range(16))
 
@@ -21,7 +24,7 @@ def _world_size() -> int:
 
 
 def sample(x: Tensor, size: int = SAMPLE_SIZE) -> Tensor:
-    """At most about `size` values of `x`, evenly spread over it.
+    """Take at most about `size` values of `x`, evenly spread over it.
 
     With several processes the samples together are the one that a single process takes of the
     joint batch.
@@ -35,13 +38,13 @@ def sample(x: Tensor, size: int = SAMPLE_SIZE) -> Tensor:
     """
     flat = in_memory_order(x.detach())
     world = _world_size()
-    step = max(flat.numel() * world // size, 1) | 1  # odd: out of step with rows and channels
-    start = -(dist.get_rank() * flat.numel()) % step if world > 1 else 0
-    return flat[start::step].float()
+    stride = max(flat.numel() * world // size, 1) | 1  # odd: shares no period with most rows
+    start = -(dist.get_rank() * flat.numel()) % stride if world > 1 else 0
+    return flat[start::stride].float()
 
 
 def _largest(values: Tensor, percent: float) -> Tensor:
-    """The value that `percent` percent of all values (of all processes) lie above. Shape ``()``."""
+    """Value below the top `percent` percent of all values (of all processes); shape ``()``."""
     world = _world_size()
     count = torch.tensor(values.numel(), device=values.device)
     if world > 1:
@@ -61,7 +64,7 @@ def _largest(values: Tensor, percent: float) -> Tensor:
 
 
 def percentile_range(values: Tensor, percent: float, from_zero: bool = False) -> Tensor:
-    """``[low, high]`` that leave `percent` percent of the values outside on each side.
+    """Range ``[low, high]`` that leaves `percent` percent of the values outside on each side.
 
     Args:
         values: Shape ``(n,)``, float32.
@@ -77,7 +80,7 @@ def percentile_range(values: Tensor, percent: float, from_zero: bool = False) ->
 
 
 def mse_range(values: Tensor, spec: QuantSpec) -> Tensor:
-    """The part of the full range with the least squared error on `values`; shape ``(2,)``."""
+    """Part of the full range with the least squared error on `values`; shape ``(2,)``."""
     full = percentile_range(values, 0.0)
     candidates = _MSE_CANDIDATES if spec.power_of_two else _MSE_CANDIDATES_FREE
     ranges = torch.stack([full * c for c in candidates])
@@ -91,89 +94,6 @@ def mse_range(values: Tensor, spec: QuantSpec) -> Tensor:
     if _world_size() > 1:
         dist.all_reduce(error)
     return ranges[error.argmin()]
-
-
-class RangeObserver(nn.Module):
-    """Running ``[min, max]`` of what passes through.
-
-    The n-th batch counts with weight ``max(1 / max(n, 1), 0.001)``: the first ones replace, then
-    the cumulative mean, then an exponential average. Under ``torch.distributed`` the range is that
-    of the joint batch.
-
-    Args:
-        spec: Its ``range_rule`` decides how a batch's range is found; ``fixed_range`` switches
-            statistics off.
-
-    State:
-        clips_act: Running range, float32, shape ``(2,)``; first ``[-8, 8]`` (``[0, 8]`` unsigned).
-            A parameter where the spec's range is learned.
-        num_batches_tracked: Batches seen minus one, float32, shape ``()``; first -1.
-    """
-
-    clips_act: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, spec: QuantSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.name = ""
-        self.observer_enabled = spec.fixed_range is None
-        first = spec.fixed_range or ((0.0, 8.0) if spec.signed is False else (-8.0, 8.0))
-        clips = torch.tensor(first, dtype=torch.float32)
-        if spec.learned:
-            self.clips_act = nn.Parameter(clips)
-        else:
-            self.register_buffer("clips_act", clips)
-        self.register_buffer("num_batches_tracked", torch.tensor(-1.0))
-
-    @property
-    def has_range(self) -> bool:
-        """Whether the range is fixed or has seen data (reads a value: not for a training step)."""
-        return self.spec.fixed_range is not None or float(self.num_batches_tracked) >= 0
-
-    @torch.no_grad()
-    def observe(self, x: Tensor) -> None:
-        """Update the running range with one batch.
-
-        Raises:
-            ValueError: A value is NaN or infinite (on CPU at once; elsewhere see
-                :meth:`check_finite`).
-        """
-        batch = self.batch_range(x)
-        if batch.device.type == "cpu" and not batch.isfinite().all():
-            raise ValueError(self._not_finite_message())
-        self.num_batches_tracked += 1
-        weight = (1.0 / self.num_batches_tracked.clamp_min(1.0)).clamp_min(MIN_AVERAGING_WEIGHT)
-        # First batch: the old content (a placeholder, or NaN from elsewhere) must take no part.
-        averaged = torch.where(weight >= 1.0, batch, torch.lerp(self.clips_act, batch, weight))
-        self.clips_act.copy_(averaged)
-
-    def batch_range(self, x: Tensor) -> Tensor:
-        """``[min, max]`` of one batch by the spec's rule, shape ``(2,)``."""
-        rule, percent = self.spec.range_rule, self.spec.range_shrink_percentile
-        if rule == "mse":
-            return mse_range(sample(x), self.spec)
-        if rule == "percentile" and percent > 0:
-            return percentile_range(sample(x), percent, from_zero=self.spec.signed is False)
-        return percentile_range(in_memory_order(x.detach()).float(), 0.0)
-
-    def check_finite(self) -> None:
-        """Raise what :meth:`observe` cannot raise on an accelerator without waiting for it."""
-        if not bool(self.clips_act.isfinite().all()):
-            raise ValueError(self._not_finite_message())
-
-    def _not_finite_message(self) -> str:
-        return (
-            f"The activation at '{self.name or type(self).__name__}' holds NaN or infinite values. "
-            "Look for them in the input images, in the layers before it, "
-            "or lower the learning rate."
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Observe in training mode; returns `x` itself."""
-        if self.training and self.observer_enabled:
-            self.observe(x)
-        return x
 
 
 def weight_max_abs(rows: Tensor, spec: QuantSpec) -> Tensor:

@@ -1,0 +1,108 @@
+"""Normalizations that no layer folds: every step rounds alike in all libraries."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edgeailite.quantization.arithmetic.fold import batch_norm_gain
+
+
+def is_foldable(batch_norm: nn.Module) -> bool:
+    """Return True if `batch_norm` has running statistics: its evaluation mode is then linear."""
+    return getattr(batch_norm, "running_mean", None) is not None
+
+
+def gain_and_offset(batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """``f`` and ``beta - mean * f`` of a batch norm with running statistics.
+
+    See :func:`~edgeailite.quantization.arithmetic.fold.batch_norm_gain`.
+    """
+    assert isinstance(batch_norm, _BatchNorm)
+    mean, var = batch_norm.running_mean, batch_norm.running_var
+    assert mean is not None
+    assert var is not None
+    return batch_norm_gain(mean, var, batch_norm.eps, batch_norm.weight, batch_norm.bias)
+
+
+class StandaloneBatchNorm(nn.Module):
+    """Mixin over torch's batch norms for one that no layer folds: ``x * f + offset`` in evaluation.
+
+    Two roundings that are the same everywhere; libraries evaluate batch norm in different orders.
+    """
+
+    @classmethod
+    def adopt(cls, batch_norm: nn.Module) -> None:
+        """Turn `batch_norm` itself into its twin; one that is already stays."""
+        batch_norm.__class__ = STANDALONE_BATCH_NORMS.get(type(batch_norm), type(batch_norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape ``(N, C, ...)``, as the batch norm."""
+        if self.training:
+            return super().forward(x)
+        return channel_affine(x, *gain_and_offset(self))
+
+
+class StandaloneLayerNorm(nn.LayerNorm):
+    """Layer norm whose every step rounds the same everywhere, for inputs on a power-of-two grid.
+
+    ``(x - m) / sqrt(sum x^2 / n - m^2 + eps) * gamma + beta``: on such a grid both sums are exact
+    in float32, in any order, up to ``n * 127^2 < 2^24``; what follows are single operations that
+    IEEE 754 rounds correctly. Libraries' fused kernels differ from each other in the last bit,
+    and so, now and then, by a step of the next grid.
+
+    Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450, eq. 4.
+    """
+
+    @classmethod
+    def adopt(cls, layer_norm: nn.LayerNorm) -> None:
+        """Turn `layer_norm` itself into its twin."""
+        layer_norm.__class__ = cls
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize over the last dimensions, as the layer norm."""
+        if self.training:
+            return super().forward(x)
+        dims = tuple(range(-len(self.normalized_shape), 0))
+        count = math.prod(self.normalized_shape)
+        mean = x.sum(dims, keepdim=True) / count
+        mean_square = (x * x).sum(dims, keepdim=True) / count
+        y = (x - mean) / torch.sqrt((mean_square - mean * mean).clamp_min(0.0) + self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+def channel_affine(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """``x * gain + offset`` along axis 1; `gain` and `offset` of shape ``(C,)``."""
+    x, tail = plain_strides(x), [1] * (x.dim() - 2)
+    return x * gain.reshape(-1, *tail) + offset.reshape(-1, *tail)
+
+
+def plain_strides(x: Tensor) -> Tensor:
+    """The same tensor with the strides that batch norm gives its result; costs nothing.
+
+    Where an axis has size 1 other strides mean the same, but a convolution behind would then choose
+    channels-last for its result, and a ``view`` that works in the float model would not.
+    """
+    if not x.is_contiguous() or torch.compiler.is_exporting():
+        return x
+    return x.flatten().view(x.shape)
+
+
+def _twin(base: type[nn.Module]) -> type[nn.Module]:
+    twin = type(
+        f"Standalone{base.__name__}",
+        (StandaloneBatchNorm, base),
+        {"__module__": __name__, "__doc__": f"Standalone {base.__name__}."},
+    )
+    globals()[twin.__name__] = twin
+    return twin
+
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+STANDALONE_BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
+    base: _twin(base) for base in BATCH_NORMS
+}
