@@ -17,8 +17,8 @@ from ptq_accuracy import Task, available_tasks, logits, percent_correct, score
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule
-from edgeailite.quantization.methods.mixed_precision.search import MixedPrecision
-from edgeailite.quantization.methods.mixed_precision.sensitivity import (
+from edgeailite.quantization.methods.mixed_precision import (
+    MixedPrecision,
     choose_bit_widths,
     layer_sensitivity,
 )

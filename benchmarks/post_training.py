@@ -20,7 +20,7 @@ from pathlib import Path
 from ptq_accuracy import Task, available_tasks, logits, num_different, percent_correct, score
 
 from edgeailite.quantization import PTCFxModule
-from edgeailite.quantization.methods.post_training import QUALITIES, MethodGain
+from edgeailite.quantization.methods import QUALITIES, MethodGain
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.pact2 import quantizers
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from edgeailite.quantization.methods.mixed_precision.search import MixedPrecision
+from edgeailite.quantization.methods.mixed_precision import MixedPrecision
 from references.edgeailite.engine import train_classification
 from references.edgeailite.engine.run_folder import load_checkpoint
 from references.edgeailite.scripts import train_classification_main

@@ -1,32 +1,34 @@
-"""Batch norm statistics of the quantized network, measured anew."""
+"""Batch norm statistics measured anew on the quantized network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
-from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.modes import modes_kept
+from edgeailite.quantization.methods.channel_means import over_processes
+from edgeailite.quantization.methods.registry import Batches
 from edgeailite.quantization.modules.layer_calls import layer_calls
 
 
 @torch.no_grad()
-def reestimate_batch_norms(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list[str]:
-    """Give every batch norm the mean statistics of what its quantized layer gives on the data.
+def reestimate_batch_norms(model: GraphModel, batches: Batches) -> list[str]:
+    """Give every batch norm the mean statistics of its quantized layer's output on the data.
 
     Under ``torch.distributed`` they are the mean over all processes.
 
-    Towards the end of a quantization-aware training weights jump between grid points from step to
-    step, and running averages are those of neither.
+    Towards the end of a quantization-aware training weights jump between grid points from one
+    iteration to the next, and running averages are those of neither.
 
     Args:
         model: Prepared model; ranges, weights and everything else stay as they are, and it ends in
             evaluation mode.
-        batches: Inputs of the model, a tuple for each batch; large ones, for each batch's variance
-            is that of itself.
+        batches: Inputs of the model, a tuple for each batch. Large batches are better: a variance
+            is that of a single batch.
 
     Returns:
         Paths of the layers whose batch norms were measured.
@@ -39,27 +41,32 @@ def reestimate_batch_norms(model: GraphModel, batches: Sequence[tuple[Any, ...]]
     if not batches:
         raise ValueError("There was no batch to measure batch norm statistics on.")
     norms = {
-        unit.path: unit.batch_norm
-        for unit in layer_calls(model)
-        if isinstance(unit.batch_norm, nn.modules.batchnorm._BatchNorm)
+        call.path: call.batch_norm
+        for call in layer_calls(model)
+        if isinstance(call.batch_norm, _BatchNorm)
     }
-    momenta = {path: norm.momentum for path, norm in norms.items()}
     model.eval()
+    with modes_kept(model), _averaging(list(norms.values())):
+        for batch in batches:
+            model(*batch)
+    for norm in norms.values():
+        for statistic in (norm.running_mean, norm.running_var):
+            assert statistic is not None
+            over_processes(statistic)
+    return list(norms)
+
+
+@contextmanager
+def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Let batch norms start their statistics anew, as the mean over all batches."""
+    momenta = [norm.momentum for norm in norms]
     try:
-        for norm in norms.values():
+        for norm in norms:
             # Without a momentum the average over all batches is kept; the first one replaces.
             norm.training, norm.momentum = True, None
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.zero_()
-        for batch in batches:
-            model(*batch)
-        if dist.is_available() and dist.is_initialized():
-            for norm in norms.values():
-                for statistic in (norm.running_mean, norm.running_var):
-                    assert statistic is not None
-                    dist.all_reduce(statistic)
-                    statistic.div_(dist.get_world_size())
+        yield
     finally:
-        for path, norm in norms.items():
-            norm.training, norm.momentum = False, momenta[path]
-    return list(norms)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

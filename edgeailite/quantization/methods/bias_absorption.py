@@ -1,4 +1,4 @@
-"""High-bias absorption: what a channel always holds goes into the bias of the layers that read it.
+"""High-bias absorption: move the least value of a channel into the biases of its readers.
 
 A channel with values from 5 to 6 wastes five sixths of a grid that begins at 0. Less 5, which the
 readers' biases add again, it fills its range from 0 to 1.
@@ -7,7 +7,6 @@ readers' biases add again, it fills its range from 0 to 1.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.recording import Hook
-from edgeailite.quantization.methods.bias_correction import correctable_bias
+from edgeailite.quantization.methods.channel_means import correctable_bias
+from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
@@ -25,9 +25,10 @@ from edgeailite.quantization.modules.layer_calls import (
 )
 
 
+@post_training_method("bias_absorption")
 @torch.no_grad()
-def absorb_biases(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list[str]:
-    """Lower every channel behind a ReLU by the least it holds on the data, and make up behind it.
+def absorb_biases(model: GraphModel, batches: Batches) -> list[str]:
+    """Lower every channel behind a ReLU by its least value, and raise the biases of its readers.
 
     ``b'[c] = b[c] - m[c]`` where the channel is made, ``b'[o] = b[o] + sum_c W[o, c] m[c]`` where
     it is read, with ``m = min relu(x)``: the same network in float, as long as a channel holds no
@@ -44,18 +45,18 @@ def absorb_biases(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list
     Reference: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.1.3 (there by the
         batch norm's mean and deviation, here by the data).
     """
-    units = {unit.node: unit for unit in layer_calls(model)}
-    calls = Counter(unit.path for unit in units.values())
+    calls = {call.node: call for call in layer_calls(model)}
+    uses = Counter(call.path for call in calls.values())
     readers: dict[fx.Node, list[LayerCall]] = {}
     makers: dict[fx.Node, LayerCall] = {}
-    for node, unit in units.items():
+    for node, call in calls.items():
         behind = _relu_behind(model, node)
-        if behind is None or not _is_alone(unit, calls) or correctable_bias(unit) is None:
+        if behind is None or not _is_alone(call, uses) or correctable_bias(call) is None:
             continue
-        users = [units[user] for user in behind.users if user in units]
+        users = [calls[user] for user in behind.users if user in calls]
         reading = [user for user in behind.users if user.op != "get_attr"]
-        if len(users) == len(reading) and all(_takes(unit, calls, behind) for unit in users):
-            makers[behind], readers[behind] = unit, users
+        if len(users) == len(reading) and all(_takes(call, uses, behind) for call in users):
+            makers[behind], readers[behind] = call, users
     lowered = []
     for node, least in _least_values(model, list(makers), batches).items():
         if not bool((least > 0).any()):
@@ -63,14 +64,14 @@ def absorb_biases(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list
         bias = correctable_bias(makers[node])
         assert bias is not None
         bias -= least.to(bias)
-        for unit in readers[node]:
-            _add_constant(unit, least)
+        for call in readers[node]:
+            _add_constant(call, least)
         lowered.append(makers[node].path)
     return lowered
 
 
 def _relu_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
-    """The quantizer that alone reads a layer's result, if it stands for a ReLU or ReLU6."""
+    """Quantizer that alone reads a layer's result, if it stands for a ReLU or ReLU6."""
     behind = quantizer_behind(model, node)
     quantizer = None if behind is None else model.module_of(behind)
     if not isinstance(quantizer, FakeQuantize):
@@ -80,19 +81,19 @@ def _relu_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
     return behind if low == 0.0 and quantizer.spec.fixed_range is None else None
 
 
-def _is_alone(unit: LayerCall, calls: Counter[str]) -> bool:
-    return calls[unit.path] == 1 and isinstance(unit.weight, nn.Parameter)
+def _is_alone(call: LayerCall, uses: Counter[str]) -> bool:
+    return uses[call.path] == 1 and isinstance(call.weight, nn.Parameter)
 
 
-def _takes(unit: LayerCall, calls: Counter[str], value: fx.Node) -> bool:
-    """Whether adding a constant to a layer's input adds one to each output channel."""
-    padding = getattr(unit.layer, "padding", 0)
+def _takes(call: LayerCall, uses: Counter[str], value: fx.Node) -> bool:
+    """True if a constant added to a layer's input adds one to each output channel."""
+    padding = getattr(call.layer, "padding", 0)
     no_padding = padding == "valid" or not any(torch.atleast_1d(torch.tensor(padding)).tolist())
-    has_place = unit.batch_norm is not None or unit.bias is not None
-    on_axis_1 = unit.channel_axis == 1 and not unit.layer.is_transposed
+    has_place = call.batch_norm is not None or call.bias is not None
+    on_axis_1 = call.channel_axis == 1 and not call.layer.is_transposed
     return (
-        _is_alone(unit, calls)
-        and unit.input_node is value
+        _is_alone(call, uses)
+        and call.input_node is value
         and on_axis_1
         and no_padding
         and has_place
@@ -100,9 +101,9 @@ def _takes(unit: LayerCall, calls: Counter[str], value: fx.Node) -> bool:
 
 
 def _least_values(
-    model: GraphModel, nodes: list[fx.Node], batches: Sequence[tuple[Any, ...]]
+    model: GraphModel, nodes: list[fx.Node], batches: Batches
 ) -> dict[fx.Node, Tensor]:
-    """The least that each channel holds in float, 0 where a bound is reached; shape ``(C,)``."""
+    """Least value of each channel in float, 0 where a bound is reached; shape ``(C,)``."""
     found: dict[fx.Node, list[Tensor]] = {node: [] for node in nodes}
 
     def hook_of(node: fx.Node) -> Hook:
@@ -123,13 +124,13 @@ def _least_values(
     return {node: torch.stack(parts).amin(0) for node, parts in found.items()}
 
 
-def _add_constant(unit: LayerCall, constant: Tensor) -> None:
-    """Let a layer add what its weight makes of a constant per input channel."""
-    weight, layer, norm = unit.weight, unit.layer, unit.batch_norm
+def _add_constant(call: LayerCall, constant: Tensor) -> None:
+    """Add to a layer's output the effect of a constant per input channel."""
+    weight, layer, norm = call.weight, call.layer, call.batch_norm
     added = layer.rows(weight * layer.input_channels(constant.to(weight), weight)).sum(1)
     if norm is None:
-        assert unit.bias is not None
-        unit.bias.add_(added)
+        assert call.bias is not None
+        call.bias.add_(added)
     else:
         # Of the statistics, so that a later training finds them as they are.
         assert isinstance(norm, nn.modules.batchnorm._BatchNorm)

@@ -2,30 +2,28 @@
 
 A channel that is divided by `s` where it is made and multiplied by `s` where it is read leaves the
 network as it is in float: ReLU lets a positive factor through, ReLU6's bound is divided along. On a
-grid for the whole tensor it makes the difference between a channel with 255 steps and one with 2.
+grid for the whole tensor a channel then has 255 values instead of 2.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind, argument
 from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.graph.running import value_shapes
-from edgeailite.quantization.methods.range_search import start_weight_ranges
+from edgeailite.quantization.methods.registry import Batches, post_training_method
+from edgeailite.quantization.methods.weight_ranges import start_weight_ranges
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls, run_in_float
 
-# What every channel's largest magnitude becomes: it fills a power-of-two range of 8 bits.
+# Largest magnitude of every scaled channel: it fills a power-of-two range of 8 bits.
 FILLED = 1.0 - 2.0**-8
 # Channels below this part of their tensor's largest magnitude are not enlarged further.
 SMALLEST = 2.0**-10
@@ -51,14 +49,14 @@ _PINNED = 0
 
 
 class _Channels:
-    """Which channels of which values have one scale, as numbers; 0 is not to be scaled."""
+    """Numbers of channels that share one scale; 0 is not to be scaled."""
 
     def __init__(self) -> None:
         self.count = 1
         self.edges: list[np.ndarray] = []
 
     def new(self, count: int) -> np.ndarray:
-        """Numbers of channels that nothing ties yet."""
+        """Return numbers of channels that nothing ties yet."""
         numbers = np.arange(self.count, self.count + count)
         self.count += count
         return numbers
@@ -72,22 +70,26 @@ class _Channels:
         self.tie(channels, np.full_like(channels, _PINNED))
 
     def groups(self) -> np.ndarray:
-        """The number of each channel's group; that of the pinned ones is at index 0."""
+        """Return the number of each channel's group; that of the pinned ones is at index 0."""
+        from scipy.sparse import coo_matrix
+        from scipy.sparse.csgraph import connected_components
+
         pairs = np.concatenate([np.zeros((2, 0), int), *self.edges], axis=1)
         graph = coo_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.count, self.count))
         return connected_components(graph, directed=False)[1]
 
 
+@post_training_method("equalization")
 @torch.no_grad()
-def equalize(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list[str]:
+def equalize(model: GraphModel, batches: Batches) -> list[str]:
     """Scale every channel to fill its tensor's range, wherever the graph allows it.
 
-    ``W'[o, i] = W[o, i] s_i / s_o``, ``b'[o] = b[o] / s_o`` with ``s = max |x| / FILLED`` of what
-    the channel holds on the data, anywhere it goes: through ReLU and ReLU6, pools, depthwise
-    layers, residual sums and concatenations. Weights that a tiny channel would blow up keep to what
-    most rows of their layer need. Inputs and outputs of the network, and what no rule covers, stay.
-    A ReLU6 becomes a clip per channel at ``6 / s``, which is never inside the new range, so that no
-    operation is added on the device.
+    ``W'[o, i] = W[o, i] s_i / s_o``, ``b'[o] = b[o] / s_o`` with ``s = max |x| / FILLED`` over the
+    channel's values on the data. A channel keeps its scale through ReLU and ReLU6, pools, depthwise
+    layers, residual sums and concatenations. A tiny channel is not enlarged beyond the limit that
+    most rows of its layer need. Inputs and outputs of the network keep their scale, and so does
+    each value that no rule covers. A ReLU6 becomes a clip per channel at ``6 / s``, which is never
+    inside the new range: no operation is added on the device.
 
     Args:
         model: Prepared model; in evaluation mode.
@@ -99,21 +101,20 @@ def equalize(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> list[str]
     Reference: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.1; there by the ranges
         of the weights, here by those of the activations, which those of the weights follow.
     """
-    units = {unit.node: unit for unit in layer_calls(model)}
-    channels, value_of = _number_channels(model, units, batches[0])
+    calls = {call.node: call for call in layer_calls(model)}
+    channels, value_of = _number_channels(model, calls, batches[0])
     groups = channels.groups()
     ranges = _group_ranges(model, value_of, groups, batches)
     limits = _group_limits(model, value_of, groups)
-    scales = _choose_scales(units, value_of, groups, ranges, limits)
-    changed = [
-        unit.path
-        for unit in units.values()
-        if _rescale(unit, _of(scales, groups, value_of, unit.input_node),
-                    _of(scales, groups, value_of, unit.node))
-    ]  # fmt: skip
-    for unit in units.values():
-        if unit.path in changed:
-            unit.layer.forget_weight_range()
+    scales = _choose_scales(calls, value_of, groups, ranges, limits)
+    changed = []
+    for call in calls.values():
+        given = _of(scales, groups, value_of, call.input_node)
+        if _rescale(call, given, _of(scales, groups, value_of, call.node)):
+            changed.append(call.path)
+    for call in calls.values():
+        if call.path in changed:
+            call.layer.forget_weight_range()
     start_weight_ranges(model)
     for node, quantizer in _bounded_quantizers(model):
         scale = _of(scales, groups, value_of, node)
@@ -130,25 +131,25 @@ def _of(
 
 
 def _number_channels(
-    model: GraphModel, units: dict[fx.Node, LayerCall], example: tuple[Any, ...]
+    model: GraphModel, calls: dict[fx.Node, LayerCall], example: tuple[Any, ...]
 ) -> tuple[_Channels, dict[fx.Node, np.ndarray]]:
-    """A number for each channel of each value, and which belong together."""
+    """Number each channel of each value, and tie those that belong together."""
     shapes = value_shapes(model, example)
     channels = _Channels()
     value_of: dict[fx.Node, np.ndarray] = {}
     uses: dict[str, int] = {}
-    for unit in units.values():
-        uses[unit.path] = uses.get(unit.path, 0) + 1
+    for call in calls.values():
+        uses[call.path] = uses.get(call.path, 0) + 1
     for node in model.graph.nodes:
         shape = shapes.get(node)
         if shape is None:
-            # What is no single tensor ties nothing: whatever goes in stays as it is.
+            # Not a single tensor: its inputs keep their scales.
             _pin_inputs(channels, value_of, node)
             continue
         count = shape[1] if len(shape) > 1 else 1
-        if node in units:
+        if node in calls:
             value_of[node] = channels.new(count)
-            _tie_layer(channels, value_of, units[node], uses)
+            _tie_layer(channels, value_of, calls[node], uses)
             continue
         found = _through(model, node, value_of, shapes)
         if found is None:
@@ -171,27 +172,27 @@ def _pin_inputs(channels: _Channels, value_of: dict[fx.Node, np.ndarray], node: 
 def _tie_layer(
     channels: _Channels,
     value_of: dict[fx.Node, np.ndarray],
-    unit: LayerCall,
+    call: LayerCall,
     uses: dict[str, int],
 ) -> None:
-    """A layer is free on both sides, unless it is shared or its channels are elsewhere."""
-    given = value_of[unit.input_node]
-    norm = unit.batch_norm
+    """Pin both sides of a layer that is shared, or whose channels are elsewhere."""
+    given = value_of[call.input_node]
+    norm = call.batch_norm
     has_gain = norm is None or getattr(norm, "weight", None) is not None
-    if unit.layer.is_transposed:
-        expected = unit.weight.shape[0]
+    if call.layer.is_transposed:
+        expected = call.weight.shape[0]
     else:
-        expected = unit.weight.shape[1] * unit.layer.num_groups
-    alone = uses[unit.path] == 1 and isinstance(unit.weight, nn.Parameter)
-    if not alone or (unit.channel_axis == -1 and unit.weight.dim() != 2) or len(given) != expected:
+        expected = call.weight.shape[1] * call.layer.num_groups
+    alone = uses[call.path] == 1 and isinstance(call.weight, nn.Parameter)
+    if not alone or (call.channel_axis == -1 and call.weight.dim() != 2) or len(given) != expected:
         channels.pin(given)
-        channels.pin(value_of[unit.node])
-    elif not has_gain or len(value_of[unit.node]) != _num_outputs(unit):
-        channels.pin(value_of[unit.node])
+        channels.pin(value_of[call.node])
+    elif not has_gain or len(value_of[call.node]) != _num_outputs(call):
+        channels.pin(value_of[call.node])
 
 
-def _num_outputs(unit: LayerCall) -> int:
-    return unit.layer.rows(unit.weight).shape[0]
+def _num_outputs(call: LayerCall) -> int:
+    return call.layer.rows(call.weight).shape[0]
 
 
 def _through(
@@ -223,7 +224,7 @@ def _through(
 
 
 def _keeps_channels(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether an operation that moves values leaves each in its channel."""
+    """True if an operation that moves values leaves each in its channel."""
     if module is not None:
         return isinstance(module, _SAME_CHANNELS)
     return getattr(node.target, "__name__", str(node.target)) in _SAME_CHANNELS_NAMES
@@ -232,7 +233,7 @@ def _keeps_channels(node: fx.Node, module: nn.Module | None) -> bool:
 def _flattens(
     model: GraphModel, node: fx.Node, shapes: dict[fx.Node, torch.Size], source: fx.Node
 ) -> bool:
-    """Whether a value (N, C, ...) becomes (N, C * ...)."""
+    """True if a value (N, C, ...) becomes (N, C * ...)."""
     names = ("flatten", "reshape", "view", "squeeze")
     name = getattr(node.target, "__name__", str(node.target))
     if not isinstance(model.module_of(node), nn.Flatten) and name not in names:
@@ -247,7 +248,7 @@ def _flattens(
 
 
 def _is_homogeneous(quantizer: FakeQuantize) -> bool:
-    """Whether the activation in a quantizer lets positive factors through, but for a bound."""
+    """True if the activation in a quantizer lets positive factors through, but for a bound."""
     return quantizer.spec.fixed_range is None and (
         quantizer.bounds is None or quantizer.bounds[0] == 0.0
     )
@@ -266,7 +267,7 @@ def _group_ranges(
     model: GraphModel,
     value_of: dict[fx.Node, np.ndarray],
     groups: np.ndarray,
-    batches: Sequence[tuple[Any, ...]],
+    batches: Batches,
 ) -> Tensor:
     """Largest magnitude of each group behind the activation functions, float32, ``(groups,)``."""
     largest = torch.zeros(int(groups.max()) + 1)
@@ -301,7 +302,7 @@ def _group_limits(
 
 
 def _choose_scales(
-    units: dict[fx.Node, LayerCall],
+    calls: dict[fx.Node, LayerCall],
     value_of: dict[fx.Node, np.ndarray],
     groups: np.ndarray,
     ranges: Tensor,
@@ -309,16 +310,16 @@ def _choose_scales(
 ) -> Tensor:
     """Scale of each group, float32; 1 for what is pinned or never holds anything."""
     scales = ranges / FILLED
-    for unit in units.values():
-        index = torch.from_numpy(groups[value_of[unit.node]]).long()
+    for call in calls.values():
+        index = torch.from_numpy(groups[value_of[call.node]]).long()
         own = scales[index]
         scales.scatter_reduce_(0, index, own.amax() * SMALLEST * torch.ones_like(own), "amax")
-    for unit in units.values():
-        index = torch.from_numpy(groups[value_of[unit.node]]).long()
-        given = torch.from_numpy(groups[value_of[unit.input_node]]).long()
-        weight = unit.folded().weight
-        seen = unit.layer.input_channels(scales[given].clamp_min(1e-30).to(weight), weight)
-        rows = unit.layer.rows(weight * seen).abs().amax(1).float().cpu()
+    for call in calls.values():
+        index = torch.from_numpy(groups[value_of[call.node]]).long()
+        given = torch.from_numpy(groups[value_of[call.input_node]]).long()
+        weight = call.folded().weight
+        seen = call.layer.input_channels(scales[given].clamp_min(1e-30).to(weight), weight)
+        rows = call.layer.rows(weight * seen).abs().amax(1).float().cpu()
         most = ROW_LIMIT * torch.median(rows / scales[index].clamp_min(1e-30))
         scales.scatter_reduce_(0, index, rows / most.clamp_min(1e-30), "amax")
     scales = torch.minimum(scales, limits / FILLED)
@@ -326,11 +327,11 @@ def _choose_scales(
     return torch.where(scales > 0, scales, torch.ones_like(scales))
 
 
-def _rescale(unit: LayerCall, given: Tensor, made: Tensor) -> bool:
+def _rescale(call: LayerCall, given: Tensor, made: Tensor) -> bool:
     """Multiply a layer's input channels by `given` and divide its output channels by `made`."""
     if bool((given == 1).all()) and bool((made == 1).all()):
         return False
-    weight, bias, layer, norm = unit.weight, unit.bias, unit.layer, unit.batch_norm
+    weight, bias, layer, norm = call.weight, call.bias, call.layer, call.batch_norm
     given, made = given.to(weight), made.to(weight)
     weight *= layer.input_channels(given, weight)
     if norm is None:

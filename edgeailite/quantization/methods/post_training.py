@@ -1,52 +1,18 @@
-"""Post-training methods in a sequence: a tuned one by one word, or any by their names."""
+"""Sequences of post-training methods: a tuned one by one word, or any methods by their names."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 
 from edgeailite.quantization.arithmetic.sqnr import flat_outputs, sqnr
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.methods.bias_absorption import absorb_biases
-from edgeailite.quantization.methods.bias_correction import (
-    correct_biases,
-    correct_biases_analytically,
-)
-from edgeailite.quantization.methods.equalization import equalize
-from edgeailite.quantization.methods.learned_rounding import learn_rounding
-from edgeailite.quantization.methods.range_search import (
-    search_activation_ranges,
-    search_weight_ranges,
-)
+from edgeailite.quantization.methods.registry import METHODS, Batches
 from edgeailite.quantization.modules.layer_calls import float_arithmetic
 
-Batches = Sequence[tuple[Any, ...]]
-Method = Callable[[GraphModel, Batches], list[str]]
-
-# "best" learns rounding for at most so long.
-SECONDS = 480.0
-ITERATIONS = 2000
-
-
-def _correct_analytically(model: GraphModel, _batches: Batches) -> list[str]:
-    return correct_biases_analytically(model)
-
-
-METHODS: dict[str, Method] = {
-    "bias_absorption": absorb_biases,
-    "equalization": equalize,
-    "activation_ranges": search_activation_ranges,
-    "weight_ranges": search_weight_ranges,
-    "analytic_biases": _correct_analytically,
-    "biases": correct_biases,
-    "learned_rounding": partial(learn_rounding, iterations=ITERATIONS, seconds=SECONDS),
-    "block_rounding": partial(learn_rounding, blocks=True, iterations=ITERATIONS, seconds=SECONDS),
-}
 # As measured by benchmarks/post_training.py: narrower weights help only where rounding is learned,
 # and biases only where it is not.
 QUALITIES: dict[str, tuple[str, ...]] = {
@@ -57,14 +23,14 @@ QUALITIES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class MethodGain:
-    """What one method did.
+    """Effect of one method.
 
     Attributes:
         method: Its name.
-        num_changed: Quantizers or layers that it changed.
-        sqnr: Of the network's output against the float model behind it, in dB, on the data it
-            learned from.
-        seconds: How long it took.
+        num_changed: Number of quantizers or layers that it changed.
+        sqnr: SQNR of the network's output behind it against the float model, in dB, on the data
+            that it learned from.
+        seconds: Time that it took.
     """
 
     method: str
@@ -74,11 +40,11 @@ class MethodGain:
 
 
 def methods_named(quality: str | Sequence[str]) -> tuple[str, ...]:
-    """The methods that a quality stands for, or these methods themselves.
+    """Return the methods that a quality stands for, or these methods themselves.
 
     Args:
-        quality: A key of :data:`QUALITIES`, alone in a sequence too, or keys of :data:`METHODS` in
-            the order they are to run in.
+        quality: A key of :data:`QUALITIES`, alone in a sequence too, or names of registered
+            methods in the order they are to run in.
 
     Raises:
         ValueError: There is no such quality or method, or activations would be left without ranges.
@@ -107,12 +73,12 @@ def post_training(
 
     Args:
         model: Prepared model; it ends in evaluation mode, its ranges fixed.
-        batches: Inputs of the model, a tuple for each batch: a few dozen images, none of those it
-            will be judged by.
+        batches: Inputs of the model, a tuple for each batch: a few dozen images, none of which it
+            will be evaluated on.
         quality: See :func:`methods_named`.
 
     Returns:
-        What each method did.
+        The effect of each method.
 
     Raises:
         ValueError: There is no such quality or method, or no batch.
@@ -135,7 +101,7 @@ def post_training(
 
 
 def render_gains(gains: Sequence[MethodGain]) -> str:
-    """A table of what each method did."""
+    """Render the effect of each method as a table."""
     lines = [f"{'method':20} {'changed':>8} {'SQNR dB':>8} {'seconds':>8}"]
     lines += [f"{g.method:20} {g.num_changed:8} {g.sqnr:8.2f} {g.seconds:8.1f}" for g in gains]
     return "\n".join(lines)

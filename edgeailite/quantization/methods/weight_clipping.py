@@ -26,20 +26,20 @@ def constrain_weights(model: GraphModel) -> list[str]:
     Returns:
         Paths of the layers whose weights were clipped.
     """
-    units = {unit.path: unit for unit in layer_calls(model)}
-    return [path for path, unit in units.items() if _constrain(unit)]
+    calls = {call.path: call for call in layer_calls(model)}
+    return [path for path, call in calls.items() if _constrain(call)]
 
 
-def _constrain(unit: LayerCall) -> bool:
-    gain = None if unit.batch_norm is None else gain_and_offset(unit.batch_norm)[0]
-    scale = 1.0 if gain is None else unit.layer.channels(gain, unit.weight)
-    magnitudes = (unit.weight * scale).abs()
+def _constrain(call: LayerCall) -> bool:
+    gain = None if call.batch_norm is None else gain_and_offset(call.batch_norm)[0]
+    scale = 1.0 if gain is None else call.layer.channels(gain, call.weight)
+    magnitudes = (call.weight * scale).abs()
     largest = magnitudes.max()
     allowed = MAX_OVER_MEDIAN * magnitudes.median()
     if not (largest > MAX_UNCLIPPED and largest > allowed):
         return False
     limit = ceil_power_of_two(torch.minimum(largest, allowed)) * HEADROOM
     # Infinite for a dead channel: not clipped.
-    bound = limit / torch.as_tensor(scale, dtype=unit.weight.dtype).abs()
-    unit.weight.copy_(torch.maximum(torch.minimum(unit.weight, bound), -bound))
+    bound = limit / torch.as_tensor(scale, dtype=call.weight.dtype).abs()
+    call.weight.copy_(torch.maximum(torch.minimum(call.weight, bound), -bound))
     return True

@@ -147,7 +147,7 @@ def run_in_float(
             model(*batch)
 
 
-def added_half_step(output_quantizer: FakeQuantize | None) -> Tensor | float:
+def added_half_scale(output_quantizer: FakeQuantize | None) -> Tensor | float:
     """Half a scale, added to a value in front of a quantizer that rounds down; else 0."""
     if output_quantizer is None or not output_quantizer.fake_quant_enabled:
         return 0.0
@@ -165,12 +165,12 @@ def recorded_outputs(calls: Sequence[LayerCall], record: Record) -> Iterator[Non
     """Record the output of every layer, without gradients.
 
     A layer object is recorded once per run of it, under the first of its `calls`. The output is the
-    layer's own, without :func:`added_half_step`.
+    layer's own, without :func:`added_half_scale`.
     """
 
     def hook_of(call: LayerCall) -> Hook:
         def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            record(call, output.detach() - added_half_step(call.output_quantizer))
+            record(call, output.detach() - added_half_scale(call.output_quantizer))
 
         return hook
 

@@ -14,7 +14,7 @@ from edgeailite.quantization.arithmetic.ranges import SAMPLE_SIZE, sample
 from edgeailite.quantization.arithmetic.sqnr import decibel, signal_and_noise
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_calls import added_half_step, float_arithmetic
+from edgeailite.quantization.modules.layer_calls import added_half_scale, float_arithmetic
 from edgeailite.quantization.report.entries import Histogram
 
 NUM_BINS = 64
@@ -160,11 +160,11 @@ class _QuantizedPass(_Pass):
             value = super().run_node(n)
         else:  # it may overwrite its input
             sample = _sampled(self.env[n.all_input_nodes[0]])
-            arriving = quantizer.float_activation(sample - added_half_step(quantizer))
+            arriving = quantizer.float_activation(sample - added_half_scale(quantizer))
             value = super().run_node(n)
             self.found[n].add_own_error(arriving, _sampled(value))
         if n in self.found:
-            half = added_half_step(self._quantizer_behind(n))
+            half = added_half_scale(self._quantizer_behind(n))
             self.found[n].add_error(self.samples.pop(n), _sampled(value) - half)
         return value
 

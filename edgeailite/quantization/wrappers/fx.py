@@ -61,8 +61,8 @@ class QATFxModule(QuantModule):
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
         methods: Learned ranges, damping, distillation; None: none of them.
         bit_widths: Bits of single layers, instead of the preset's: what
-            :func:`~edgeailite.quantization.methods.mixed_precision.search.search_bit_widths` found, the file it
-            was saved to, or ``{bits: [module names]}``.
+            :func:`~edgeailite.quantization.methods.mixed_precision.search_bit_widths`
+            found, the file it was saved to, or ``{bits: [module names]}``.
         verbose: Print when something freezes.
 
     Raises:

@@ -177,8 +177,8 @@ class QuantTrainModule(_PACT2Module):
         lr_calib: Rate of `bias_calibration`.
         methods: Learned ranges, damping, distillation; None: none of them.
         bit_widths: Bits of single layers, instead of `bitwidth_weights`: what
-            :func:`~edgeailite.quantization.methods.mixed_precision.search.search_bit_widths` found, the file it
-            was saved to, or ``{bits: [module names]}``.
+            :func:`~edgeailite.quantization.methods.mixed_precision.search_bit_widths`
+            found, the file it was saved to, or ``{bits: [module names]}``.
 
     Raises:
         ValueError: `total_epochs` is missing, an argument is outside of what it allows, the dummy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -29,8 +28,8 @@ from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
 from edgeailite.quantization.graph.running import as_batches
 from edgeailite.quantization.integer.conversion import convert
 from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
-from edgeailite.quantization.methods.bias_correction import BiasCorrection
-from edgeailite.quantization.methods.distillation import add_distillation
+from edgeailite.quantization.methods.bias_corrector import BiasCorrector
+from edgeailite.quantization.methods.distillation import Teacher
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths, apply_bit_widths
 from edgeailite.quantization.methods.post_training import (
     MethodGain,
@@ -38,11 +37,10 @@ from edgeailite.quantization.methods.post_training import (
     post_training,
     render_gains,
 )
-from edgeailite.quantization.methods.range_search import start_weight_ranges
 from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.methods.weight_clipping import constrain_weights
+from edgeailite.quantization.methods.weight_ranges import start_weight_ranges
 from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.modules.layer_calls import disable_quantization
 from edgeailite.quantization.modules.pact2 import (
     freeze_quant_range,
     quantizers,
@@ -110,17 +108,16 @@ class QuantModule(nn.Module):
         self.epoch = -1
         self.batch_norm_frozen = self.ranges_frozen = self.weights_clipped = False
         self._ranges_checked = False
-        self._bias_correction: BiasCorrection | None = None
+        self._bias_correction: BiasCorrector | None = None
         self._corrections: dict[str, Tensor] = {}
         self.post_training: list[MethodGain] = []
         if bit_widths is not None:
             apply_bit_widths(model, bit_widths)
         start_weight_ranges(model)
         model.remember_tensors()
-        self.teacher: GraphModel | None = None
+        self.teacher: Teacher | None = None
         if self.methods.distillation > 0:
-            self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
-            disable_quantization(self.teacher)
+            self.teacher = Teacher(model, self.methods.distillation, self.methods.temperature)
         self.has_begun = False
         self.training = model.training
 
@@ -138,14 +135,7 @@ class QuantModule(nn.Module):
             output = self.module(*args, **kwargs)
             if self.teacher is None or not (self.training and self.trains):
                 return output
-            return self._distilled(output, args, kwargs)
-
-    def _distilled(self, output: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """The output, whose backward pass also learns from the float model's."""
-        assert self.teacher is not None
-        with torch.no_grad():
-            target = self.teacher(*args, **kwargs)
-        return add_distillation(output, target, self.methods.distillation, self.methods.temperature)
+            return self.teacher.distill(output, args, kwargs)
 
     def _before_training_batch(self) -> None:
         if not self.clip_weights or self.weights_clipped:
@@ -165,9 +155,9 @@ class QuantModule(nn.Module):
         if self._bias_correction is not None and self._bias_correction.is_stale:
             self._bias_correction, self._corrections = None, {}
         if self._bias_correction is None:
-            self._bias_correction = BiasCorrection(self.module, self.bias_rate, self._corrections)
+            self._bias_correction = BiasCorrector(self.module, self.bias_rate, self._corrections)
             self._corrections = self._bias_correction.corrections
-        return self._bias_correction.step(args, kwargs)
+        return self._bias_correction.run(args, kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what the next batch makes anew."""
@@ -193,8 +183,6 @@ class QuantModule(nn.Module):
         super().train(mode)
         check_finite_weights(self.module)
         self._ranges_checked = False
-        if self.teacher is not None:
-            self.teacher.eval()
         if mode:
             self.epoch += 1
             self._begin()
@@ -213,8 +201,7 @@ class QuantModule(nn.Module):
         self.has_begun = True
         start_weight_ranges(self.module)
         if self.teacher is not None:
-            self.teacher.load_state_dict(self.module.state_dict())
-            disable_quantization(self.teacher)
+            self.teacher.start_from(self.module)
 
     def _follow_schedule(self) -> None:
         damping = self.methods.damping_in(self.epoch, self.total_epochs) if self.trains else 0.0
@@ -304,9 +291,9 @@ class QuantModule(nn.Module):
             num_batches: How many to take; None: all.
             quality: None: batch by batch, as training mode does that only calibrates. ``'fast'``
                 (seconds) or ``'best'`` (minutes), or names of methods in the order they are to run
-                in: see :func:`~edgeailite.quantization.methods.post_training.methods_named`. They work on
-                all batches at once, which are kept in memory; what each gained is printed, and in
-                `post_training`.
+                in: see :func:`~edgeailite.quantization.methods.methods_named`. They
+                work on all batches at once, which are kept in memory; what each gained is printed,
+                and in `post_training`.
 
         Raises:
             ValueError: `data` gave no batch, or there is no such quality or method.

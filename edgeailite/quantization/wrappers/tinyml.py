@@ -17,12 +17,12 @@ from edgeailite.quantization.export.formats import (
 )
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.integer.conversion import convert
-from edgeailite.quantization.methods.mixed_precision.search import (
-    MixedPrecision,
+from edgeailite.quantization.methods.mixed_precision.qconfig_search import (
     apply_mixed_precision,
     search_as_told,
     without_search,
 )
+from edgeailite.quantization.methods.mixed_precision.result import MixedPrecision
 from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import Policy
@@ -402,8 +402,8 @@ def run_auto_quantization(
 
     Args:
         model: Float model; not changed.
-        qconfig_dict: See :func:`~edgeailite.quantization.methods.mixed_precision.search.search_as_told`; not
-            changed.
+        qconfig_dict: See :func:`~edgeailite.quantization.methods.mixed_precision.search_as_told`;
+            not changed.
         wrapper_type: The target; the search calibrates, whatever it is.
 
     Returns:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from edgeailite import xnn
 from edgeailite.quantization import QuantModule
-from edgeailite.quantization.methods.post_training import render_gains
+from edgeailite.quantization.methods import render_gains
 from edgeailite.quantization.modules.layer_calls import float_arithmetic
 from edgeailite.quantization.modules.pact2 import quantizers
 from references.edgeailite.engine.averaging import WeightAverage

@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from edgeailite.quantization.methods.equalization import equalize
-from edgeailite.quantization.methods.mixed_precision.search import MixedPrecision, search_bit_widths
-from edgeailite.quantization.methods.mixed_precision.sensitivity import (
+from edgeailite.quantization.methods import equalize, methods_named
+from edgeailite.quantization.methods.mixed_precision import (
+    MixedPrecision,
     choose_bit_widths,
     layer_sensitivity,
+    search_bit_widths,
 )
-from edgeailite.quantization.methods.post_training import methods_named
 from references.edgeailite.engine.data import Data, set_epoch
 from references.edgeailite.engine.deploy import first_images
 from references.edgeailite.engine.distributed import Process

@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 from edgeailite import xnn
 from edgeailite.models import create_model
 from edgeailite.quantization import PTCFxModule, QATFxModule, QuantModule
-from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths
+from edgeailite.quantization.methods.mixed_precision import BitWidths
 from references.edgeailite.engine.distributed import Process
 from references.edgeailite.engine.options import Options
 

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import tyro
 
 from edgeailite.quantization import QConfigType, TrainingMethods
-from edgeailite.quantization.methods.post_training import METHODS, QUALITIES, methods_named
-from edgeailite.quantization.methods.training import LearnedRanges
+from edgeailite.quantization.methods import METHODS, QUALITIES, LearnedRanges, methods_named
 
 Phase = Literal["training", "calibration", "validation"]
 Quality = Literal[(*QUALITIES, *METHODS)]  # type: ignore[valid-type]

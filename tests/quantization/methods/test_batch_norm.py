@@ -30,12 +30,12 @@ def test_statistics_are_those_of_the_data_on_the_quantized_weights(wrapper):
     batches = [torch.randn(32, 3, 8, 8) + shift for shift in (0.0, 1.0)]
     wrapper.module.get_submodule("1").running_mean.fill_(0.7)
     wrapper.reestimate_batch_norms(batches)
-    norm, unit = wrapper.module.get_submodule("1"), layer_calls(wrapper.module)[0]
-    entrance = unit.input_quantizer
-    weight = unit.quantized_parameters()[0].detach()
+    norm, call = wrapper.module.get_submodule("1"), layer_calls(wrapper.module)[0]
+    entrance = call.input_quantizer
+    weight = call.quantized_parameters()[0].detach()
     gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     outputs = [
-        nn.functional.conv2d(entrance(x.clone()), weight / gain.reshape(-1, 1, 1, 1), unit.bias)
+        nn.functional.conv2d(entrance(x.clone()), weight / gain.reshape(-1, 1, 1, 1), call.bias)
         for x in batches
     ]
     mean = torch.stack([y.mean((0, 2, 3)) for y in outputs]).mean(0)

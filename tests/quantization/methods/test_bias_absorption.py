@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule
+from edgeailite.quantization.methods.activation_ranges import search_activation_ranges
 from edgeailite.quantization.methods.bias_absorption import absorb_biases
-from edgeailite.quantization.methods.range_search import search_activation_ranges
 from edgeailite.quantization.modules.layer_calls import float_arithmetic
 from edgeailite.quantization.verify.compare import verify
 from tests.quantization.helpers import randomize_batch_norms

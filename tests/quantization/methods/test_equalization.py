@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule, QConfig, QuantSpec
+from edgeailite.quantization.methods.activation_ranges import search_activation_ranges
 from edgeailite.quantization.methods.bias_correction import correct_biases
 from edgeailite.quantization.methods.equalization import FILLED, equalize
-from edgeailite.quantization.methods.range_search import search_activation_ranges
 from edgeailite.quantization.modules.layer_calls import float_arithmetic, layer_calls
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.verify.compare import verify
@@ -209,10 +209,10 @@ def test_equalized_network_is_exact_as_onnx(name, preset, batches, tmp_path):
 def test_equalizing_twice_changes_next_to_nothing(batches):
     model = PTCFxModule(_uneven("chain"), qconfig_type=PER_TENSOR).eval().module
     equalize(model, batches)
-    once = {unit.path: unit.weight.clone() for unit in layer_calls(model)}
+    once = {call.path: call.weight.clone() for call in layer_calls(model)}
     equalize(model, batches)
-    for unit in layer_calls(model):
-        ratio = unit.weight.abs().amax() / once[unit.path].abs().amax()
+    for call in layer_calls(model):
+        ratio = call.weight.abs().amax() / once[call.path].abs().amax()
         assert 0.5 < ratio < 2.0
 
 

@@ -6,11 +6,10 @@ import torch
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule, QuantCalibrateModule, TINPUTinyMLPTQFxModule
-from edgeailite.quantization.methods.learned_rounding import _blocks, _Budget, learn_rounding
-from edgeailite.quantization.methods.range_search import (
-    search_activation_ranges,
-    search_weight_ranges,
-)
+from edgeailite.quantization.methods.activation_ranges import search_activation_ranges
+from edgeailite.quantization.methods.blocks import find_blocks
+from edgeailite.quantization.methods.learned_rounding import _Budget, learn_rounding
+from edgeailite.quantization.methods.weight_ranges import search_weight_ranges
 from edgeailite.quantization.modules.layer_calls import float_arithmetic, layer_calls
 from edgeailite.quantization.verify.compare import verify
 from tests.quantization.helpers import randomize_batch_norms
@@ -59,22 +58,22 @@ def test_output_is_nearer_to_float_than_with_nearest_rounding(preset):
     unseen = _batches(2)
     before = _float_error(model, unseen)
     learned = learn_rounding(model, _batches(1), iterations=300)
-    assert learned == [unit.path for unit in layer_calls(model)]
+    assert learned == [call.path for call in layer_calls(model)]
     assert _float_error(model, unseen) < 0.85 * before
 
 
 def test_weights_are_on_the_grid_they_had():
     model = _prepared().module
-    scales = {unit.path: unit.folded().scale for unit in layer_calls(model)}
-    floats = {unit.path: unit.folded().weight.clone() for unit in layer_calls(model)}
+    scales = {call.path: call.folded().scale for call in layer_calls(model)}
+    floats = {call.path: call.folded().weight.clone() for call in layer_calls(model)}
     learn_rounding(model, _batches(1), iterations=50)
-    for unit in layer_calls(model):
-        weight, _, scale = unit.folded()
-        torch.testing.assert_close(scale, scales[unit.path], rtol=1e-5, atol=0.0)
-        steps = weight / unit.layer.channels(scale, weight)
+    for call in layer_calls(model):
+        weight, _, scale = call.folded()
+        torch.testing.assert_close(scale, scales[call.path], rtol=1e-5, atol=0.0)
+        steps = weight / call.layer.channels(scale, weight)
         assert (steps - steps.round()).abs().max() < 1e-3
         # Up or down, nowhere else, but for channels that a gain of zero leaves undefined.
-        moved = (weight - floats[unit.path]).abs() / unit.layer.channels(scale, weight)
+        moved = (weight - floats[call.path]).abs() / call.layer.channels(scale, weight)
         assert moved.max() < 1.01
 
 
@@ -103,7 +102,7 @@ def test_same_seed_gives_the_same_weights():
     for seed in (0, 0, 1):
         model = copy.deepcopy(_prepared()).module
         learn_rounding(model, _batches(1), iterations=200, seed=seed)
-        states.append(torch.cat([unit.weight.flatten() for unit in layer_calls(model)]))
+        states.append(torch.cat([call.weight.flatten() for call in layer_calls(model)]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
@@ -150,10 +149,10 @@ def _residual():
 
 def test_blocks_end_where_one_value_alone_goes_on():
     model = PTCFxModule(_residual(), verbose=False).module
-    found = [[unit.path for unit in block.units] for block in _blocks(model, 2)]
+    found = [[call.path for call in block.calls] for block in find_blocks(model, 2)]
     assert found == [["stem.0", "one", "two"], ["three", "four"], ["head"]]
-    assert [len(block.inputs) for block in _blocks(model, 2)] == [1, 1, 1]
-    alone = [[unit.path for unit in block.units] for block in _blocks(model, 1)]
+    assert [len(block.inputs) for block in find_blocks(model, 2)] == [1, 1, 1]
+    alone = [[call.path for call in block.calls] for block in find_blocks(model, 1)]
     assert alone == [["stem.0"], ["one"], ["two"], ["three"], ["four"], ["head"]]
 
 
@@ -173,7 +172,7 @@ def test_learning_by_blocks_is_nearer_to_float_than_nearest_rounding(preset):
         "stem.0", "one", "two", "three", "four", "head",
     ]  # fmt: skip
     assert error() < 0.8 * before
-    assert all("compute" not in vars(unit.layer) for unit in layer_calls(model))
+    assert all("compute" not in vars(call.layer) for call in layer_calls(model))
 
 
 @pytest.mark.filterwarnings("ignore:.*the NPU computes.*:UserWarning")

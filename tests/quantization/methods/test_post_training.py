@@ -13,12 +13,8 @@ from edgeailite.quantization import (
     TINPUTinyMLPTQFxModule,
 )
 from edgeailite.quantization.methods.learned_rounding import learn_rounding
-from edgeailite.quantization.methods.post_training import (
-    METHODS,
-    QUALITIES,
-    post_training,
-    render_gains,
-)
+from edgeailite.quantization.methods.post_training import QUALITIES, post_training, render_gains
+from edgeailite.quantization.methods.registry import METHODS
 from edgeailite.quantization.report import build_report, write_html
 from edgeailite.quantization.verify.compare import verify
 from tests.quantization.helpers import randomize_batch_norms
@@ -132,7 +128,7 @@ def test_methods_run_as_they_are_named(data):
 @pytest.mark.parametrize(
     ("quality", "message"),
     [
-        ("good", "quality is 'good'; allowed: 'fast', 'best', or methods: 'bias_absorption'"),
+        ("good", "quality is 'good'; allowed: 'fast', 'best', or methods: 'activation_ranges'"),
         (("fast", "biases"), "allowed: 'fast', 'best', or methods"),
         ((), "allowed: 'fast', 'best', or methods"),
         (("equalization", "biases"), "without 'activation_ranges'"),

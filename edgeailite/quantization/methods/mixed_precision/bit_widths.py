@@ -1,4 +1,4 @@
-"""Bits of single layers, put into a prepared model."""
+"""Bits of single layers in a prepared model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.methods.mixed_precision.search import MixedPrecision
+from edgeailite.quantization.methods.mixed_precision.result import MixedPrecision
 from edgeailite.quantization.methods.mixed_precision.sensitivity import output_quantizer
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
 
@@ -16,7 +16,7 @@ BitWidths = MixedPrecision | str | os.PathLike | Mapping[int, Sequence[str]]
 
 
 def read_bit_widths(given: BitWidths) -> MixedPrecision:
-    """What a wrapper's argument ``bit_widths`` says.
+    """Read the argument ``bit_widths`` of a wrapper.
 
     Args:
         given: A choice, the file that it was saved to, or ``{bits: [module names]}`` for weights.
@@ -48,28 +48,28 @@ def apply_bit_widths(model: GraphModel, given: BitWidths) -> list[str]:
         ValueError: A name is no layer's, or a number of bits is none that grids have.
     """
     found = read_bit_widths(given)
-    units = {unit.path: unit for unit in layer_calls(model)}
-    before = {name: _bits_of_products(unit) for name, unit in units.items()}
+    calls = {call.path: call for call in layer_calls(model)}
+    before = {name: _bits_of_products(call) for name, call in calls.items()}
     for name, bits in found.chosen.items():
-        if name not in units:
-            near = ", ".join(difflib.get_close_matches(name, units, 3, 0.0))
+        if name not in calls:
+            near = ", ".join(difflib.get_close_matches(name, calls, 3, 0.0))
             raise ValueError(
                 f"bit_widths names '{name}', which is no quantized layer of the model; the nearest "
                 f"are: {near}."
             )
-        units[name].layer.choose_bits(bits)
-        output = output_quantizer(model, units[name]) if found.activations else None
+        calls[name].layer.choose_bits(bits)
+        output = output_quantizer(model, calls[name]) if found.activations else None
         if output is not None and output.spec.fixed_range is None:
             output.choose_bits(bits)
-    for name, unit in units.items():
-        layer, gained = unit.layer, _bits_of_products(unit) - before[name]
+    for name, call in calls.items():
+        layer, gained = call.layer, _bits_of_products(call) - before[name]
         if gained > 0:
             bias_bits = min(layer.bias_spec.bit_width + gained, 32)
             layer.choose_bits(layer.weight_spec.bit_width, bias_bits)
     return list(found.chosen)
 
 
-def _bits_of_products(unit: LayerCall) -> int:
-    quantizer = unit.input_quantizer
+def _bits_of_products(call: LayerCall) -> int:
+    quantizer = call.input_quantizer
     input_bits = 0 if quantizer is None else quantizer.spec.bit_width
-    return unit.layer.weight_spec.bit_width + input_bits
+    return call.layer.weight_spec.bit_width + input_bits

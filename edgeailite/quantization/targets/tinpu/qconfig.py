@@ -53,7 +53,7 @@ class TinyMLQConfigType:
         weight_mixed_precision: ``{bits: [module names]}``; 32 leaves in float.
         activation_mixed_precision: Likewise for the outputs of modules.
         **search: What the search needs:
-            see :func:`~edgeailite.quantization.methods.mixed_precision.search.run_auto_quantization`.
+            see :func:`~edgeailite.quantization.wrappers.tinyml.run_auto_quantization`.
 
     Attributes:
         qconfig_type: The dict that a wrapper takes.

@@ -11,7 +11,7 @@ from edgeailite.quantization import (
     QuantTestModule,
     QuantTrainModule,
 )
-from edgeailite.quantization.methods.mixed_precision.search import MixedPrecision, search_bit_widths
+from edgeailite.quantization.methods.mixed_precision import MixedPrecision, search_bit_widths
 from edgeailite.quantization.report import build_report
 from edgeailite.quantization.verify.compare import verify
 

@@ -1,6 +1,6 @@
-"""Mixed precision by its documented path; see ``edgeailite.quantization.methods.mixed_precision.search``."""
+"""Mixed precision by its documented path; see ``edgeailite.quantization.methods.mixed_precision``."""
 
-from edgeailite.quantization.methods.mixed_precision.search import apply_mixed_precision
+from edgeailite.quantization.methods.mixed_precision import apply_mixed_precision
 from edgeailite.quantization.wrappers.tinyml import run_auto_quantization
 
 __all__ = ["apply_mixed_precision", "run_auto_quantization"]

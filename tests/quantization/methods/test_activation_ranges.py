@@ -4,13 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization import PTCFxModule, QConfig, QuantCalibrateModule, QuantSpec
-from edgeailite.quantization.methods.range_search import (
-    input_energy,
-    search_activation_ranges,
-    search_weight_ranges,
-)
-from edgeailite.quantization.modules.layer_calls import float_arithmetic, layer_calls
+from edgeailite.quantization import PTCFxModule, QConfig, QuantSpec
+from edgeailite.quantization.methods.activation_ranges import input_energy, search_activation_ranges
+from edgeailite.quantization.modules.layer_calls import layer_calls
 from edgeailite.quantization.modules.pact2 import quantizers
 from tests.quantization.helpers import randomize_batch_norms
 
@@ -36,15 +32,6 @@ def _network():
 def _batches():
     generator = torch.Generator().manual_seed(1)
     return [(torch.randn(8, 3, 12, 12, generator=generator),) for _ in range(2)]
-
-
-def _output_error(model, batches):
-    with torch.no_grad():
-        with float_arithmetic(model):
-            references = [model(*b) for b in batches]
-        return sum(
-            float((model(*b) - y).square().sum()) for b, y in zip(batches, references, strict=True)
-        )
 
 
 @pytest.mark.parametrize("preset", ["WC8_AT8", "WC8SYMP2_AT8SYMP2", "WC8P2_AT8P2", "WC4_AT8"])
@@ -120,50 +107,15 @@ def test_channels_that_weigh_more_count_more():
 )
 def test_input_energy_is_what_unit_inputs_give(layer):
     """Energy of channel c: the output's sum of squares for an impulse in it."""
-    unit = layer_calls(PTCFxModule(nn.Sequential(layer), qconfig_type="WC8_AT8").eval().module)[0]
-    energy = input_energy(unit)
+    call = layer_calls(PTCFxModule(nn.Sequential(layer), qconfig_type="WC8_AT8").eval().module)[0]
+    energy = input_energy(call)
     assert energy.shape == (4,)
     for channel in range(4):
         shape = (1, 4) if isinstance(layer, nn.Linear) else (1, 4, 7, 7)
         x = torch.zeros(shape)
         x[(0, channel) if isinstance(layer, nn.Linear) else (0, channel, 3, 3)] = 1.0
-        response = unit.layer.operate(x, unit.weight, None)
+        response = call.layer.operate(x, call.weight, None)
         torch.testing.assert_close(energy[channel], response.square().sum())
-
-
-@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
-@pytest.mark.parametrize("power_of_two", [False, True])
-def test_weight_ranges_lower_the_error_of_coarse_weights(granularity, power_of_two):
-    torch.manual_seed(0)
-    network = _network()
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight[0].flatten()[0] = 6.0 * module.weight.abs().max()
-    weight = QuantSpec(bit_width=4, signed=True, granularity=granularity, power_of_two=power_of_two)
-    config = QConfig(weight, QuantSpec(bit_width=16))
-    model = PTCFxModule(network, qconfig_type=config).eval().module
-    batches = _batches()
-    search_activation_ranges(model, batches)
-    before = _output_error(model, batches)
-    narrowed = search_weight_ranges(model, batches)
-    assert narrowed
-    assert _output_error(model, batches) < 0.8 * before
-
-
-def test_weight_range_is_part_of_the_state_and_goes_with_a_float_checkpoint():
-    batches = _batches()
-    floats = _network().state_dict()
-    model = PTCFxModule(_network(), qconfig_type="WC4_AT8").eval().module
-    search_activation_ranges(model, batches)
-    (path, *_) = search_weight_ranges(model, batches)
-    assert f"{path}.weight_range" in model.state_dict()
-    twin = PTCFxModule(_network(), qconfig_type="WC4_AT8").eval().module
-    twin.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        assert torch.equal(twin(*batches[0]), model(*batches[0]))
-    twin.load_state_dict(floats)
-    assert not any(name.endswith("weight_range") for name in twin.state_dict())
 
 
 def test_fixed_ranges_stay():
@@ -171,14 +123,3 @@ def test_fixed_ranges_stay():
     changed = search_activation_ranges(model, _batches())
     for path, quantizer in quantizers(model).items():
         assert (path in changed) == (quantizer.spec.fixed_range is None)
-
-
-def test_training_keeps_a_weight_range_with_a_learning_batch_norm():
-    """What is trained afterwards is on the same grid, folded or not."""
-    model = QuantCalibrateModule(_network(), dummy_input=torch.zeros(1, 3, 12, 12)).eval().module
-    batches = _batches()
-    search_activation_ranges(model, batches)
-    unit = layer_calls(model)[0]
-    unit.layer.register_buffer("weight_range", torch.full((8,), 0.3))
-    scale = unit.folded().scale
-    assert torch.equal(scale, torch.full((8,), 0.5 / 128))
