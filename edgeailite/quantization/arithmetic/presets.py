@@ -79,7 +79,7 @@ register_preset("DISABLED", None)
 class QConfigType(str, Enum):
     """Names of the presets for ``qconfig_type`` of the fx wrappers; a plain string does as well."""
 
-    _ignore_ = ("_names", "_name")
+    _ignore_ = "_names _name"
     _names = vars()
     for _name in PRESETS:
         if _name != "PACT2":  # the scheme of the PACT2 wrappers, which take no qconfig_type

@@ -18,6 +18,7 @@ from edgeailite.quantization.graph.attention import is_traceable_attention, mult
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.modes import in_mode
 from edgeailite.quantization.graph.operations import DROPS_PATHS, is_training
+from edgeailite.quantization.graph.twins import make_twin, replace_modules
 from edgeailite.quantization.graph.window_attention import is_window_attention, window_attention
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
@@ -144,9 +145,8 @@ def _is_batch_norm_with_activation(module: nn.Module) -> bool:
 
 def _split_batch_norms(model: nn.Module) -> None:
     """Make timm's batch norms with activation plain ones: the graph calls their children itself."""
-    for module in model.modules():
-        if _is_batch_norm_with_activation(module):
-            module.__class__ = nn.BatchNorm2d
+    found = [m for m in model.modules() if _is_batch_norm_with_activation(m)]
+    replace_modules(model, {module: make_twin(module, nn.BatchNorm2d) for module in found})
 
 
 def _trace(

@@ -28,8 +28,9 @@ class GraphModel(nn.Module):
     def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
         super().__init__()
         self.training = root.training
-        for name, child in root._modules.items():
-            self.register_module(name, child)
+        # The very dictionary: what replaces one of the root's children replaces it in the root too,
+        # as deeper in the tree, so that a model is never part float, part wrapper.
+        self._modules = root._modules
         for name, parameter in root._parameters.items():
             self.register_parameter(name, parameter)
         for name, buffer in root._buffers.items():

@@ -21,6 +21,7 @@ from edgeailite.quantization.arithmetic.weights import (
     fake_quantize_weight,
     soft_quantize_weight,
 )
+from edgeailite.quantization.graph.twins import make_twin
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.normalization import gain_and_offset
 
@@ -91,14 +92,23 @@ class QuantLayer(nn.Module):
     _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
     @classmethod
-    def adopt(cls, layer: nn.Module, weight_spec: QuantSpec, bias_spec: BiasSpec) -> QuantLayer:
-        """Turn `layer` itself into its quantizing twin; one that is shared may already be."""
-        layer.__class__ = QUANT_LAYERS.get(type(layer), type(layer))
-        assert isinstance(layer, QuantLayer)
-        layer.weight_spec, layer.bias_spec, layer.fake_quant_enabled = weight_spec, bias_spec, True
-        if "weight_range" not in {*layer._buffers, *layer._parameters}:
-            layer.register_buffer("weight_range", None)
-        return layer
+    def from_float(
+        cls, layer: nn.Module, weight_spec: QuantSpec, bias_spec: BiasSpec
+    ) -> QuantLayer:
+        """Make the quantizing twin of a float layer.
+
+        Args:
+            layer: Float layer, which stays one; a quantizing one is returned with the new specs.
+            weight_spec: Grid of the weight.
+            bias_spec: Grid of the bias.
+        """
+        twin = (
+            layer if isinstance(layer, QuantLayer) else make_twin(layer, QUANT_LAYERS[type(layer)])
+        )
+        twin.weight_spec, twin.bias_spec, twin.fake_quant_enabled = weight_spec, bias_spec, True
+        if "weight_range" not in {*twin._buffers, *twin._parameters}:
+            twin.register_buffer("weight_range", None)
+        return twin
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -431,7 +441,7 @@ def float_offset(
     return (real / scale.double()).float()
 
 
-def _twin(base: type[nn.Module]) -> type[nn.Module]:
+def _twin_type(base: type[nn.Module]) -> type[QuantLayer]:
     twin = type(
         f"Quant{base.__name__}",
         (QuantLayer, base),
@@ -441,8 +451,8 @@ def _twin(base: type[nn.Module]) -> type[nn.Module]:
     return twin
 
 
-QUANT_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
-    base: _twin(base)
+QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
+    base: _twin_type(base)
     for base in (
         nn.Conv1d, nn.Conv2d, nn.Conv3d,
         nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,

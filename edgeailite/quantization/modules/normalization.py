@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeailite.quantization.arithmetic.fold import batch_norm_gain
+from edgeailite.quantization.graph.twins import make_twin
 
 
 def is_foldable(batch_norm: nn.Module) -> bool:
@@ -35,9 +36,9 @@ class StandaloneBatchNorm(nn.Module):
     """
 
     @classmethod
-    def adopt(cls, batch_norm: nn.Module) -> None:
-        """Turn `batch_norm` itself into its twin; one that is already stays."""
-        batch_norm.__class__ = STANDALONE_BATCH_NORMS.get(type(batch_norm), type(batch_norm))
+    def from_float(cls, batch_norm: nn.Module) -> StandaloneBatchNorm:
+        """Make the twin of one of torch's batch norms."""
+        return make_twin(batch_norm, STANDALONE_BATCH_NORMS[type(batch_norm)])
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape ``(N, C, ...)``, as the batch norm."""
@@ -58,9 +59,9 @@ class StandaloneLayerNorm(nn.LayerNorm):
     """
 
     @classmethod
-    def adopt(cls, layer_norm: nn.LayerNorm) -> None:
-        """Turn `layer_norm` itself into its twin."""
-        layer_norm.__class__ = cls
+    def from_float(cls, layer_norm: nn.LayerNorm) -> StandaloneLayerNorm:
+        """Make the twin of a layer norm."""
+        return make_twin(layer_norm, cls)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize over the last dimensions, as the layer norm."""
@@ -92,7 +93,7 @@ def plain_strides(x: Tensor) -> Tensor:
     return x.flatten().view(x.shape)
 
 
-def _twin(base: type[nn.Module]) -> type[nn.Module]:
+def _twin_type(base: type[nn.Module]) -> type[StandaloneBatchNorm]:
     twin = type(
         f"Standalone{base.__name__}",
         (StandaloneBatchNorm, base),
@@ -103,6 +104,6 @@ def _twin(base: type[nn.Module]) -> type[nn.Module]:
 
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-STANDALONE_BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
-    base: _twin(base) for base in BATCH_NORMS
+STANDALONE_BATCH_NORMS: dict[type[nn.Module], type[StandaloneBatchNorm]] = {
+    base: _twin_type(base) for base in BATCH_NORMS
 }

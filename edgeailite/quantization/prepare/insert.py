@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind, average_module, operands
+from edgeailite.quantization.graph.twins import replace_modules
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantFunctionalLayer, QuantLayer
 from edgeailite.quantization.modules.normalization import (
@@ -18,6 +19,9 @@ from edgeailite.quantization.modules.normalization import (
 from edgeailite.quantization.modules.pact2 import PACT2
 from edgeailite.quantization.prepare.annotate import MOVES_VALUES, LayerAnnotation, OutputAnnotation
 from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage, FixedPointBatchNorm
+
+# Twin of each of the model's own modules that gets one.
+Twins = dict[nn.Module, nn.Module]
 
 
 def insert(model: GraphModel) -> None:
@@ -36,28 +40,31 @@ def insert(model: GraphModel) -> None:
                 sharing.append(call)
     for call in sharing:
         _share_scale(model, call)
+    twins: Twins = {}
     for node in list(model.graph.nodes):
         if "layer" in node.meta:
-            _insert_layer(model, node, node.meta.pop("layer"))
+            _insert_layer(model, node, node.meta.pop("layer"), twins)
     for node in list(model.graph.nodes):
         if "fixed_point" in node.meta:
-            _insert_fixed_point(model, node, node.meta.pop("fixed_point"))
+            _insert_fixed_point(model, node, node.meta.pop("fixed_point"), twins)
     for node in model.graph.nodes:
-        _make_reproducible(model, node)
+        _make_reproducible(model, node, twins)
+    replace_modules(model, twins)
     model.tidy()
 
 
-def _make_reproducible(model: GraphModel, node: fx.Node) -> None:
+def _make_reproducible(model: GraphModel, node: fx.Node, twins: Twins) -> None:
     """Norms in float that libraries evaluate differently become twins that all evaluate alike."""
     module = model.module_of(node)
-    if isinstance(module, FixedPointBatchNorm):
+    if module is None or module in twins or isinstance(module, FixedPointBatchNorm):
         return
-    if node.meta["kind"] is Kind.BATCH_NORM and module is not None and is_foldable(module):
+    if node.meta["kind"] is Kind.BATCH_NORM and is_foldable(module):
         if not any(user.meta["kind"] is Kind.QUANTIZER for user in node.users):
             return  # nothing rounds its result
-        StandaloneBatchNorm.adopt(module)
+        if not isinstance(module, StandaloneBatchNorm):
+            twins[module] = StandaloneBatchNorm.from_float(module)
     elif type(module) is nn.LayerNorm and _on_power_of_two_grid(model, node.args[0]):
-        StandaloneLayerNorm.adopt(module)
+        twins[module] = StandaloneLayerNorm.from_float(module)
 
 
 def _on_power_of_two_grid(model: GraphModel, value: Any) -> bool:
@@ -74,14 +81,14 @@ def _share_scale(model: GraphModel, call: fx.Node) -> None:
     FakeQuantize.share_scale([m for m in modules if isinstance(m, FakeQuantize)])
 
 
-def _insert_fixed_point(model: GraphModel, node: fx.Node, bits: int | None) -> None:
+def _insert_fixed_point(model: GraphModel, node: fx.Node, bits: int | None, twins: Twins) -> None:
     """Make a batch norm or an average compute with offset, multiplier and shift."""
     source = quantizer_of(model, node.all_input_nodes[0])
     (output,) = node.users
     module = model.module_of(node)
     if node.meta["kind"] is Kind.BATCH_NORM:
         assert module is not None
-        FixedPointBatchNorm.adopt(module, bits)
+        twins[module] = FixedPointBatchNorm.from_float(twins.get(module, module), bits)
     else:
         path = str(node.target) if module is not None else _operation_path(node)
         path = model.free_path(f"{path}_sums")
@@ -150,14 +157,17 @@ def _module_reference(model: GraphModel, before: fx.Node, path: str) -> fx.Node:
     return reference
 
 
-def _insert_layer(model: GraphModel, node: fx.Node, annotation: LayerAnnotation) -> None:
+def _insert_layer(
+    model: GraphModel, node: fx.Node, annotation: LayerAnnotation, twins: Twins
+) -> None:
     qconfig, batch_norm = annotation.qconfig, annotation.batch_norm
     assert qconfig.weight is not None
     source = quantizer_of(model, node.args[0] if node.args else node.kwargs["input"])
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
-        layer = QuantLayer.adopt(module, qconfig.weight, qconfig.bias)
+        layer = QuantLayer.from_float(twins.get(module, module), qconfig.weight, qconfig.bias)
         layer.starts_soft = qconfig.soft_weight
+        twins[module] = layer
     else:
         node = _lift_function(model, node, annotation)
     references = {}

@@ -49,7 +49,7 @@ def test_folding_equals_evaluation(name, affine):
     gain, offset = gain_and_offset(norm)
     transposed, groups = getattr(layer, "transposed", False), getattr(layer, "groups", 1)
     folded = layer.weight * channel_view(gain, layer.weight, transposed, groups)
-    QuantLayer.adopt(layer, QuantSpec(signed=True), BiasSpec())
+    layer = QuantLayer.from_float(layer, QuantSpec(signed=True), BiasSpec())
     actual = layer.operate(x, folded, fold_bias(layer.bias, gain, offset))
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
@@ -69,7 +69,7 @@ def test_rows_are_the_weights_of_one_output_channel(name):
     # The view marks what feeds each output channel: with such weights a channel's output is that
     # many times ones'.
     ones = torch.ones_like(layer.weight)
-    QuantLayer.adopt(layer, QuantSpec(signed=True), BiasSpec())
+    layer = QuantLayer.from_float(layer, QuantSpec(signed=True), BiasSpec())
     y, y_marked = layer.operate(x, ones, None), layer.operate(x, ones * marked, None)
     torch.testing.assert_close(y_marked, y * marks.reshape(-1, *[1] * (x.dim() - 2)))
 

@@ -145,7 +145,7 @@ def test_a_layer_learns_its_weight_range(granularity, power_of_two):
     spec = QuantSpec(4, True, granularity, power_of_two=power_of_two, learned=True)
     layer, batch_norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
     nn.init.uniform_(batch_norm.weight, 0.5, 2.0)
-    layer = QuantLayer.adopt(layer, spec, BiasSpec())
+    layer = QuantLayer.from_float(layer, spec, BiasSpec())
     layer.set_weight_range(torch.ones(4))
     assert isinstance(layer.weight_range, nn.Parameter)
     x = torch.randn(2, 3, 8, 8)
@@ -161,7 +161,7 @@ def test_a_layer_learns_its_weight_range(granularity, power_of_two):
 
 
 def test_a_checkpoint_without_ranges_leaves_them():
-    layer = QuantLayer.adopt(nn.Linear(3, 2), QuantSpec(4, True, learned=True), BiasSpec())
+    layer = QuantLayer.from_float(nn.Linear(3, 2), QuantSpec(4, True, learned=True), BiasSpec())
     layer.set_weight_range(torch.tensor([1.0, 2.0]))
     layer.range_was_given = False
     layer.load_state_dict(nn.Linear(3, 2).state_dict())

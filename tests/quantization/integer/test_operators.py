@@ -27,7 +27,7 @@ U8 = Grid(2.0**-6, 0, 0, 255, signed=False)
 
 def integer_layer(name, weight_bits, grid, output=None, bias_limit=1000, per_channel=True):
     layer = LAYERS[name]()
-    QuantLayer.adopt(layer, QuantSpec(bit_width=weight_bits, signed=True), BiasSpec())
+    layer = QuantLayer.from_float(layer, QuantSpec(bit_width=weight_bits, signed=True), BiasSpec())
     limit = 1 << (weight_bits - 1)
     weight = torch.randint(-limit, limit, layer.weight.shape)
     channels = layer.rows(weight).shape[0]
@@ -158,7 +158,7 @@ def test_weight_digits_add_up_and_each_is_exact_in_float32(bits):
 
 def test_layers_with_many_inputs_take_smaller_digits():
     layer = torch.nn.Linear(5000, 1)
-    QuantLayer.adopt(layer, QuantSpec(bit_width=16, signed=True), BiasSpec())
+    layer = QuantLayer.from_float(layer, QuantSpec(bit_width=16, signed=True), BiasSpec())
     weight = torch.full((1, 5000), 2**14 - 1)
     converted = IntegerLayer(layer, weight, None, torch.ones(1), S8, None)
     assert converted.weight_digits.shape[0] == 4

@@ -26,7 +26,7 @@ def test_training_weight_is_on_the_grid_of_the_folded_weight(name, granularity):
     """With running statistics equal to the batch's, training and folded weights are the same."""
     layer, norm, _ = make(name)
     spec = QuantSpec(signed=True, granularity=granularity, rounding="half_away")
-    QuantLayer.adopt(layer, spec, BiasSpec())
+    layer = QuantLayer.from_float(layer, spec, BiasSpec())
     weight, _, scale = layer.folded(layer.weight, layer.bias, norm, None)
     quantized, _ = layer.quantized_parameters(layer.weight, layer.bias, norm, None)
     steps = quantized / layer.channels(scale, weight)
@@ -41,7 +41,7 @@ def test_training_weight_is_on_the_grid_of_the_folded_weight(name, granularity):
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_frozen_batch_norm_is_folded_completely(name):
     layer, norm, x = make(name)
-    QuantLayer.adopt(layer, QuantSpec(signed=True, bit_width=16), BiasSpec())
+    layer = QuantLayer.from_float(layer, QuantSpec(signed=True, bit_width=16), BiasSpec())
     with torch.no_grad():
         reference = norm(layer.operate(x, layer.weight, layer.bias))
         folded = layer(x, norm)
@@ -49,13 +49,16 @@ def test_frozen_batch_norm_is_folded_completely(name):
 
 
 def test_frozen_batch_norm_never_sees_an_activation():
-    layer, norm = QuantLayer.adopt(nn.Conv2d(3, 4, 1), SPEC, BiasSpec()), nn.BatchNorm2d(4).eval()
+    layer, norm = (
+        QuantLayer.from_float(nn.Conv2d(3, 4, 1), SPEC, BiasSpec()),
+        nn.BatchNorm2d(4).eval(),
+    )
     norm.register_forward_hook(lambda *_: pytest.fail("batch norm ran"))
     layer(torch.randn(2, 3, 4, 4), norm)
 
 
 def test_training_batch_norm_updates_its_statistics_from_the_quantized_convolution():
-    layer, norm = QuantLayer.adopt(nn.Conv2d(3, 4, 1), SPEC, BiasSpec()), nn.BatchNorm2d(4)
+    layer, norm = QuantLayer.from_float(nn.Conv2d(3, 4, 1), SPEC, BiasSpec()), nn.BatchNorm2d(4)
     x, before = torch.randn(8, 3, 4, 4), norm.running_mean.clone()
     y = layer(x, norm)
     assert not torch.equal(norm.running_mean, before)
@@ -66,14 +69,14 @@ def test_disabled_quantization_is_the_float_layer():
     float_layer, norm = nn.Conv2d(3, 4, 3), randomize_batch_norms(nn.BatchNorm2d(4)).eval()
     x = torch.randn(2, 3, 8, 8)
     expected = norm(float_layer(x))
-    layer = QuantLayer.adopt(copy.deepcopy(float_layer), SPEC, BiasSpec())
+    layer = QuantLayer.from_float(copy.deepcopy(float_layer), SPEC, BiasSpec())
     assert not torch.equal(layer(x, norm), expected)
     layer.fake_quant_enabled = False
     assert torch.equal(layer(x, norm), expected)
 
 
 def test_bias_lies_on_the_accumulators_grid():
-    layer = QuantLayer.adopt(nn.Linear(6, 4), SPEC, BiasSpec())
+    layer = QuantLayer.from_float(nn.Linear(6, 4), SPEC, BiasSpec())
     quantizer = input_quantizer(torch.randn(100))
     _, bias = layer.quantized_parameters(layer.weight, layer.bias, None, quantizer)
     step = quantizer.qparams().scale * layer.folded(layer.weight, layer.bias, None, None).scale
@@ -87,7 +90,7 @@ def test_bias_lies_on_the_accumulators_grid():
 @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
 def test_bias_rules_for_a_bias_too_large(rule, bits, granularity):
     spec = QuantSpec(signed=True, granularity=granularity)
-    layer = QuantLayer.adopt(nn.Linear(6, 4), spec, BiasSpec(bits, rule))
+    layer = QuantLayer.from_float(nn.Linear(6, 4), spec, BiasSpec(bits, rule))
     with torch.no_grad():
         layer.bias[1] = 100.0
     quantizer = PACT2(clip_range=(-1.0, 1.0))
@@ -109,7 +112,7 @@ def test_bias_rules_for_a_bias_too_large(rule, bits, granularity):
 def test_bias_of_a_nearly_dead_channel_does_not_overflow_32_bits(granularity):
     """A tiny weight scale times a tiny input scale once made biases wrap around."""
     spec = QuantSpec(signed=True, granularity=granularity, max_scale_ratio=2.0**40)
-    layer = QuantLayer.adopt(nn.Linear(6, 4), spec, BiasSpec())
+    layer = QuantLayer.from_float(nn.Linear(6, 4), spec, BiasSpec())
     with torch.no_grad():
         layer.weight[0] = 1e-8
         layer.bias[0] = 50.0
@@ -119,7 +122,7 @@ def test_bias_of_a_nearly_dead_channel_does_not_overflow_32_bits(granularity):
 
 
 def test_gradients_reach_the_float_parameters():
-    layer, norm = QuantLayer.adopt(nn.Conv2d(3, 4, 3), SPEC, BiasSpec()), nn.BatchNorm2d(4)
+    layer, norm = QuantLayer.from_float(nn.Conv2d(3, 4, 3), SPEC, BiasSpec()), nn.BatchNorm2d(4)
     quantizer = PACT2(clip_range=(-1.0, 1.0))
     for training in (True, False):
         norm.train(training)
@@ -131,7 +134,7 @@ def test_gradients_reach_the_float_parameters():
 
 
 def test_dead_channel_in_training_is_finite():
-    layer, norm = QuantLayer.adopt(nn.Conv2d(3, 4, 3), SPEC, BiasSpec()), nn.BatchNorm2d(4)
+    layer, norm = QuantLayer.from_float(nn.Conv2d(3, 4, 3), SPEC, BiasSpec()), nn.BatchNorm2d(4)
     with torch.no_grad():
         norm.weight[:2] = 0.0
         layer.weight[3] = 0.0
@@ -141,11 +144,11 @@ def test_dead_channel_in_training_is_finite():
     assert bool(layer.weight.grad.isfinite().all())
 
 
-def test_adopting_twice_changes_nothing():
-    layer = QuantLayer.adopt(nn.Conv2d(3, 4, 3), SPEC, BiasSpec())
+def test_a_twin_of_a_twin_is_itself():
+    layer = QuantLayer.from_float(nn.Conv2d(3, 4, 3), SPEC, BiasSpec())
     kind = type(layer)
     assert kind is QUANT_LAYERS[nn.Conv2d]
-    assert type(QuantLayer.adopt(layer, SPEC, BiasSpec())) is kind
+    assert QuantLayer.from_float(layer, SPEC, BiasSpec()) is layer
 
 
 def test_functional_layer_equals_the_module():
@@ -154,5 +157,5 @@ def test_functional_layer_equals_the_module():
     functional = QuantFunctionalLayer(
         F.conv2d, {"stride": 2, "padding": 1, "groups": 2}, SPEC, BiasSpec()
     )
-    expected = QuantLayer.adopt(copy.deepcopy(conv), SPEC, BiasSpec())(x)
+    expected = QuantLayer.from_float(copy.deepcopy(conv), SPEC, BiasSpec())(x)
     assert torch.equal(functional(x, conv.weight, conv.bias), expected)

@@ -20,6 +20,7 @@ from edgeailite.quantization.arithmetic.fixed_point import (
     batch_norm_requantization,
 )
 from edgeailite.quantization.arithmetic.rounding import straight_through
+from edgeailite.quantization.graph.twins import make_twin
 from edgeailite.quantization.graph.window_sums import WindowSum
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.normalization import (
@@ -58,10 +59,15 @@ class FixedPointBatchNorm(nn.Module):
     multiplier_bits: int | None
 
     @classmethod
-    def adopt(cls, batch_norm: nn.Module, multiplier_bits: int | None) -> None:
-        """Turn `batch_norm` itself into its twin; one that is already stays."""
-        batch_norm.__class__ = FIXED_POINT_BATCH_NORMS.get(type(batch_norm), type(batch_norm))
-        batch_norm.multiplier_bits = multiplier_bits  # type: ignore[assignment]
+    def from_float(cls, batch_norm: nn.Module, multiplier_bits: int | None) -> FixedPointBatchNorm:
+        """Make the twin of one of torch's batch norms; a twin is returned with the new bits."""
+        twin = (
+            batch_norm
+            if isinstance(batch_norm, FixedPointBatchNorm)
+            else make_twin(batch_norm, FIXED_POINT_BATCH_NORMS[type(batch_norm)])
+        )
+        twin.multiplier_bits = multiplier_bits
+        return twin
 
     def forward(
         self, x: Tensor, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize | None = None
@@ -126,7 +132,7 @@ class AddMultiply(nn.Module):
         return (x + self.offset.reshape(-1, *tail)) * self.factor.reshape(-1, *tail)
 
 
-def _twin(base: type[nn.Module]) -> type[nn.Module]:
+def _twin_type(base: type[nn.Module]) -> type[FixedPointBatchNorm]:
     twin = type(
         f"FixedPoint{base.__name__}",
         (FixedPointBatchNorm, base),
@@ -136,8 +142,8 @@ def _twin(base: type[nn.Module]) -> type[nn.Module]:
     return twin
 
 
-FIXED_POINT_BATCH_NORMS: dict[type[nn.Module], type[nn.Module]] = {
-    base: _twin(base) for base in BATCH_NORMS
+FIXED_POINT_BATCH_NORMS: dict[type[nn.Module], type[FixedPointBatchNorm]] = {
+    base: _twin_type(base) for base in BATCH_NORMS
 }
 
 

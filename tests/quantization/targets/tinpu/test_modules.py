@@ -89,7 +89,7 @@ def test_a_batch_norm_trains_as_ever_and_adds_the_half_step(twin):
     norm = twin(3)
     x = torch.randn(8, 3, 4, 4) if twin is nn.BatchNorm2d else torch.randn(8, 3)
     expected = twin(3)(x)
-    FixedPointBatchNorm.adopt(norm, 12)
+    norm = FixedPointBatchNorm.from_float(norm, 12)
     output = quantizer(-4.0, 4.0)
     torch.testing.assert_close(norm(x, output), expected + output.qparams().scale / 2)
     output.fake_quant_enabled = False
@@ -98,7 +98,7 @@ def test_a_batch_norm_trains_as_ever_and_adds_the_half_step(twin):
 
 def test_gradients_of_a_frozen_normalisation_are_the_batch_norms():
     norm = nn.BatchNorm2d(2).eval()
-    FixedPointBatchNorm.adopt(norm, 12)
+    norm = FixedPointBatchNorm.from_float(norm, 12)
     x = torch.randn(4, 2, 3, 3, requires_grad=True)
     norm(x, quantizer(-4.0, 4.0)).sum().backward()
     torch.testing.assert_close(x.grad, torch.ones_like(x) / (1 + norm.eps) ** 0.5)
