@@ -1,26 +1,71 @@
 """The quantization engine: capture, annotate, insert, train, calibrate, convert, export, verify."""
 
-from edgeailite.quantization.arithmetic.presets import QConfigType
-from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QuantSpec
-from edgeailite.quantization.export.formats import ExportFormat
-from edgeailite.quantization.methods.training import TrainingMethods
-from edgeailite.quantization.targets.tinpu.qconfig import TinyMLQConfigType
-from edgeailite.quantization.wrappers import (
-    ConvertedModule,
-    GenericTinyMLPTQFxModule,
-    GenericTinyMLQATFxModule,
-    PTCFxModule,
-    PTQFxModule,
-    QATFxModule,
-    QuantCalibrateModule,
-    QuantModule,
-    QuantTestModule,
-    QuantTrainModule,
-    TINPUTinyMLPTQFxModule,
-    TINPUTinyMLQATFxModule,
-    TinyMLConvertedModule,
-    TinyMLQuantFxBaseModule,
-)
+from typing import TYPE_CHECKING
+
+from edgeailite._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.presets import QConfigType
+    from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QuantSpec
+    from edgeailite.quantization.export.formats import ExportFormat
+    from edgeailite.quantization.methods.training import TrainingMethods
+    from edgeailite.quantization.targets.tinpu.qconfig import TinyMLQConfigType
+    from edgeailite.quantization.wrappers import (
+        ConvertedModule,
+        GenericTinyMLPTQFxModule,
+        GenericTinyMLQATFxModule,
+        PTCFxModule,
+        PTQFxModule,
+        QATFxModule,
+        QuantCalibrateModule,
+        QuantModule,
+        QuantTestModule,
+        QuantTrainModule,
+        TINPUTinyMLPTQFxModule,
+        TINPUTinyMLQATFxModule,
+        TinyMLConvertedModule,
+        TinyMLQuantFxBaseModule,
+    )
+else:
+    # "import edgeailite" loads no more of the engine than the layers of the module kit need.
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            f"{__name__}.arithmetic.presets": ("QConfigType",),
+            f"{__name__}.arithmetic.spec": ("BiasSpec", "QConfig", "QuantSpec"),
+            f"{__name__}.export.formats": ("ExportFormat",),
+            f"{__name__}.methods.training": ("TrainingMethods",),
+            f"{__name__}.targets.tinpu.qconfig": ("TinyMLQConfigType",),
+            f"{__name__}.wrappers.fx": ("PTCFxModule", "PTQFxModule", "QATFxModule"),
+            f"{__name__}.wrappers.pact2": (
+                "QuantCalibrateModule",
+                "QuantTestModule",
+                "QuantTrainModule",
+            ),
+            f"{__name__}.wrappers.quant_module": ("ConvertedModule", "QuantModule"),
+            f"{__name__}.wrappers.tinyml": (
+                "GenericTinyMLPTQFxModule",
+                "GenericTinyMLQATFxModule",
+                "TINPUTinyMLPTQFxModule",
+                "TINPUTinyMLQATFxModule",
+                "TinyMLConvertedModule",
+                "TinyMLQuantFxBaseModule",
+            ),
+        },
+        submodules=(
+            "arithmetic",
+            "export",
+            "graph",
+            "integer",
+            "methods",
+            "modules",
+            "prepare",
+            "report",
+            "targets",
+            "verify",
+            "wrappers",
+        ),
+    )
 
 __all__ = [
     "BiasSpec",
