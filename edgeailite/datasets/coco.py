@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeailite._extras import needs_extra
 from edgeailite.datasets.registry import Split, register_dataset
 from edgeailite.datasets.segmentation import (
     IGNORED,
@@ -100,12 +101,9 @@ class CocoSegmentation(SegmentationDataset):
 
 
 def _open(annotations: Path) -> Any:
-    try:
+    with needs_extra("coco", "coco_seg21"):
         from pycocotools.coco import COCO
-    except ImportError as error:
-        raise ImportError(
-            "coco_seg21 needs pycocotools: pip install 'edgeailite[coco]'."
-        ) from error
+
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(annotations))
 

@@ -1,13 +1,13 @@
 """One table of models, by name."""
 
 import difflib
-import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import torchvision
 from torch import nn
+
+from edgeailite._extras import needs_extra
 
 __all__ = ["create_model", "list_models", "register_model"]
 
@@ -108,6 +108,8 @@ def _split_width(name: str) -> tuple[str, float]:
 
 
 def _from_torchvision(name: str, num_classes: int, kwargs: dict[str, Any]) -> nn.Module:
+    import torchvision
+
     known = torchvision.models.list_models()
     if name not in known:
         raise _unknown(name, known, "torchvision/")
@@ -115,9 +117,8 @@ def _from_torchvision(name: str, num_classes: int, kwargs: dict[str, Any]) -> nn
 
 
 def _from_timm(name: str, num_classes: int, kwargs: dict[str, Any]) -> nn.Module:
-    if importlib.util.find_spec("timm") is None:
-        raise ImportError(f"timm/{name} needs timm: pip install 'edgeailite[timm]'.")
-    import timm
+    with needs_extra("timm", f"timm/{name}"):
+        import timm
 
     if not timm.is_model(name):
         raise _unknown(name, timm.list_models(), "timm/")

@@ -1,4 +1,4 @@
-import importlib.util
+import sys
 
 import pytest
 import torch
@@ -95,11 +95,9 @@ def test_torchvision_model():
 
 
 def test_timm_model_without_timm_raises(monkeypatch):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "timm" else find_spec(name)
-    )
-    with pytest.raises(ImportError, match=r"pip install 'edgeailite\[timm\]'"):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    message = r"timm/resnet18 needs timm: pip install 'edgeailite\[timm\]'"
+    with pytest.raises(ImportError, match=message):
         create_model("timm/resnet18")
 
 

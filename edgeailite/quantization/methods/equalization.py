@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite._extras import needs_extra
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import Kind, argument
 from edgeailite.quantization.graph.recording import Hook
@@ -71,8 +72,9 @@ class _Channels:
 
     def groups(self) -> np.ndarray:
         """Return the number of each channel's group; that of the pinned ones is at index 0."""
-        from scipy.sparse import coo_matrix
-        from scipy.sparse.csgraph import connected_components
+        with needs_extra("search", "Equalization"):
+            from scipy.sparse import coo_matrix
+            from scipy.sparse.csgraph import connected_components
 
         pairs = np.concatenate([np.zeros((2, 0), int), *self.edges], axis=1)
         graph = coo_matrix((np.ones(pairs.shape[1]), pairs), shape=(self.count, self.count))

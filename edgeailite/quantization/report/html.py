@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgeailite._extras import needs_extra
+from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.report.entries import ActivationEntry, LayerEntry, Report
 from edgeailite.quantization.report.findings import BREAK_BELOW, POOR_SQNR
 from edgeailite.quantization.report.svg import HISTOGRAM_HEIGHT, depth_chart, histogram_shape
@@ -46,18 +47,15 @@ def write_html(
     Returns:
         `path`.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        temporary = Path(folder) / target.name
+    with write_atomically(path) as temporary:
         temporary.write_text(render_html(report, title), encoding="utf-8")
-        os.replace(temporary, target)  # noqa: PTH105 -- the word that says atomic
-    return target
+    return Path(path)
 
 
 def render_html(report: Report, title: str = "Quantization report") -> str:
     """The content of the file that :func:`write_html` writes."""
-    import jinja2
+    with needs_extra("report", "The HTML report"):
+        import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("edgeailite.quantization.report"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
+from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.verify.compare import Verification, verify
 from edgeailite.quantization.verify.onnx_runtime import LEVELS, cpu_note, open_session
 from edgeailite.quantization.wrappers import ConvertedModule, QuantModule
@@ -67,9 +67,8 @@ def main(args: list[str] | None = None) -> int:
         return 2
     print(result)  # noqa: T201
     if options.json_path is not None:
-        temporary = options.json_path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(result), indent=1))
-        os.replace(temporary, options.json_path)  # noqa: PTH105 -- the word that says atomic
+        with write_atomically(options.json_path) as temporary:
+            temporary.write_text(json.dumps(asdict(result), indent=1))
     return 0 if result.exact else 1
 
 

@@ -13,13 +13,14 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.report import Report, build_report, write_html
 from edgeailite.quantization.verify import verify
 from references.edgeailite.engine.loops import Task
 from references.edgeailite.engine.model import example_input
 from references.edgeailite.engine.options import Options
 from references.edgeailite.engine.recorder import Recorder
-from references.edgeailite.engine.run_folder import write_atomically, write_json, write_text
+from references.edgeailite.engine.run_folder import write_json, write_text
 
 logger = logging.getLogger("edgeailite.deploy")
 
@@ -71,9 +72,8 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: Path, *, quantize
     if quantized:
         model.export(example_input, path, format="QDQ_MODEL", dynamic_batch=True, **names)
     else:
-        write_atomically(
-            path, lambda temporary: _export_float(model, example_input, temporary, names)
-        )
+        with write_atomically(path) as temporary:
+            _export_float(model, example_input, temporary, names)
     logger.info("wrote %s (%d bytes)", path, path.stat().st_size)
 
 

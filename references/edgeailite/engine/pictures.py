@@ -16,8 +16,8 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 
 from edgeailite.datasets import IGNORED, Labels
+from edgeailite.files.atomic import write_atomically
 from references.edgeailite.engine.options import Options
-from references.edgeailite.engine.run_folder import write_atomically
 
 # Share of the photo in a blend.
 PHOTO_SHARE = 0.4
@@ -92,5 +92,6 @@ def write_comparison(
         if c != IGNORED
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=10, fontsize="small")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100))
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=100)
     plt.close(figure)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from edgeailite.files.atomic import write_atomically
 
 CHECKPOINT = "checkpoint.pth"
 BEST = "model_best.pth"
@@ -32,25 +33,10 @@ NO_EFFECT += ("data_path", "evaluate_start")
 logger = logging.getLogger("edgeailite")
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it.
-
-    Args:
-        path: Final name; what it held before stays until the rename.
-        write: Called with the temporary path (same suffix).
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -60,7 +46,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically."""
-    write_atomically(path, lambda temporary: torch.save(dict(content), temporary))
+    with write_atomically(path) as temporary:
+        torch.save(dict(content), temporary)
 
 
 def load_checkpoint(path: Path, device: torch.device | None = None) -> dict[str, Any]:

@@ -9,16 +9,16 @@ Float weights in, integer ONNX out; the steps that quantization adds are numbere
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from edgeailite import xnn
 from edgeailite.datasets import create_dataset
+from edgeailite.files.atomic import write_atomically
 from edgeailite.models import create_model
 from edgeailite.transforms import classification_eval_transform, classification_train_transform
 
@@ -80,14 +80,6 @@ def accuracy(model: nn.Module, loader: DataLoader) -> float:
     return 100.0 * correct / len(loader.dataset)
 
 
-def save(content: dict[str, Tensor], path: Path) -> None:
-    """Write whole files only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    torch.save(content, temporary)
-    temporary.replace(path)
-
-
 def main() -> None:
     """Load, wrap, train, validate, save, export."""
     arguments = parse_arguments()
@@ -110,7 +102,8 @@ def main() -> None:
         print(f"epoch {epoch + 1}/{arguments.epochs}: quantized {accuracy(model, val):.2f} %")
 
     # 3. Save what is inside the wrapper, and export integers.
-    save(model.module.state_dict(), arguments.save_path / "model.pth")
+    with write_atomically(arguments.save_path / "model.pth") as temporary:
+        torch.save(model.module.state_dict(), temporary)
     model.export(dummy_input, arguments.save_path / "model.onnx")
     print(f"wrote {arguments.save_path}/model.pth and {arguments.save_path}/model.onnx")
 

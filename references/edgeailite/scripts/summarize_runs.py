@@ -23,7 +23,8 @@ from matplotlib.axes import Axes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from references.edgeailite.engine.run_folder import RESULT, write_atomically, write_text
+from edgeailite.files.atomic import write_atomically
+from references.edgeailite.engine.run_folder import RESULT, write_text
 
 # What decides, by task: the key in results, and its name.
 METRICS = {"top1": "top-1", "miou": "mIoU"}
@@ -147,7 +148,8 @@ def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
         bars.set_ylim(max(0.0, min(heights) - 2.0), min(100.5, max(heights) + 0.5))
     bars.set_ylabel(title)
     bars.tick_params(axis="x", labelsize="small")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=110)
     plt.close(figure)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from edgeailite._extras import needs_extra
 from edgeailite.quantization.methods.mixed_precision.sensitivity import LayerSensitivity
 
 Cost = Callable[[LayerSensitivity, int], int]
@@ -33,7 +34,8 @@ def choose_bit_widths(
     Raises:
         ValueError: Not even the narrowest weights fit, one budget or both together.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    with needs_extra("search", "The search for bit widths"):
+        from scipy.optimize import Bounds, LinearConstraint, milp
 
     choices = [(layer, bits) for layer in sensitivities for bits in layer.errors]
     one_each = np.array([[layer is other for layer, _ in choices] for other in sensitivities])

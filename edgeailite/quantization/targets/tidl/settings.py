@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.integer.operators import Grid, IntegerLayer
 
 
@@ -39,8 +38,6 @@ def tidl_settings(converted: nn.Module) -> dict[str, Any]:
 def write_tidl_settings(converted: nn.Module, model_path: Path) -> Path:
     """Write :func:`tidl_settings` to ``<stem>.tidl.json`` beside a model, whole or not at all."""
     target = model_path.with_suffix(".tidl.json")
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        temporary = Path(folder) / target.name
+    with write_atomically(target) as temporary:
         temporary.write_text(json.dumps(tidl_settings(converted), indent=2) + "\n")
-        os.replace(temporary, target)  # noqa: PTH105 -- the word that says atomic
     return target

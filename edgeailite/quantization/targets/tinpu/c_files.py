@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.running import node_values
 from edgeailite.quantization.targets.tinpu.c_program import Operation, Program, make_program
@@ -55,13 +56,11 @@ def export_c(
 
 
 def _write(folder: Path, files: dict[str, str]) -> list[Path]:
-    """All files whole, or none of those that could not be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    """Write all files, or none of them if one cannot be written."""
+    with ExitStack() as stack:
         for file, text in files.items():
-            (Path(temporary) / file).write_text(text, encoding="utf-8")
-        for file in files:
-            os.replace(Path(temporary) / file, folder / file)  # noqa: PTH105
+            temporary = stack.enter_context(write_atomically(folder / file))
+            temporary.write_text(text, encoding="utf-8")
     return [folder / file for file in files]
 
 

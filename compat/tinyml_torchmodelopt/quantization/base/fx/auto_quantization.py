@@ -1,4 +1,4 @@
-"""Mixed precision by its documented path; see ``edgeailite.quantization.methods.mixed_precision``."""
+"""``edgeailite.quantization.methods.mixed_precision`` under its documented path."""
 
 from edgeailite.quantization.methods.mixed_precision import apply_mixed_precision
 from edgeailite.quantization.wrappers.tinyml import run_auto_quantization

@@ -1,4 +1,4 @@
-"""Configurations by their documented path; see ``edgeailite.quantization.targets.tinpu.qconfig``."""
+"""``edgeailite.quantization.targets.tinpu.qconfig`` under its documented path."""
 
 from edgeailite.quantization.targets.tinpu.qconfig import TinyMLQConfigType, get_default_qconfig
 
