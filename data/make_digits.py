@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from edgeailite.datasets.whole_folder import write_folder
+from edgeailite.files.folder import write_folder
 
 IMAGE_SIZE = 32
 NUM_IMAGES = 1797

@@ -24,7 +24,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from edgeailite.datasets.cityscapes import IMAGE_SUFFIX, TARGET_SUFFIX
-from edgeailite.datasets.whole_folder import write_folder
+from edgeailite.files.folder import write_folder
 
 DEFAULT_OUTPUT = Path(__file__).resolve().parent / "datasets" / "street_scenes"
 SETTINGS_FILE = "street_scenes.json"

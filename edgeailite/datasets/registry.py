@@ -21,7 +21,7 @@ Transform = Callable[..., Any]
 
 
 class ImageDataset(Protocol):
-    """What the training loops ask of a data set."""
+    """Interface of a data set, as the training loops use it."""
 
     classes: list[str]
 

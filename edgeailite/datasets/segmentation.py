@@ -49,7 +49,7 @@ def voc_palette(count: int) -> list[tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the numbers in a target mean.
+    """Classes behind the numbers in a target.
 
     Attributes:
         classes: Names; their places are the class indices that models are trained on.
@@ -119,7 +119,7 @@ class SegmentationDataset:
         raise NotImplementedError
 
     def target_name(self, index: int) -> str:
-        """Where the labels of an image come from, for messages."""
+        """Name the source of an image's labels, for messages."""
         raise NotImplementedError
 
     def load_target(self, index: int) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Files: atomic writing, downloads, checkpoints, weights. Below the module kit and the engine."""
+"""Files: atomic writing, downloads, checkpoints, weights. Imports no other part of the package."""

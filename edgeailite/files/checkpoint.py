@@ -1,4 +1,4 @@
-"""Reading a state dict out of whatever a checkpoint file holds."""
+"""Read the state dict of a checkpoint file."""
 
 import pickle
 from collections import OrderedDict
@@ -17,7 +17,7 @@ _MODEL_KEYS = ("state_dict", "model", "model_state")
 
 
 def read_state_dict(source: Mapping[str, Any] | str | Path) -> "OrderedDict[str, Tensor]":
-    """The tensors of a checkpoint, by parameter name.
+    """Return the tensors of a checkpoint, by parameter name.
 
     Args:
         source: A state dict, a mapping that holds one under ``state_dict``, ``model`` or

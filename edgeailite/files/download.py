@@ -1,4 +1,4 @@
-"""Files that are fetched once and checked."""
+"""Download files once and check their hashes."""
 
 import hashlib
 import re
@@ -23,7 +23,7 @@ def download_once(url: str, cache_dir: str | Path | None = None) -> Path:
 
     Args:
         url: http(s) address of the file.
-        cache_dir: Folder of the cache; where None, that of ``torch.hub``, which torchvision shares.
+        cache_dir: Folder of the cache; None: that of ``torch.hub``, which torchvision shares.
 
     Returns:
         Path of the file.

@@ -1,4 +1,4 @@
-"""Loading weights into a model, with an account of what went where."""
+"""Load weights into a model and report what was loaded."""
 
 import re
 from collections import OrderedDict
@@ -19,10 +19,10 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor of a checkpoint and of its model.
+    """Tensors of a checkpoint that were loaded, and those that were not.
 
     Attributes:
-        source: Where the weights came from.
+        source: Origin of the weights: a path, a URL, or ``a state dict``.
         loaded: Names that were loaded.
         missing: Names of the model that the checkpoint lacks; they keep their values.
         other_shape: Names in both whose shapes differ, as (name, shape in the checkpoint, shape in
@@ -40,11 +40,11 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor of the model was loaded and every one of the checkpoint used."""
+        """True if every tensor of the model was loaded and every one of the checkpoint used."""
         return not (self.missing or self.other_shape or self.unused or self.ignored)
 
     def __str__(self) -> str:
-        """The counts, and the first names of each group that is not empty."""
+        """Format the counts, and the first names of each group that is not empty."""
         shapes = tuple(f"{name} {theirs} -> {ours}" for name, theirs, ours in self.other_shape)
         groups = {
             "missing in the checkpoint": self.missing,
@@ -79,10 +79,10 @@ def load_weights(
             checkpoint (``re.sub``).
         ignore: Regular expressions; names of the checkpoint, after renaming, in which one is found
             are left out.
-        strict: Whether anything missing, of another shape, or unused is an error. What `ignore`
-            left out may be missing.
-        cache_dir: Where downloads are kept; where None, in ``torch.hub``'s folder.
-        verbose: Whether the report is printed.
+        strict: Raise an error if anything is missing, of another shape, or unused. Tensors that
+            `ignore` left out may be missing.
+        cache_dir: Folder of the downloads; None: the folder of ``torch.hub``.
+        verbose: Print the report.
 
     Returns:
         The report.

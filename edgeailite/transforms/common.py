@@ -1,4 +1,4 @@
-"""What transforms of all tasks end with: from pixels 0..255 to what a model takes."""
+"""Last step of every transform: pixels 0..255 to the normalized input of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the classification families share."""
+"""Building blocks that the classification families share."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -36,18 +36,35 @@ class _Row(NamedTuple):
 
 
 _LARGE = (
-    _Row(3, 16, 16, False, False), _Row(3, 64, 24, False, False, 1), _Row(3, 72, 24, False, False),
-    _Row(5, 72, 40, True, False, 2), _Row(5, 120, 40, True, False), _Row(5, 120, 40, True, False),
-    _Row(3, 240, 80, False, True, 3), _Row(3, 200, 80, False, True), _Row(3, 184, 80, False, True),
-    _Row(3, 184, 80, False, True), _Row(3, 480, 112, True, True), _Row(3, 672, 112, True, True),
-    _Row(5, 672, 160, True, True, 4), _Row(5, 960, 160, True, True), _Row(5, 960, 160, True, True),
-)  # fmt: skip
+    _Row(3, 16, 16, False, False),
+    _Row(3, 64, 24, False, False, 1),
+    _Row(3, 72, 24, False, False),
+    _Row(5, 72, 40, True, False, 2),
+    _Row(5, 120, 40, True, False),
+    _Row(5, 120, 40, True, False),
+    _Row(3, 240, 80, False, True, 3),
+    _Row(3, 200, 80, False, True),
+    _Row(3, 184, 80, False, True),
+    _Row(3, 184, 80, False, True),
+    _Row(3, 480, 112, True, True),
+    _Row(3, 672, 112, True, True),
+    _Row(5, 672, 160, True, True, 4),
+    _Row(5, 960, 160, True, True),
+    _Row(5, 960, 160, True, True),
+)
 _SMALL = (
-    _Row(3, 16, 16, True, False, 1), _Row(3, 72, 24, False, False, 2),
-    _Row(3, 88, 24, False, False), _Row(5, 96, 40, True, True, 3), _Row(5, 240, 40, True, True),
-    _Row(5, 240, 40, True, True), _Row(5, 120, 48, True, True), _Row(5, 144, 48, True, True),
-    _Row(5, 288, 96, True, True, 4), _Row(5, 576, 96, True, True), _Row(5, 576, 96, True, True),
-)  # fmt: skip
+    _Row(3, 16, 16, True, False, 1),
+    _Row(3, 72, 24, False, False, 2),
+    _Row(3, 88, 24, False, False),
+    _Row(5, 96, 40, True, True, 3),
+    _Row(5, 240, 40, True, True),
+    _Row(5, 240, 40, True, True),
+    _Row(5, 120, 48, True, True),
+    _Row(5, 144, 48, True, True),
+    _Row(5, 288, 96, True, True, 4),
+    _Row(5, 576, 96, True, True),
+    _Row(5, 576, 96, True, True),
+)
 _NETWORKS = {"large": (_LARGE, 1280), "small": (_SMALL, 1024)}  # rows, width of the classifier
 
 
@@ -157,10 +174,15 @@ class MobileNetV3(nn.Module):
             activation = hard if row.is_hard else RELU
             layers.append(
                 InvertedResidual(
-                    channels, width(row.expanded), width(row.channels), row.kernel, stride,
-                    row.squeezes and not is_lite, activation,
+                    channels,
+                    width(row.expanded),
+                    width(row.channels),
+                    row.kernel,
+                    stride,
+                    row.squeezes and not is_lite,
+                    activation,
                 )
-            )  # fmt: skip
+            )
             channels = width(row.channels)
         layers.append(unit(channels, 6 * channels, 1, activation=hard))
         self.features = nn.Sequential(*layers)

@@ -1,4 +1,4 @@
-"""What the segmentation families share."""
+"""Building blocks that the segmentation families share."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

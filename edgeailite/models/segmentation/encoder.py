@@ -19,7 +19,7 @@ _PROBE = 64
 
 @dataclass(frozen=True)
 class EncoderKind:
-    """How a classification network becomes an encoder."""
+    """Recipe that makes an encoder of a classification network."""
 
     build: Callable[..., nn.Module]
     """Makes the network; takes `strides`."""

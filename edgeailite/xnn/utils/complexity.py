@@ -1,4 +1,4 @@
-"""How much a model computes and stores."""
+"""Count a model's multiply-accumulates and parameters."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ class Complexity:
         return self.params / 1e6
 
     def __str__(self) -> str:
-        """One line for a log."""
+        """Format the totals as one line for a log."""
         total = sum(self.macs.values())
         dw = sum(self.macs[name] for name in self.depthwise)
         share = dw / total if total else 0.0
@@ -55,9 +55,9 @@ class Complexity:
 def model_complexity(model: nn.Module, input_shape: Sequence[int]) -> Complexity:
     """Count multiply-accumulates and parameters by running the model once, on zeros.
 
-    Convolutions, transposed convolutions and linear layers count, as modules; what is computed
-    without a module (``F.conv2d``, ``@``) and everything element-wise does not. The model's mode
-    and statistics are left as they are.
+    Only modules count: convolutions, transposed convolutions and linear layers. Functional calls
+    (``F.conv2d``, ``@``) and element-wise operations do not. The model's mode and statistics stay
+    unchanged.
 
     Args:
         model: Any model that takes one tensor.
@@ -98,7 +98,7 @@ def _has_macs(module: nn.Module) -> bool:
 
 
 def _macs(module: nn.Module, x: Tensor, output: Tensor) -> int:
-    """Each weight of a channel is used once per output pixel (deconvolution: per input pixel)."""
+    """Count one use of each weight per output pixel (deconvolution: per input pixel)."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     per_position = x if is_deconv(module) else output

@@ -1,4 +1,4 @@
-"""What kind of module is this, and batch norm's two modes."""
+"""Predicates for kinds of modules; freezing of batch norm."""
 
 from typing import TypeGuard
 
@@ -9,30 +9,30 @@ __all__ = ["freeze_bn", "is_bn", "is_conv", "is_deconv", "is_dwconv", "unfreeze_
 
 
 def is_conv(module: nn.Module) -> TypeGuard[nn.Conv1d | nn.Conv2d | nn.Conv3d]:
-    """Whether it is a convolution over one, two or three axes (not a transposed one)."""
+    """Return True for a convolution over one, two or three axes (not a transposed one)."""
     return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
 def is_deconv(module: nn.Module) -> bool:
-    """Whether it is a transposed convolution over one, two or three axes."""
+    """Return True for a transposed convolution over one, two or three axes."""
     return isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
 
 
 def is_dwconv(module: nn.Module) -> bool:
-    """Whether it is a depthwise convolution: several groups, one input channel in each."""
+    """Return True for a depthwise convolution: several groups, one input channel in each."""
     return is_conv(module) and module.groups == module.in_channels > 1
 
 
 def is_bn(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether it is a batch norm of any number of axes, synchronized or not."""
+    """Return True for a batch norm of any number of axes, synchronized or not."""
     return isinstance(module, _BatchNorm)
 
 
 def freeze_bn(model: nn.Module) -> None:
-    """Let every batch norm use its running statistics and leave them as they are.
+    """Make every batch norm use its running statistics, without updating them.
 
-    Activation quantizers go on as they are. ``model.train()`` undoes it, so in a training loop call
-    it after ``model.train()``, each epoch.
+    Activation quantizers are not affected. ``model.train()`` reverts this, so call it after
+    ``model.train()`` in each epoch.
 
     Args:
         model: Changed in place.
@@ -41,7 +41,7 @@ def freeze_bn(model: nn.Module) -> None:
 
 
 def unfreeze_bn(model: nn.Module) -> None:
-    """Put every batch norm back into the mode of the model: the inverse of :func:`freeze_bn`.
+    """Return every batch norm to the model's mode; the inverse of :func:`freeze_bn`.
 
     Args:
         model: Changed in place.

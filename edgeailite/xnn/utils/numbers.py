@@ -9,7 +9,7 @@ def make_divisible(channels: float, divisor: int = 8, least: int | None = None) 
     Args:
         channels: Wanted number of channels, such as a width multiplier times a base.
         divisor: The result is a multiple of it.
-        least: Smallest allowed result; `divisor` where None.
+        least: Smallest allowed result; None: `divisor`.
 
     Returns:
         The nearest multiple, or the next one above where that would be below ``0.9 * channels``.

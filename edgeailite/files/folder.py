@@ -1,4 +1,4 @@
-"""Folders of files that appear complete or not at all."""
+"""Write folders that appear complete or not at all."""
 
 from __future__ import annotations
 
