@@ -2,7 +2,7 @@ PYTHON ?= python
 
 .PHONY: lint format test bench
 
-lint:  ## Style and types, as pre-commit runs them.
+lint:  ## Style and types, as run_tests.sh and pre-commit check them.
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
@@ -11,7 +11,7 @@ format:  ## Apply the automatic fixes.
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-test:  ## The whole test suite; ARGS="-k conv" narrows it.
+test:  ## The tests alone; ARGS="-k conv" narrows it.
 	$(PYTHON) -m pytest $(ARGS)
 
 bench:  ## Every benchmark, one after the other; each prints its table.

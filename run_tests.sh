@@ -1,15 +1,23 @@
 #!/usr/bin/env bash
-# Make .venv if need be, then run the tests (style and types: make lint).
+# Make .venv if need be, then check style and types as `make lint` does, and run the tests.
 #
-#     ./run_tests.sh                    everything, one process per core
-#     ./run_tests.sh tests/xnn -x       only these, pytest's arguments
+#     ./run_tests.sh                    everything; the tests in one process per core
+#     ./run_tests.sh tests/xnn -x       only these tests, pytest's arguments
 set -euo pipefail
 cd "$(dirname "$0")"
 . tools/setup_env.sh
 
+run() {
+    echo "== $*"
+    "$@"
+}
+
 if [ $# -eq 0 ]; then
+    run "$PYTHON" -m ruff check .
+    run "$PYTHON" -m ruff format --check .
+    run "$PYTHON" -m mypy
     # Each process computes with one thread: they would take the cores from each other.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     set -- -n auto --dist worksteal
 fi
-exec "$PYTHON" -m pytest "$@"
+run "$PYTHON" -m pytest "$@"
