@@ -1,4 +1,4 @@
-"""What was quantized, what was not and why, ranges, SQNR; as text, JSON, HTML, events."""
+"""Report on a quantized model: grids, ranges, SQNR, warnings; as text, JSON, HTML, events."""
 
 from edgeailite.quantization.arithmetic.sqnr import sqnr
 from edgeailite.quantization.report.build import build_report, describe, spec_words

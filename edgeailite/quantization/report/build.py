@@ -1,4 +1,4 @@
-"""A prepared model, looked at: what became of it, and with data how well that went."""
+"""Report on a prepared model: its grids, and with data their errors."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from edgeailite.quantization.integer.memory import estimate_memory
 from edgeailite.quantization.integer.operators import Grid
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
-from edgeailite.quantization.report.entries import (
-    ActivationEntry,
-    LayerEntry,
-    ModelSize,
-    Report,
-)
+from edgeailite.quantization.report.entries import ActivationEntry, LayerEntry, Report
 from edgeailite.quantization.report.findings import find_warnings
-from edgeailite.quantization.report.measure import Statistics, histogram, measure
+from edgeailite.quantization.report.measure import measure
 from edgeailite.quantization.report.reasons import float_operations, operation_name
+from edgeailite.quantization.report.size import model_size
+from edgeailite.quantization.report.statistics import Statistics, histogram
 from edgeailite.quantization.targets.tinpu.conversion import convert_fixed_point
+
+Entry = LayerEntry | ActivationEntry
 
 
 def spec_words(spec: QuantSpec) -> str:
-    """A spec in a few words."""
+    """Describe a spec in a few words."""
     sign = {True: "int", False: "uint", None: "int?"}[spec.signed]
     parts = [f"{sign}{spec.bit_width}", spec.granularity.replace("per_", "per-")]
     parts += ["affine"] if not spec.symmetric else []
@@ -40,19 +39,19 @@ def spec_words(spec: QuantSpec) -> str:
 
 
 def describe(model: GraphModel) -> str:
-    """:func:`build_report` without data, as text."""
+    """Return :func:`build_report` without data, as text."""
     return str(build_report(model))
 
 
 @torch.no_grad()
 def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]] = ()) -> Report:
-    """Look at a prepared model; it stays as it is.
+    """Report on a prepared model; it stays as it is.
 
     Args:
         wrapper: A wrapper, or the prepared model in it.
-        batches: Inputs of the model, a tuple for several; with some, the values at each place are
-            measured too: SQNR, histograms, what is clipped. They are read one by one, and memory
-            does not grow with their number.
+        batches: Inputs of the model, a tuple for several. With some, the values at each place are
+            measured too: SQNR, histograms, clipping. They are read one by one, and memory does not
+            grow with their number.
 
     Returns:
         The report.
@@ -63,38 +62,26 @@ def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ..
     """
     model = _prepared(wrapper)
     model.classify()
-    units = {unit.node: unit for unit in layer_calls(model)}
+    calls = {call.node: call for call in layer_calls(model)}
     quantizers = _quantizer_nodes(model)
-    grids = {node: grid_of(quantizer) for node, quantizer in quantizers.items()}
-    limits = {node: _limits(grid) for node, grid in grids.items()}
-    places = [node for node in model.graph.nodes if node in units or node in quantizers]
+    places = [node for node in model.graph.nodes if node in calls or node in quantizers]
+    limits = {node: _limits(grid_of(quantizer)) for node, quantizer in quantizers.items()}
     batches = iter(batches)
     first = next(batches, None)
     shown = () if first is None else chain([first], batches)
     measured, num_inputs = measure(model, places, limits, shown)
-    calls: Counter[str] = Counter()
-    entries: dict[fx.Node, LayerEntry | ActivationEntry] = {}
+    entries = _make_entries(model, places, calls, quantizers)
+    for node, statistics in measured.items():
+        _add_statistics(entries[node], statistics)
     report = Report(
-        size=_model_size(model, list(units.values())),
+        layers=[entry for entry in entries.values() if isinstance(entry, LayerEntry)],
+        activations=[entry for entry in entries.values() if isinstance(entry, ActivationEntry)],
+        floats=float_operations(model),
+        size=model_size(model, list(calls.values()), quantizers.values()),
         num_inputs=num_inputs,
         post_training=list(getattr(wrapper, "post_training", ())),
     )
-    for position, node in enumerate(places, start=1):
-        calls[str(node.target)] += 1
-        call = calls[str(node.target)]
-        if node in units:
-            layer = _layer_entry(model, units[node], position, call)
-            layer.output_sqnr = measured[node].sqnr if node in measured else None
-            report.layers.append(layer)
-            entries[node] = layer
-        else:
-            activation = _activation_entry(node, quantizers[node], grids[node], position, call)
-            if node in measured:
-                _add_statistics(activation, measured[node])
-            report.activations.append(activation)
-            entries[node] = activation
-    report.floats = float_operations(model)
-    report.warnings = find_warnings(report, list(units.values()), entries)
+    report.warnings = find_warnings(report, list(calls.values()), entries)
     if first is not None:
         _add_memory(report, model, first)
     return report
@@ -129,23 +116,42 @@ def _quantizer_nodes(model: GraphModel) -> dict[fx.Node, FakeQuantize]:
 
 
 def _limits(grid: Grid) -> tuple[float, float]:
-    """The ends of a grid, in real units."""
+    """Ends of a grid as real values."""
     low, high = grid.quant_min - grid.zero_point, grid.quant_max - grid.zero_point
     return low * grid.scale, high * grid.scale
 
 
-def _layer_entry(model: GraphModel, unit: LayerCall, position: int, call: int) -> LayerEntry:
-    weight, bias, scale = unit.folded()
-    quantized, quantized_bias = unit.quantized_parameters()
-    spec = unit.layer.weight_spec
-    low, high, step = float(weight.min()), float(weight.max()), float(scale.max())
-    limits = spec.quant_min * step, spec.quant_max * step
-    has_bias_grid = unit.input_quantizer is not None
+def _make_entries(
+    model: GraphModel,
+    places: list[fx.Node],
+    calls: dict[fx.Node, LayerCall],
+    quantizers: dict[fx.Node, FakeQuantize],
+) -> dict[fx.Node, Entry]:
+    """Entries of layers and quantizers in the order of the graph, without data."""
+    counts: Counter[str] = Counter()
+    entries: dict[fx.Node, Entry] = {}
+    for position, node in enumerate(places, start=1):
+        counts[str(node.target)] += 1
+        number = counts[str(node.target)]
+        if node in calls:
+            entries[node] = _layer_entry(model, calls[node], position, number)
+        else:
+            entries[node] = _activation_entry(node, quantizers[node], position, number)
+    return entries
+
+
+def _layer_entry(model: GraphModel, call: LayerCall, position: int, number: int) -> LayerEntry:
+    weight, bias, scales = call.folded()
+    quantized, quantized_bias = call.quantized_parameters()
+    spec = call.layer.weight_spec
+    low, high, scale = float(weight.min()), float(weight.max()), float(scales.max())
+    limits = spec.quant_min * scale, spec.quant_max * scale
+    has_bias_grid = call.input_quantizer is not None
     return LayerEntry(
         position=position,
-        path=unit.path,
-        call=call,
-        kind=operation_name(model, unit.node),
+        path=call.path,
+        call=number,
+        kind=operation_name(model, call.node),
         weight_spec=spec_words(replace(spec, signed=True)),
         weight_max=float(weight.abs().max()),
         weight_sqnr=sqnr(weight, quantized),
@@ -162,51 +168,29 @@ def _bias_sqnr(bias: Tensor | None, quantized: Tensor | None) -> float | None:
 
 
 def _activation_entry(
-    node: fx.Node, quantizer: FakeQuantize, grid: Grid, position: int, call: int
+    node: fx.Node, quantizer: FakeQuantize, position: int, number: int
 ) -> ActivationEntry:
     low, high = (float(v) for v in quantizer.clips_act)
+    grid = grid_of(quantizer)
     return ActivationEntry(
         position=position,
         path=str(node.target),
-        call=call,
+        call=number,
         spec=spec_words(replace(quantizer.spec, signed=grid.signed)),
         range=(low, high),
         limits=_limits(grid),
-        step=grid.scale,
+        scale=grid.scale,
         batches=int(quantizer.num_batches_tracked) + 1,
         fixed=quantizer.spec.fixed_range is not None,
     )
 
 
-def _add_statistics(entry: ActivationEntry, seen: Statistics) -> None:
+def _add_statistics(entry: Entry, seen: Statistics) -> None:
+    if isinstance(entry, LayerEntry):
+        entry.output_sqnr = seen.sqnr
+        return
     entry.values = (seen.low, seen.high)
     entry.percentile = seen.percentile
     entry.histogram = seen.histogram(entry.limits)
     entry.clipped = seen.num_clipped / seen.count
     entry.grid_sqnr, entry.sqnr = seen.own_sqnr, seen.sqnr
-
-
-def _model_size(model: GraphModel, units: list[LayerCall]) -> ModelSize:
-    """Batch norms that are folded take nothing; a layer that is used several times counts once."""
-    stored: dict[int, int] = {}
-    covered: set[int] = set()
-    for unit in units:
-        folded, spec = unit.folded(), unit.layer.weight_spec
-        num_scales = 1 if spec.granularity == "per_tensor" else folded.scale.numel()
-        bits = folded.weight.numel() * spec.bit_width + num_scales * 32
-        if folded.bias is not None:
-            bits += folded.bias.numel() * unit.layer.bias_spec.bit_width
-        stored[id(unit.weight)] = -(-bits // 8)
-        owners = [unit.batch_norm] if unit.batch_norm is not None else []
-        tensors = [t for owner in owners for t in (*owner.parameters(), *owner.buffers())]
-        covered |= {id(t) for t in (unit.weight, unit.bias, *tensors)}
-    quantizers = _quantizer_nodes(model).values()
-    ranges = {id(t) for q in quantizers for t in (*q.parameters(), *q.buffers())}
-    ranges |= {id(unit.layer.weight_range) for unit in units}
-    sizes = {
-        id(t): 4 * t.numel()
-        for t in (*model.parameters(), *model.buffers())
-        if t.is_floating_point() and id(t) not in ranges
-    }
-    left = sum(size for key, size in sizes.items() if key not in covered)
-    return ModelSize(sum(sizes.values()), sum(stored.values()) + left)

@@ -1,4 +1,4 @@
-"""What a report holds: plain data, and its rendering as text."""
+"""Content of a report: plain data, and its rendering as text."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class LayerEntry:
     Attributes:
         position: Place in the order of the graph, shared with the activations.
         path: The layer's place in the module tree.
-        call: 1, or which call of a layer that is used several times this is.
+        call: Number of the call of this layer, from 1.
         kind: Type of the layer.
         weight_spec: Grid of the weight in a few words.
         weight_max: Largest magnitude of the folded weight.
-        weight_sqnr: Of the folded weight against itself on its grid.
+        weight_sqnr: SQNR of the folded weight on its grid.
         weight_range: Smallest and largest folded weight.
-        weight_limits: What the grid covers; per channel, that of the coarsest one.
-        weight_histogram: Of the folded weight.
-        num_weights: Values of the weight.
-        bias_sqnr: Of the folded bias against itself on its grid; None where none is quantized.
-        output_sqnr: Of the layer's output in the quantized against the float model; None without
-            data.
+        weight_limits: Ends of the grid; per channel, those of the coarsest one.
+        weight_histogram: Histogram of the folded weight.
+        num_weights: Number of values of the weight.
+        bias_sqnr: SQNR of the folded bias on its grid; None if no bias is quantized.
+        output_sqnr: SQNR of the layer's output in the quantized against the float model; None
+            without data.
     """
 
     position: int
@@ -61,30 +61,30 @@ class LayerEntry:
 
     @property
     def name(self) -> str:
-        """The path, with the call's number from the second on."""
+        """Path, with the call's number from the second on."""
         return _call_name(self.path, self.call)
 
 
 @dataclass
 class ActivationEntry:
-    """One activation quantizer. What data is needed for is None without any.
+    """One activation quantizer. Attributes from `values` on are None without data.
 
     Attributes:
         position: Place in the order of the graph, shared with the layers.
         path: The quantizer's place in the module tree.
-        call: 1, or which call of a quantizer that is used several times this is.
+        call: Number of the call of this quantizer, from 1.
         spec: Its grid in a few words.
         range: Its running range, before rounding to the grid.
-        limits: What the grid covers.
-        step: The grid's step.
-        batches: Batches that the range has seen.
-        fixed: Whether the range is fixed by the configuration, so that it needs no data.
+        limits: Ends of the grid.
+        scale: Scale of the grid.
+        batches: Number of batches that the range has seen.
+        fixed: True if the range is fixed by the configuration and needs no data.
         values: Smallest and largest float value on the report's data.
         percentile: 99.9 % of the float values have at most this magnitude.
-        histogram: Of the float values.
+        histogram: Histogram of the float values.
         clipped: Share of the float values outside of the grid, 0 to 1.
-        grid_sqnr: Of the values that arrive against themselves on this grid: its own error alone.
-        sqnr: Of the values in the quantized against the float model: all errors up to here.
+        grid_sqnr: SQNR of the arriving values on this grid: the error of this grid alone.
+        sqnr: SQNR of the values in the quantized against the float model: all errors up to here.
     """
 
     position: int
@@ -93,7 +93,7 @@ class ActivationEntry:
     spec: str
     range: tuple[float, float]
     limits: tuple[float, float]
-    step: float
+    scale: float
     batches: int
     fixed: bool = False
     values: tuple[float, float] | None = None
@@ -105,23 +105,23 @@ class ActivationEntry:
 
     @property
     def name(self) -> str:
-        """The path, with the call's number from the second on."""
+        """Path, with the call's number from the second on."""
         return _call_name(self.path, self.call)
 
 
 class FloatEntry(NamedTuple):
-    """An operation that stays in float: its type or function, and why."""
+    """An operation that stays in float: its type or function, and the reason."""
 
     operation: str
     reason: str
 
 
 class ModelSize(NamedTuple):
-    """What the parameters take, in bytes.
+    """Size of the parameters, in bytes.
 
     Attributes:
-        float_bytes: All parameters and batch norm statistics in float32.
-        quantized_bytes: Weights and biases in their bits, scales and all others in float32.
+        float_bytes: Size of all parameters and batch norm statistics in float32.
+        quantized_bytes: Size with weights and biases in their bits, the rest in float32.
     """
 
     float_bytes: int
@@ -130,18 +130,18 @@ class ModelSize(NamedTuple):
 
 @dataclass
 class Report:
-    """What :func:`build_report` found.
+    """Result of :func:`build_report`.
 
     Attributes:
         layers: Quantized layers in the order of the graph.
         activations: Activation quantizers in the order of the graph.
         floats: Operations that stay in float, by name.
-        warnings: What deserves a look.
-        size: Of the parameters.
-        memory: What the integer graph takes on a microcontroller; None without data, or where there
-            is no such graph (a warning says why).
-        num_inputs: Inputs (batch elements) that were run for the measurements.
-        post_training: What each post-training method gained, where the wrapper was calibrated so.
+        warnings: Places that need attention.
+        size: Size of the parameters.
+        memory: Memory of the integer graph on a microcontroller; None without data, or if there is
+            no such graph (a warning says why).
+        num_inputs: Number of inputs (batch elements) of the measurements.
+        post_training: Effect of each post-training method that the wrapper was calibrated with.
     """
 
     layers: list[LayerEntry] = field(default_factory=list)
@@ -154,7 +154,7 @@ class Report:
     post_training: list[MethodGain] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON; an infinite SQNR (no error at all) becomes ``"inf"``."""
+        """Return plain data, ready for JSON; an infinite SQNR becomes ``"inf"``."""
         memory = None if self.memory is None else self.memory.to_dict()
         return _plain(asdict(self) | {"memory": memory})
 
@@ -170,12 +170,12 @@ class Report:
                 f"{_number(e.bias_sqnr, 6, 1)} {_number(e.output_sqnr, 6, 1)}"
             )
         lines.append(
-            f"{'activation':44} {'grid':34} {'range':>22} {'step':>10} {'clip %':>7} {'dB':>6}"
+            f"{'activation':44} {'grid':34} {'range':>22} {'scale':>10} {'clip %':>7} {'dB':>6}"
         )
         for a in self.activations:
             clipped = None if a.clipped is None else 100 * a.clipped
             lines.append(
-                f"{a.name:44} {a.spec:34} [{a.range[0]:9.4f}, {a.range[1]:9.4f}] {a.step:10.3g} "
+                f"{a.name:44} {a.spec:34} [{a.range[0]:9.4f}, {a.range[1]:9.4f}] {a.scale:10.3g} "
                 f"{_number(clipped, 7, 3)} {_number(a.sqnr, 6, 1)}"
             )
         lines += [f"float: {n}: {e.operation}: {e.reason}" for n, e in self.floats.items()]
@@ -196,7 +196,7 @@ def _number(value: float | None, width: int, digits: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists or, where they have names, dictionaries; no number that JSON lacks."""
+    """Turn tuples into lists or, if they have names, dictionaries, and infinity into text."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if hasattr(value, "_asdict"):

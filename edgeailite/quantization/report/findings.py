@@ -1,4 +1,4 @@
-"""What deserves a look: ranges without data, outliers, the first place where the error shows."""
+"""Warnings: ranges without data, outliers, the first place where the error shows."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _GOOD_SQNR = 40.0
 
 
 def find_warnings(
-    report: Report, units: list[LayerCall], entries: dict[fx.Node, LayerEntry | ActivationEntry]
+    report: Report, calls: list[LayerCall], entries: dict[fx.Node, LayerEntry | ActivationEntry]
 ) -> list[str]:
-    """All warnings, the ones that explain others first.
+    """Find all warnings, the ones that explain others first.
 
     Args:
-        report: Its layers and activations.
-        units: The layers in the order of the graph.
+        report: Its layers and activations are read.
+        calls: Calls of the layers in the order of the graph.
         entries: The report's entry of each node that has one.
     """
     texts = [
@@ -37,14 +37,14 @@ def find_warnings(
     ]
     broken = _first_break(entries)
     texts += [broken] if broken else []
-    texts += _worst(map(_bias_warning, units))
+    texts += _worst(map(_bias_warning, calls))
     texts += _worst(map(_outlier_warning, report.activations))
     texts += _worst(map(_clipping_warning, report.activations))
-    return texts + _worst(map(_weight_warning, units))
+    return texts + _worst(map(_weight_warning, calls))
 
 
 def _worst(found: Iterable[tuple[float, str] | None]) -> list[str]:
-    """The gravest of warnings of one kind, and how many more there are."""
+    """Return the gravest warnings of one kind, and the number of the others."""
     texts = [text for _, text in sorted((f for f in found if f is not None), reverse=True)]
     more = len(texts) - MAX_ALIKE
     rest = [f"{more} more places like the {MAX_ALIKE} before: see the tables."] if more > 0 else []
@@ -52,11 +52,11 @@ def _worst(found: Iterable[tuple[float, str] | None]) -> list[str]:
 
 
 def _outlier_warning(entry: ActivationEntry) -> tuple[float, str] | None:
-    """Of a range that is much wider than nearly all values need."""
+    """Warn of a range that is much wider than nearly all values need."""
     limit = max(abs(v) for v in entry.limits)
     if not entry.percentile or limit <= ACTIVATION_OUTLIER_RATIO * entry.percentile:
         return None
-    cause = "most of its fixed range is unused" if entry.fixed else "outliers set the step"
+    cause = "most of its fixed range is unused" if entry.fixed else "outliers set the scale"
     advice = (
         "a preset that finds ranges by statistics helps."
         if entry.fixed
@@ -80,40 +80,40 @@ def _clipping_warning(entry: ActivationEntry) -> tuple[float, str] | None:
     )
 
 
-def _bias_warning(unit: LayerCall) -> tuple[float, str] | None:
-    """Of biases that do not fit into their integers, which are cut at the largest ones."""
-    folded, (_, quantized) = unit.folded(), unit.quantized_parameters()
-    if folded.bias is None or quantized is None or unit.input_quantizer is None:
+def _bias_warning(call: LayerCall) -> tuple[float, str] | None:
+    """Warn of biases that do not fit into their integers, which are cut at the largest ones."""
+    folded, (_, quantized) = call.folded(), call.quantized_parameters()
+    if folded.bias is None or quantized is None or call.input_quantizer is None:
         return None
-    step = unit.input_quantizer.qparams().scale * folded.scale
-    num_cut = int(((folded.bias - quantized).abs() > step).sum())
+    scale = call.input_quantizer.qparams().scale * folded.scale
+    num_cut = int(((folded.bias - quantized).abs() > scale).sum())
     if num_cut == 0:
         return None
-    largest, bits = float(folded.bias.abs().max()), unit.layer.bias_spec.bit_width
+    largest, bits = float(folded.bias.abs().max()), call.layer.bias_spec.bit_width
     return num_cut / quantized.numel(), (
-        f"'{unit.path}': {num_cut} of {quantized.numel()} biases (up to {largest:.4g}) do not fit "
-        f"into {bits} bits and are cut. Coarser weight steps (constrain_bias REDUCE_WEIGHT_SCALE) "
+        f"'{call.path}': {num_cut} of {quantized.numel()} biases (up to {largest:.4g}) do not fit "
+        f"into {bits} bits and are cut. Coarser weight scales (constrain_bias REDUCE_WEIGHT_SCALE) "
         "or wider biases help."
     )
 
 
-def _weight_warning(unit: LayerCall) -> tuple[float, str] | None:
-    """Of one step for all channels, which a few large weights make too coarse for the others."""
-    magnitudes = unit.folded().weight.abs()
+def _weight_warning(call: LayerCall) -> tuple[float, str] | None:
+    """Warn of one scale for all channels that a few large weights make too coarse."""
+    magnitudes = call.folded().weight.abs()
     largest, median = float(magnitudes.max()), float(magnitudes.median())
-    if unit.layer.weight_spec.granularity != "per_tensor":
+    if call.layer.weight_spec.granularity != "per_tensor":
         return None
     if largest <= WEIGHT_OUTLIER_RATIO * median:
         return None
     ratio = largest / max(median, 1e-30)
     return ratio, (
-        f"'{unit.path}': its largest weight is {ratio:.0f} times the median: outliers set "
-        "the step. Per-channel weights (per_channel_q) or weight clipping help."
+        f"'{call.path}': its largest weight is {ratio:.0f} times the median: outliers set "
+        "the scale. Per-channel weights (per_channel_q) or weight clipping help."
     )
 
 
 def _first_break(entries: dict[fx.Node, LayerEntry | ActivationEntry]) -> str | None:
-    """The first place whose values are far worse than those they are made from, or simply bad."""
+    """Find the first place with values far worse than those they are made from, or simply bad."""
     for node, entry in entries.items():
         found = _sqnr(entry)
         if found is None:
@@ -141,7 +141,7 @@ def _sqnr(entry: LayerEntry | ActivationEntry) -> float | None:
 def _predecessors(
     node: fx.Node, entries: dict[fx.Node, LayerEntry | ActivationEntry]
 ) -> list[LayerEntry | ActivationEntry]:
-    """The nearest measured places that a node's value is made from."""
+    """Return the nearest measured places that a node's value is made from."""
     found, pending, seen = [], list(node.all_input_nodes), set()
     while pending:
         source = pending.pop()

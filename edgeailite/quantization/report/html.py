@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: no network, no other file."""
+"""Report as one HTML file that needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_WORST = 5
 
 
 class Card(NamedTuple):
-    """One number of the summary: what it is, itself, and a remark."""
+    """One number of the summary with its label and a remark."""
 
     label: str
     value: str
@@ -28,7 +28,7 @@ class Card(NamedTuple):
 
 
 class Worst(NamedTuple):
-    """A list of the entries with the lowest SQNR."""
+    """Entries with the lowest SQNR."""
 
     title: str
     entries: list[tuple[LayerEntry | ActivationEntry, float]]
@@ -42,7 +42,7 @@ def write_html(
     Args:
         report: From :func:`build_report`.
         path: File to write; folders that are missing are made.
-        title: What stands above it, the model's name for example.
+        title: Title of the page, the model's name for example.
 
     Returns:
         `path`.
@@ -53,7 +53,7 @@ def write_html(
 
 
 def render_html(report: Report, title: str = "Quantization report") -> str:
-    """The content of the file that :func:`write_html` writes."""
+    """Render the content of the file that :func:`write_html` writes."""
     with needs_extra("report", "The HTML report"):
         import jinja2
 
@@ -81,33 +81,33 @@ def render_html(report: Report, title: str = "Quantization report") -> str:
 
 
 def number_words(value: float | None) -> str:
-    """A number in four digits; a dash for None."""
+    """Render a number in four digits; a dash for None."""
     return "\N{EN DASH}" if value is None else f"{value:.4g}"
 
 
 def decibel_words(value: float | None) -> str:
-    """An SQNR in dB; a dash for None."""
+    """Render an SQNR in dB; a dash for None."""
     if value is None:
         return "\N{EN DASH}"
     return "exact" if value == math.inf else f"{value:.1f}"
 
 
 def percent_words(value: float | None) -> str:
-    """A share in percent; a dash for None."""
+    """Render a share in percent; a dash for None."""
     if value is None:
         return "\N{EN DASH}"
     return "0" if value == 0 else f"{100 * value:.2g}"
 
 
 def quality(value: float | None) -> str:
-    """Class of a table cell for an SQNR: ``poor``, ``fair`` or nothing."""
+    """Return the class of a table cell for an SQNR: ``poor``, ``fair`` or nothing."""
     if value is None or value >= BREAK_BELOW:
         return ""
     return "poor" if value < POOR_SQNR else "fair"
 
 
 def size_words(num_bytes: int) -> str:
-    """A size in the unit that keeps it short."""
+    """Render a size in the unit that keeps it short."""
     for unit in ("B", "kB", "MB"):
         if num_bytes < 1000:
             return f"{num_bytes:.4g} {unit}"
@@ -116,7 +116,7 @@ def size_words(num_bytes: int) -> str:
 
 
 def summary(report: Report) -> list[Card]:
-    """The numbers at the top."""
+    """Return the numbers at the top."""
     layers, (float_bytes, quantized_bytes) = report.layers, report.size
     kinds = Counter(e.kind for e in layers)
     times = f"{float_bytes / quantized_bytes:.1f} times less than " if quantized_bytes else ""
@@ -128,7 +128,7 @@ def summary(report: Report) -> list[Card]:
         Card("Parameters", size_words(quantized_bytes), saving),
         Card("Stays in float", str(len(report.floats)), "operations"),
         Card("Warnings", str(len(report.warnings))),
-    ]  # fmt: skip
+    ]
     if report.memory is not None:
         note = f"RAM {size_words(report.memory.ram)} at '{report.memory.peak}', for one input"
         cards.insert(4, Card("Flash", size_words(report.memory.flash), note))
@@ -142,7 +142,7 @@ def summary(report: Report) -> list[Card]:
 
 
 def _most_common(specs: Iterable[str]) -> tuple[str, str]:
-    """The grid that is used most, its first word large; what else there is as a remark."""
+    """Bits of the most common grid, and a remark with its other words and the other grids."""
     counts = Counter(specs).most_common()
     if not counts:
         return "none", ""
@@ -152,7 +152,7 @@ def _most_common(specs: Iterable[str]) -> tuple[str, str]:
 
 
 def worst(report: Report) -> list[Worst]:
-    """Where to look first; lists without entries are left out."""
+    """List the worst places; lists without entries are left out."""
     weights = [(e, e.weight_sqnr) for e in report.layers]
     grids = [(e, e.grid_sqnr) for e in report.activations if e.grid_sqnr is not None]
     outputs = [(e, e.output_sqnr) for e in report.layers if e.output_sqnr is not None]

@@ -1,4 +1,4 @@
-"""Why an operation stays in float."""
+"""Reasons for operations that stay in float."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BINARY = ("add", "sub", "mul", "matmul", "bmm", "truediv", "div", "pow")
 
 
 def float_operations(model: GraphModel) -> dict[str, FloatEntry]:
-    """What runs in float, by path (modules) or node (functions), in the order of the graph.
+    """Find the operations in float, by path (modules) or node (functions), in graph order.
 
     Args:
         model: Prepared and classified.
@@ -40,7 +40,7 @@ def float_operations(model: GraphModel) -> dict[str, FloatEntry]:
 
 
 def operation_name(model: GraphModel, node: fx.Node) -> str:
-    """Type of the module, or name of the function or method, that a node calls."""
+    """Return the type of the module, or the name of the function or method, of a node."""
     module = model.module_of(node)
     if module is None:
         return getattr(node.target, "__name__", str(node.target))
@@ -52,7 +52,7 @@ def operation_name(model: GraphModel, node: fx.Node) -> str:
 
 
 def _users_type(module: nn.Module) -> type[nn.Module]:
-    """A module's type; for one that the engine made of one of torch's, that one."""
+    """Type of a module; torch's type for a module that the engine made from it."""
     if not isinstance(module, _ENGINE_TWINS):
         return type(module)
     return next(t for t in type(module).__mro__ if t.__module__.startswith("torch.nn"))
@@ -83,9 +83,9 @@ def _reason(model: GraphModel, node: fx.Node) -> str | None:
 def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
     module = model.module_of(node)
     if isinstance(module, QuantLayer):
-        unit = layer_call(model, node)
-        assert unit is not None
-        on_grid = quantizer_of(model, unit.input_node) is not None
+        call = layer_call(model, node)
+        assert call is not None
+        on_grid = quantizer_of(model, call.input_node) is not None
         return None if on_grid else f"its weight is quantized, but its input {_OFF_GRID}"
     if module is None:
         weight = argument(node, 1, "weight")
@@ -98,7 +98,7 @@ def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
 
 
 def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
-    """Of an operation that computes on grids where its operands and its result have one."""
+    """Reason for an operation that computes on grids if operands and result have one."""
     users = [user.meta["kind"] for user in node.users]
     if Kind.FORBID in users:
         return "NoQAct behind it asks for float"
@@ -114,7 +114,7 @@ def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
 
 
 def _unknown_reason(model: GraphModel, node: fx.Node) -> str:
-    """Of an operation that the table of operations does not know, or not with these arguments."""
+    """Reason for an operation that the table does not know, or not with these arguments."""
     module = model.module_of(node)
     if isinstance(module, nn.MultiheadAttention):
         return (
@@ -131,13 +131,13 @@ def _unknown_reason(model: GraphModel, node: fx.Node) -> str:
 
 
 def _holds_a_network(module: nn.Module) -> bool:
-    """Whether a module is more than one operation: the user's own type, or one with children."""
+    """True if a module is more than one operation: the user's own type, or one with children."""
     parts = [child for child in module.children() if not isinstance(child, FakeQuantize)]
     return bool(parts) or not _users_type(module).__module__.startswith("torch.nn")
 
 
 def _is_torch(function: Any) -> bool:
-    """Whether a function is torch's own or one of Python's operators."""
+    """True if a function is torch's own or one of Python's operators."""
     module = getattr(function, "__module__", None) or "torch"  # torch's builtins name none
     return module.partition(".")[0] in ("torch", "_operator", "operator", "builtins", "math")
 
@@ -151,7 +151,7 @@ def _has_constant(node: fx.Node) -> bool:
 
 
 def _inside(model: GraphModel, node: fx.Node) -> str:
-    """A remark for the functions that attention was opened into."""
+    """Remark for the functions that attention was opened into."""
     if node.op == "call_module":
         return ""
     owner = model.get_submodule(node.meta.get("owner", ""))

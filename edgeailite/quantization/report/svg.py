@@ -14,13 +14,13 @@ LOWEST_DB, HIGHEST_DB = -20.0, 80.0
 
 
 class HistogramShape(NamedTuple):
-    """A histogram of one unit a bin, :data:`HISTOGRAM_HEIGHT` high.
+    """Histogram, one wide for each bin and :data:`HISTOGRAM_HEIGHT` high.
 
     Attributes:
         path: Outline of the bars; their heights grow with the logarithm of the counts.
         width: Number of bins.
-        grid_start: Where the grid's range begins.
-        grid_width: How wide it is.
+        grid_start: Start of the grid's range.
+        grid_width: Width of the grid's range.
     """
 
     path: str
@@ -30,7 +30,7 @@ class HistogramShape(NamedTuple):
 
 
 def histogram_shape(histogram: Histogram, limits: tuple[float, float]) -> HistogramShape:
-    """Shape of a histogram with a grid's range in it.
+    """Make the shape of a histogram with a grid's range in it.
 
     Args:
         histogram: Covers `limits`.
@@ -48,7 +48,7 @@ def histogram_shape(histogram: Histogram, limits: tuple[float, float]) -> Histog
 
 
 class Point(NamedTuple):
-    """A value in a chart: its place, its row in the tables, and its words."""
+    """Value in a chart: its place, its row in the tables, and its label."""
 
     x: float
     y: float
@@ -61,8 +61,8 @@ class DepthChart:
     """SQNR over the order of the graph, in the units of an SVG.
 
     Attributes:
-        width: Of the drawing.
-        height: Of the drawing.
+        width: Width of the drawing.
+        height: Height of the drawing.
         ticks: ``(y, dB)`` of the horizontal lines.
         values: Layer outputs and activations against the float model.
         weights: Weights on their grids.
@@ -76,7 +76,7 @@ class DepthChart:
 
     @property
     def line(self) -> str:
-        """The values, connected."""
+        """Points of the line that connects the values."""
         return " ".join(f"{p.x:g},{p.y:g}" for p in self.values)
 
 
@@ -85,7 +85,7 @@ def depth_chart(report: Report, height: int = 240, left: int = 40, margin: int =
 
     Args:
         report: With or without data; without, there are only weights.
-        height: Of the drawing.
+        height: Height of the drawing.
         left: Room for the axis' labels.
         margin: Room on the other sides.
     """
@@ -97,19 +97,19 @@ def depth_chart(report: Report, height: int = 240, left: int = 40, margin: int =
     bottom = 10 * math.floor(min([0.0, *shown]) / 10)
     top = 10 * math.ceil(max([40.0, *shown]) / 10)
     count = max(len(values), 1)
-    step = max(5.0, min(40.0, (960 - left - margin) / count))
+    spacing = max(5.0, min(40.0, (960 - left - margin) / count))
 
     def y(value: float) -> float:
         part = (max(bottom, min(top, value)) - bottom) / (top - bottom)
         return round(height - margin - part * (height - 2 * margin), 1)
 
     def point(position: int, name: str, value: float) -> Point:
-        x = round(left + (position - 0.5) * step, 1)
+        x = round(left + (position - 0.5) * spacing, 1)
         words = "exact" if math.isinf(value) else f"{value:.1f} dB"
         return Point(x, y(value), position, f"{name}: {words}")
 
     return DepthChart(
-        width=max(960, math.ceil(left + count * step + margin)),
+        width=max(960, math.ceil(left + count * spacing + margin)),
         height=height,
         ticks=[(y(db), db) for db in range(bottom, top + 1, 10)],
         values=[point(*entry) for entry in measured],

@@ -1,4 +1,4 @@
-"""A report as TensorBoard events."""
+"""Report as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def add_to_tensorboard(report: Report, writer: SummaryWriter, global_step: int =
 
     Args:
         report: From :func:`build_report`; without data it has no histograms of activations.
-        writer: Stays open.
-        global_step: Of all events, the epoch for example.
+        writer: Writer of the events; it stays open.
+        global_step: Step of all events, the epoch for example.
     """
     writer.add_text("quantization/report", f"```\n{report}\n```", global_step)
     for layer in report.layers:
@@ -34,7 +34,7 @@ def add_to_tensorboard(report: Report, writer: SummaryWriter, global_step: int =
         writer.add_scalar(f"clipped/{activation.name}", activation.clipped, global_step)
 
 
-def _add_histogram(writer: SummaryWriter, tag: str, histogram: Histogram, step: int) -> None:
+def _add_histogram(writer: SummaryWriter, tag: str, histogram: Histogram, global_step: int) -> None:
     low, high, counts = histogram
     width = (high - low) / len(counts)
     centers = [low + (i + 0.5) * width for i in range(len(counts))]
@@ -47,5 +47,5 @@ def _add_histogram(writer: SummaryWriter, tag: str, histogram: Histogram, step: 
         sum_squares=sum(n * x * x for n, x in zip(counts, centers, strict=True)),
         bucket_limits=[low + (i + 1) * width for i in range(len(counts))],
         bucket_counts=counts,
-        global_step=step,
+        global_step=global_step,
     )

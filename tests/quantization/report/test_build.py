@@ -24,7 +24,7 @@ def test_layers_activations_and_their_numbers():
     relu = next(a for a in report.activations if a.path == "relu")
     assert relu.spec == "uint8 per-tensor power-of-two"
     assert relu.batches == 4
-    assert math.log2(relu.step).is_integer()
+    assert math.log2(relu.scale).is_integer()
     assert report.floats == {}
 
 

@@ -47,7 +47,7 @@ def test_an_activation_whose_range_outliers_set():
         w for w in build_report(model, [torch.randn(8, *SHAPE)]).warnings if "reaches" in w
     )
     assert warning.startswith("'0.activation_in': its range reaches 512, but 99.9 % of the values")
-    assert "outliers set the step; a range rule that leaves some values outside" in warning
+    assert "outliers set the scale; a range rule that leaves some values outside" in warning
 
 
 def test_a_fixed_range_that_is_hardly_used():
@@ -93,7 +93,7 @@ def test_biases_that_do_not_fit():
     assert report.layers[0].bias_sqnr < 20
 
 
-def test_biases_that_fit_because_the_steps_are_coarser():
+def test_biases_that_fit_because_the_scales_are_coarser():
     report = build_report(_with_a_large_bias(constrain_bias="REDUCE_WEIGHT_SCALE"))
     assert not any("biases" in w for w in report.warnings)
     assert report.layers[0].bias_sqnr > 60
