@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from edgeailite.files.atomic import write_atomically
-from edgeailite.quantization.verify.compare import Verification, verify
+from edgeailite.quantization.verify.compare import verify, wrapper_model
 from edgeailite.quantization.verify.onnx_runtime import LEVELS, cpu_note, open_session
-from edgeailite.quantization.wrappers import ConvertedModule, QuantModule
+from edgeailite.quantization.verify.verification import Verification
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 _BASE = "off"
@@ -54,11 +54,11 @@ class Options:
 
 
 class _BadInputError(ValueError):
-    """What the user gave cannot be used; the message says why and what can."""
+    """Input that cannot be used; the message gives the reason and the way out."""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command and return its exit status."""
     options = tyro.cli(Options, prog="python -m edgeailite.quantization.verify", args=args)
     try:
         result = _run(options)
@@ -85,7 +85,7 @@ def _run(options: Options) -> Verification:
     return _compare_levels(options.onnx, batches)
 
 
-def _load_model(place: str) -> QuantModule | ConvertedModule:
+def _load_model(place: str) -> torch.nn.Module:
     path, _, name = place.rpartition(":")
     if not path or not name:
         raise _BadInputError(
@@ -97,11 +97,13 @@ def _load_model(place: str) -> QuantModule | ConvertedModule:
     except (ImportError, AttributeError, FileNotFoundError) as error:
         raise _BadInputError(f"--model '{place}' cannot be loaded: {error}.") from error
     wrapper = made if isinstance(made, torch.nn.Module) or not callable(made) else made()
-    if not isinstance(wrapper, QuantModule | ConvertedModule):
+    try:
+        wrapper_model(wrapper)
+    except TypeError as error:
         raise _BadInputError(
             f"--model '{place}' gives a {type(wrapper).__name__}; it must give a wrapper "
             "(QATFxModule, QuantCalibrateModule, ...) or what its convert() returned."
-        )
+        ) from error
     return wrapper
 
 
@@ -117,17 +119,19 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def _load_checkpoint(model: QuantModule | ConvertedModule, path: Path) -> None:
+def _load_checkpoint(model: torch.nn.Module, path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
     try:
-        model.module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        wrapper_model(model).load_state_dict(
+            torch.load(path, map_location="cpu", weights_only=True)
+        )
     except RuntimeError as error:
         raise _BadInputError(f"--checkpoint {path} does not fit the model: {error}") from error
 
 
 def _compare_levels(path: Path, batches: list[tuple[Tensor, ...]]) -> Verification:
-    """ONNX Runtime's levels against the one without optimizations."""
+    """Compare ONNX Runtime's levels with the one without optimizations."""
     sessions = {level: open_session(path, level) for level in LEVELS}
     result = Verification(cpu_note=cpu_note())
     result.notes.append("PyTorch was not compared: give --model with what makes your wrapper")
@@ -145,7 +149,7 @@ def _compare_levels(path: Path, batches: list[tuple[Tensor, ...]]) -> Verificati
 
 
 def _batches(options: Options, shapes: list[tuple[Any, ...]]) -> list[tuple[Tensor, ...]]:
-    """The data in batches, checked against the shapes that the file asks for."""
+    """Read the data in batches, and check it against the shapes that the file asks for."""
     if min(options.num_inputs, options.batch_size) < 1:
         raise _BadInputError("--num_inputs and --batch_size are 1 or more.")
     inputs = _read(options, shapes)
@@ -208,7 +212,7 @@ def _read_pt(path: Path) -> list[Tensor]:
 
 
 def _read_images(folder: Path, shape: tuple[Any, ...], options: Options) -> Tensor:
-    """Images of a folder and those below it, resized to the network's input."""
+    """Read images of a folder and those below it, resized to the network's input."""
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _IMAGES)
     if not files:
         raise _BadInputError(f"--data: no image ({', '.join(_IMAGES)}) is in {folder}.")

@@ -1,4 +1,4 @@
-"""ONNX Runtime's side of :mod:`verify`: sessions, the CPU, and where a file's values part."""
+"""ONNX Runtime's side of :mod:`verify`: sessions, the CPU, and the first difference of a file."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from edgeailite.quantization.export.proto import add_outputs
+from edgeailite.quantization.graph.recording import results_kept
 from edgeailite.quantization.integer.conversion import COMPUTES_INTEGERS
 
-_LEVELS = onnxruntime.GraphOptimizationLevel
 LEVELS = {
-    "off": _LEVELS.ORT_DISABLE_ALL,
-    "basic": _LEVELS.ORT_ENABLE_BASIC,
-    "extended": _LEVELS.ORT_ENABLE_EXTENDED,
-    "all": _LEVELS.ORT_ENABLE_ALL,
+    "off": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
 }
 _FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 def open_session(path: str | os.PathLike[str], level: str) -> Any:
-    """An ONNX Runtime session on the CPU at an optimization level of :data:`LEVELS`.
+    """Open an ONNX Runtime session on the CPU at an optimization level of :data:`LEVELS`.
 
     Raises:
         FileNotFoundError: There is no file at `path`.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no ONNX file at {os.fspath(path)!r}; export one first.")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = LEVELS[level]
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = getattr(levels, LEVELS[level])
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(
         os.fspath(path), options, providers=["CPUExecutionProvider"]
@@ -42,11 +43,13 @@ def open_session(path: str | os.PathLike[str], level: str) -> Any:
 
 
 def cpu_note() -> str:
-    """Whether ONNX Runtime's 8-bit kernels are exact on this CPU, and on what that depends.
+    """Say if ONNX Runtime's 8-bit kernels are exact on this CPU.
 
     Without VNNI, kernels for unsigned times signed 8-bit values add pairs of products in 16 bits,
     which saturates.
     """
+    import onnxruntime
+
     runtime = f"ONNX Runtime {onnxruntime.__version__}"
     try:
         words = Path("/proc/cpuinfo").read_text().split()
@@ -65,7 +68,7 @@ def cpu_note() -> str:
 def first_onnx_difference(
     converted: nn.Module, path: str | os.PathLike[str], inputs: tuple[Tensor, ...]
 ) -> str | None:
-    """Path of the first quantizer whose integers differ between integer graph and ONNX Runtime.
+    """Return the path of the first quantizer at which integer graph and ONNX Runtime differ.
 
     A QDQ file names the integers of quantizer ``P`` ``P``; without such names nothing is found.
 
@@ -74,17 +77,11 @@ def first_onnx_difference(
         path: QDQ file of it.
         inputs: One batch.
     """
-    expected: dict[str, Tensor] = {}
-    handles = [
-        module.register_forward_hook(_record(expected, module.quantizer_path))
-        for module in converted.modules()
-        if isinstance(module, COMPUTES_INTEGERS) and module.quantizer_path
-    ]
-    try:
+    from edgeailite.quantization.export.proto import add_outputs
+
+    computing = (m for m in converted.modules() if isinstance(m, COMPUTES_INTEGERS))
+    with results_kept((m.quantizer_path, m) for m in computing if m.quantizer_path) as expected:
         converted(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder) / "named.onnx"
         names = add_outputs(path, list(expected), named)
@@ -95,7 +92,3 @@ def first_onnx_difference(
         if not torch.equal(torch.from_numpy(found).float(), expected[name].cpu().float()):
             return name
     return None
-
-
-def _record(expected: dict[str, Tensor], path: str) -> Any:
-    return lambda _module, _args, output: expected.__setitem__(path, output)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization import verify as module
+from edgeailite.quantization.verify import compare as module
 from edgeailite.quantization.wrappers import QuantCalibrateModule
 
 SHAPE = (4, 3, 8, 8)

@@ -1,0 +1,68 @@
+"""Outputs of an integer graph and their grids."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, fx, nn
+
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.operations import node_kind
+from edgeailite.quantization.integer.conversion import COMPUTES_INTEGERS
+from edgeailite.quantization.integer.operators import Dequantize, Grid
+from edgeailite.quantization.prepare.annotate import MOVES_VALUES
+
+
+class OutputGrid(NamedTuple):
+    """Grid of one output.
+
+    Attributes:
+        scale: Difference of two neighbours on the grid, 1 if the output is integers; None: it lies
+            on no grid.
+        factor: Multiplies the output to give real values: 1 if it is real already.
+    """
+
+    scale: float | None = None
+    factor: float = 1.0
+
+
+def flat(output: Any) -> list[Any]:
+    """Return all tensors (or graph nodes) of a model's output, in order."""
+    if output is None:
+        return []
+    if isinstance(output, Tensor | fx.Node):
+        return [output]
+    items = output.values() if isinstance(output, dict) else output
+    return [leaf for item in items for leaf in flat(item)]
+
+
+def output_grids(converted: GraphModel) -> list[OutputGrid]:
+    """Return the grid of each output of an integer graph."""
+    (output,) = converted.graph.find_nodes(op="output")
+    return [_output_grid(_origin(converted, node)) for node in flat(output.args[0])]
+
+
+def _output_grid(module: nn.Module | None) -> OutputGrid:
+    if isinstance(module, Dequantize):
+        return OutputGrid(module.grid.scale)
+    if not isinstance(module, COMPUTES_INTEGERS):
+        return OutputGrid()
+    grid = module_grid(module)
+    return OutputGrid(1.0, 1.0 if grid is None else grid.scale)
+
+
+def _origin(converted: GraphModel, node: fx.Node) -> nn.Module | None:
+    """Module whose values an output has, perhaps moved."""
+    module = converted.module_of(node)
+    while not isinstance(module, (*COMPUTES_INTEGERS, Dequantize)) and node.all_input_nodes:
+        if node_kind(node, module) not in MOVES_VALUES:
+            break
+        node = node.all_input_nodes[0]
+        module = converted.module_of(node)
+    return module
+
+
+def module_grid(module: Any) -> Grid | None:
+    """Return the grid that a module's integers lie on."""
+    holder = getattr(module, "output", module)
+    return None if holder is None else holder.grid
