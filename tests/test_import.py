@@ -41,6 +41,30 @@ def test_import_loads_no_optional_and_no_export_packages():
     assert out == ""
 
 
+TRAIN_AND_EXPORT = """
+sys.modules |= dict.fromkeys(OPTIONAL)
+import torch
+from torch import nn
+from edgeailite import xnn
+from edgeailite.quantization.verify import verify
+
+x = torch.randn(2, 3, 8, 8)
+model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+model = xnn.quantize.QuantTrainModule(model, dummy_input=x, total_epochs=2)
+model.train()
+model(x).sum().backward()
+model.eval().export(x, PATH)
+print(verify(model, [x], PATH).exact)
+"""
+
+
+def test_training_and_export_need_no_optional_package(tmp_path):
+    optional = HEAVY - {"onnx", "onnxruntime", "onnxscript", "PIL", "torchvision"}
+    path = str(tmp_path / "model.onnx")
+    out = run(f"OPTIONAL = {optional!r}; PATH = {path!r}\n{TRAIN_AND_EXPORT}")
+    assert out.endswith("True")
+
+
 @pytest.mark.slow
 def test_import_costs_at_most_half_a_second_more_than_torch():
     best = {"import torch": float("inf"), "import edgeailite": float("inf")}

@@ -12,14 +12,17 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor
 
+from edgeailite._extras import needs_extra
 from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.verify.compare import verify, wrapper_model
 from edgeailite.quantization.verify.onnx_runtime import LEVELS, cpu_note, open_session
 from edgeailite.quantization.verify.verification import Verification
+
+with needs_extra("verify", "The command"):
+    import tyro
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 _BASE = "off"
