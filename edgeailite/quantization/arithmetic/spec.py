@@ -174,6 +174,11 @@ class BiasSpec:
         _check_choice("bias rule", self.rule, get_args(BiasRule))
         _check_choice("rounding", self.rounding, get_args(Rounding))
 
+    @property
+    def limit(self) -> int:
+        """One more than the largest integer."""
+        return 1 << (self.bit_width - 1)
+
 
 @dataclass(frozen=True)
 class FixedPoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -23,7 +23,8 @@ def make_twin(module: nn.Module, twin_type: type[Twin]) -> Twin:
     """
     twin = twin_type.__new__(twin_type)
     twin.__dict__ = module.__dict__
-    for hook in twin._load_state_dict_pre_hooks.values():
+    hooks: dict[int, Any] = twin._load_state_dict_pre_hooks
+    for hook in hooks.values():
         if getattr(hook, "with_module", False):  # refers to its module weakly
             hook.module = weakref.ref(twin)
     return twin

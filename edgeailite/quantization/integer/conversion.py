@@ -404,11 +404,13 @@ def without_parameters(layer: QuantLayer) -> QuantLayer:
 
 
 def _integer_layer(unit: LayerCall, grid: Grid, output: Grid | None) -> IntegerLayer:
-    layer, spec = unit.layer, unit.layer.weight_spec
+    layer, spec = unit.layer, unit.layer.weight_quantizer.spec
     weight, bias, scale = unit.folded()
     q = round_to_integer(weight / layer.channels(scale, weight), spec.rounding).clamp(
         spec.quant_min, spec.quant_max
     )
     if bias is not None:
-        bias = quantize_bias(bias, grid.scale * scale, layer.bias_limit, layer.bias_spec.rounding)
+        bias = quantize_bias(
+            bias, grid.scale * scale, layer.bias_spec.limit, layer.bias_spec.rounding
+        )
     return IntegerLayer(without_parameters(layer), q, bias, scale, grid, output)

@@ -152,7 +152,7 @@ def _constants(path: str, module: Any, shape: torch.Size | None) -> LayerMemory:
         scales = places * (1 + _SHIFT_BYTES)
         return LayerMemory(module.quantizer_path or path, 0, places * _OFFSET_BYTES, scales)
     if isinstance(module, IntegerLayer):
-        weights = _packed(module.weight.numel(), module.operation.weight_spec.bit_width)
+        weights = _packed(module.weight.numel(), module.operation.weight_quantizer.spec.bit_width)
         biases = 0 if module.bias is None else module.bias.numel() * _OFFSET_BYTES
         scales = module.weight_scale.numel() * _FLOAT_BYTES
         return LayerMemory(module.layer_path or path, weights, biases, scales)

@@ -415,10 +415,10 @@ class IntegerLayer(nn.Module):
         self.operation = layer
         self.input = Dequantize(input_grid, in_steps=True)
         self.output = None if output_grid is None else Requantize(output_grid)
-        narrow = layer.weight_spec.bit_width <= 8
+        narrow = layer.weight_quantizer.spec.bit_width <= 8
         self.register_buffer("weight", weight.to(torch.int8 if narrow else torch.int32))
         self.register_buffer("bias", None if bias is None else bias.to(torch.int32))
-        per_tensor = layer.weight_spec.granularity == "per_tensor"
+        per_tensor = layer.weight_quantizer.spec.granularity == "per_tensor"
         self.register_buffer(
             "weight_scale", (weight_scale[0] if per_tensor else weight_scale).clone()
         )

@@ -226,14 +226,11 @@ class _SoftLayer:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Let the model compute with the soft weights."""
-        self.call.layer.compute = self._compute  # type: ignore[method-assign, assignment]
-        try:
+        with self.call.layer.computing_with(self._compute):
             yield
-        finally:
-            del self.call.layer.compute
 
     def _compute(self, x: Tensor, *_: Any) -> Tensor:
-        layer, spec = self.call.layer, self.call.layer.weight_spec
+        layer, spec = self.call.layer, self.call.layer.weight_quantizer.spec
         rounded = (self.floor + _rectified(self.v)).clamp(spec.quant_min, spec.quant_max)
         y = layer.operate(x, rounded * self.weight_scale, None)
         shape = [1] * y.dim()
@@ -249,11 +246,11 @@ class _SoftLayer:
     def store(self) -> None:
         """Make the rounded weight the layer's own, on the same grid, and its bias the learned."""
         call, layer, scale, shift = self.call, self.call.layer, self.scale, self.shift.detach()
-        spec = layer.weight_spec
+        spec = layer.weight_quantizer.spec
         rounded = (self.floor + (_rectified(self.v) >= 0.5)).clamp(spec.quant_min, spec.quant_max)
         if call.input_quantizer is not None and not layer.bias_spec.is_float:
             # A bias that outgrows its integer would coarsen the weight's grid.
-            limit = call.input_quantizer.qparams().scale * scale * (layer.bias_limit - 1)
+            limit = call.input_quantizer.qparams().scale * scale * (layer.bias_spec.limit - 1)
             total = torch.maximum(torch.minimum(self.base + shift, limit), -limit)
             shift = total - self.base
         weight = rounded * self.weight_scale
@@ -275,6 +272,6 @@ def _rectified(v: Tensor) -> Tensor:
 
 def _range_of(scale: Tensor, layer: Any) -> Tensor:
     """Magnitudes that give these scales again: a little less, as scales are rounded up."""
-    spec = layer.weight_spec
+    spec = layer.weight_quantizer.spec
     largest = spec.quant_max if not spec.power_of_two else 1 << spec.quant_max.bit_length()
     return scale * (largest * (1 - 2.0**-20))

@@ -13,6 +13,7 @@ from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.methods.range_candidates import best_range
 from edgeailite.quantization.methods.registry import Batches, post_training_method
+from edgeailite.quantization.modules.bias import min_weight_scale
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls, run_in_float
 
 
@@ -32,7 +33,7 @@ def search_weight_ranges(model: GraphModel, batches: Batches) -> list[str]:
     moments = _input_moments(model, list(calls.values()), batches)
     narrowed = []
     for path, call in calls.items():
-        if call.layer.weight_spec.fixed_range is not None:
+        if call.layer.weight_quantizer.spec.fixed_range is not None:
             continue
         full = call.layer.rows(call.folded().weight).abs().amax(1)
         chosen = _best_weight_range(call, full, moments[path])
@@ -64,11 +65,11 @@ def _input_moments(
 
 def _best_weight_range(call: LayerCall, full: Tensor, moment: Tensor) -> Tensor:
     """Range of each output channel, shape ``(C_out,)``; all alike for a per-tensor grid."""
-    layer, spec = call.layer, call.layer.weight_spec
+    layer, spec = call.layer, call.layer.weight_quantizer.spec
     weight, bias, _ = call.folded()
     seen = layer.input_channels(moment, weight)
     rows = layer.rows(weight)
-    min_scale = layer.min_scale(rows, None, bias, call.input_quantizer)
+    min_scale = min_weight_scale(rows, None, bias, layer.bias_spec, call.input_quantizer)
 
     def best_of(candidates: list[Tensor]) -> Tensor:
         errors = []
@@ -96,11 +97,11 @@ def start_weight_ranges(model: GraphModel) -> list[str]:
     """
     started = []
     for call in layer_calls(model):
-        layer, spec = call.layer, call.layer.weight_spec
-        if not spec.learned or layer.range_was_given:
+        layer, spec = call.layer, call.layer.weight_quantizer.spec
+        if not spec.learned or layer.weight_quantizer.range_was_given:
             continue
         rows = layer.rows(call.folded().weight)
         layer.set_weight_range(weight_max_abs(rows, replace(spec, range_rule="mse")))
-        layer.range_was_given = False
+        layer.weight_quantizer.range_was_given = False
         started.append(call.path)
     return started

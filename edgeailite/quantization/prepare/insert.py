@@ -166,7 +166,7 @@ def _insert_layer(
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
         layer = QuantLayer.from_float(twins.get(module, module), qconfig.weight, qconfig.bias)
-        layer.starts_soft = qconfig.soft_weight
+        layer.weight_quantizer.starts_soft = qconfig.soft_weight
         twins[module] = layer
     else:
         node = _lift_function(model, node, annotation)
@@ -193,7 +193,7 @@ def _lift_function(model: GraphModel, node: fx.Node, annotation: LayerAnnotation
     assert qconfig.weight is not None
     assert callable(node.target)
     layer = QuantFunctionalLayer(node.target, given, qconfig.weight, qconfig.bias)
-    layer.starts_soft = qconfig.soft_weight
+    layer.weight_quantizer.starts_soft = qconfig.soft_weight
     owner = node.meta.get("owner", "")
     path = model.free_path(_operation_path(node))
     model.add_module_at(path, layer)

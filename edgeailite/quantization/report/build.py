@@ -143,7 +143,7 @@ def _make_entries(
 def _layer_entry(model: GraphModel, call: LayerCall, position: int, number: int) -> LayerEntry:
     weight, bias, scales = call.folded()
     quantized, quantized_bias = call.quantized_parameters()
-    spec = call.layer.weight_spec
+    spec = call.layer.weight_quantizer.spec
     low, high, scale = float(weight.min()), float(weight.max()), float(scales.max())
     limits = spec.quant_min * scale, spec.quant_max * scale
     has_bias_grid = call.input_quantizer is not None

@@ -101,7 +101,7 @@ def _weight_warning(call: LayerCall) -> tuple[float, str] | None:
     """Warn of one scale for all channels that a few large weights make too coarse."""
     magnitudes = call.folded().weight.abs()
     largest, median = float(magnitudes.max()), float(magnitudes.median())
-    if call.layer.weight_spec.granularity != "per_tensor":
+    if call.layer.weight_quantizer.spec.granularity != "per_tensor":
         return None
     if largest <= WEIGHT_OUTLIER_RATIO * median:
         return None

@@ -207,7 +207,7 @@ class QuantModule(nn.Module):
         damping = self.methods.damping_in(self.epoch, self.total_epochs) if self.trains else 0.0
         for layer in self.module.modules():
             if isinstance(layer, QuantLayer):
-                layer.damping = damping
+                layer.weight_quantizer.damping = damping
         if (
             not self.batch_norm_frozen
             and self.batch_norm_epoch is not None

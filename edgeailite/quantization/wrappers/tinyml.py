@@ -144,8 +144,8 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         super().train(mode)
         softness = max(1.0 - self.epoch / self.hard_epoch, 0.0) if self.trains else 0.0
         for layer in self.module.modules():
-            if isinstance(layer, QuantLayer) and layer.starts_soft:
-                layer.softness = softness
+            if isinstance(layer, QuantLayer) and layer.weight_quantizer.starts_soft:
+                layer.weight_quantizer.softness = softness
         return self
 
     def convert(

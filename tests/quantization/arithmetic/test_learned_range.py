@@ -163,13 +163,13 @@ def test_a_layer_learns_its_weight_range(granularity, power_of_two):
 def test_a_checkpoint_without_ranges_leaves_them():
     layer = QuantLayer.from_float(nn.Linear(3, 2), QuantSpec(4, True, learned=True), BiasSpec())
     layer.set_weight_range(torch.tensor([1.0, 2.0]))
-    layer.range_was_given = False
+    layer.weight_quantizer.range_was_given = False
     layer.load_state_dict(nn.Linear(3, 2).state_dict())
     assert layer.weight_range.tolist() == [1.0, 2.0]
-    assert not layer.range_was_given
+    assert not layer.weight_quantizer.range_was_given
     layer.load_state_dict({**layer.state_dict(), "weight_range": torch.tensor([3.0, 3.0])})
     assert layer.weight_range.tolist() == [3.0, 3.0]
-    assert layer.range_was_given
+    assert layer.weight_quantizer.range_was_given
 
 
 def test_damping_draws_to_the_grid_and_leaves_what_is_outside():

@@ -203,7 +203,9 @@ def test_damping_grows_over_the_epochs():
     seen = []
     for _ in range(5):
         wrapper.train()
-        seen += [{m.damping for m in wrapper.modules() if isinstance(m, QuantLayer)}]
+        seen += [
+            {m.weight_quantizer.damping for m in wrapper.modules() if isinstance(m, QuantLayer)}
+        ]
     assert [round(d, 4) for found in seen for d in found] == [0, 0.0293, 0.1, 0.1707, 0.2]
 
 

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -159,3 +160,57 @@ def test_functional_layer_equals_the_module():
     )
     expected = QuantLayer.from_float(copy.deepcopy(conv), SPEC, BiasSpec())(x)
     assert torch.equal(functional(x, conv.weight, conv.bias), expected)
+
+
+def test_a_function_stands_in_for_a_layer_and_its_batch_norm():
+    layer, norm = QuantLayer.from_float(nn.Conv2d(3, 4, 1), SPEC, BiasSpec()), nn.BatchNorm2d(4)
+    x, seen = torch.randn(2, 3, 4, 4), []
+    expected = layer(x, norm.eval())
+
+    def double(x, weight, bias, batch_norm, input_quantizer, output_quantizer):
+        seen.append((weight, bias, batch_norm, input_quantizer, output_quantizer))
+        return layer.operate(x, 2 * weight, bias)
+
+    with layer.computing_with(double):
+        assert torch.equal(layer(x, norm), layer.operate(x, 2 * layer.weight, layer.bias))
+        with layer.computing_with(lambda x, *_: x):
+            assert layer(x, norm) is x
+        assert torch.equal(layer(x, norm), layer.operate(x, 2 * layer.weight, layer.bias))
+    assert seen[0] == (layer.weight, layer.bias, norm, None, None)
+    assert torch.equal(layer(x, norm), expected)
+
+
+def test_a_layer_computes_itself_again_after_an_error():
+    layer = QuantLayer.from_float(nn.Linear(3, 2), SPEC, BiasSpec())
+    x = torch.randn(2, 3)
+    expected = layer(x)
+
+    def fail(*_):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"), layer.computing_with(fail):
+        layer(x)
+    assert torch.equal(layer(x), expected)
+
+
+def test_a_functional_layer_can_be_stood_in_for_too():
+    layer = QuantFunctionalLayer(F.linear, {}, SPEC, BiasSpec())
+    with layer.computing_with(lambda x, weight, *_: weight):
+        assert layer(torch.zeros(1, 2), torch.ones(3, 2)).tolist() == [[1, 1]] * 3
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_has_a_weight_quantizer_of_its_own(duplicate, learned):
+    spec = QuantSpec(4, True, learned=learned)
+    layer = QuantLayer.from_float(nn.Linear(3, 2), spec, BiasSpec())
+    layer.set_weight_range(torch.tensor([1.0, 2.0]))
+    copied = duplicate(layer)
+    assert [n for n, _ in copied.named_parameters()] == [n for n, _ in layer.named_parameters()]
+    assert list(copied.state_dict()) == ["weight", "bias", "weight_range"] or learned
+    assert ("weight_range" in dict(layer.named_parameters())) == learned
+    copied.choose_bits(3)
+    copied.set_weight_range(torch.tensor([3.0, 3.0]))
+    assert layer.weight_quantizer.spec.bit_width == 4
+    assert layer.weight_range.tolist() == [1.0, 2.0]
+    assert copied.double().weight_range.dtype is torch.float64

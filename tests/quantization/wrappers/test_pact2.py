@@ -1,6 +1,7 @@
 """Arguments, schedule, state-dict contract and calibration of the PACT2 wrappers."""
 
 import copy
+import operator
 import pickle
 
 import pytest
@@ -227,7 +228,7 @@ def test_per_channel_weights_with_every_bias_rule(per_channel_q, constrain_bias)
     wrapper = calibrated(per_channel_q=per_channel_q, constrain_bias=constrain_bias)
     for unit in layer_calls(wrapper.module):
         expected = per_channel_q == "all" or (per_channel_q is True and unit.layer.num_groups > 1)
-        assert (unit.layer.weight_spec.granularity == "per_channel") == expected
+        assert (unit.layer.weight_quantizer.spec.granularity == "per_channel") == expected
     x = torch.randn(4, *X[1:])
     assert torch.equal(wrapper(x), wrapper.convert()(x))
 
@@ -235,16 +236,15 @@ def test_per_channel_weights_with_every_bias_rule(per_channel_q, constrain_bias)
 @pytest.mark.parametrize(
     ("options", "attribute", "value"),
     [
-        ({"bitwidth_weights": 4}, "weight_spec.bit_width", 4),
-        ({"power2_weight_range": False}, "weight_spec.power_of_two", False),
-        ({"range_shrink_weights": 1.0}, "weight_spec.range_rule", "percentile"),
+        ({"bitwidth_weights": 4}, "weight_quantizer.spec.bit_width", 4),
+        ({"power2_weight_range": False}, "weight_quantizer.spec.power_of_two", False),
+        ({"range_shrink_weights": 1.0}, "weight_quantizer.spec.range_rule", "percentile"),
         ({"constrain_bias": "NONE"}, "bias_spec.bit_width", 32),
     ],
 )
 def test_weight_options_reach_every_layer(options, attribute, value):
-    spec, field = attribute.split(".")
     units = layer_calls(wrap(**options).module)
-    assert [getattr(getattr(u.layer, spec), field) for u in units] == [value] * 4
+    assert [operator.attrgetter(attribute)(u.layer) for u in units] == [value] * 4
 
 
 @pytest.mark.parametrize(

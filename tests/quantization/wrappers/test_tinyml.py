@@ -49,7 +49,7 @@ def test_arguments_are_taken_in_both_documented_orders():
     named = TINPUTinyMLQATFxModule(small(), total_epochs=6, qconfig_type=bits, verbose=False)
     for wrapper in (early, late, named):
         assert wrapper.batch_norm_epoch == 2
-        assert {m.weight_spec.bit_width for m in layers(wrapper).values()} == {4}
+        assert {m.weight_quantizer.spec.bit_width for m in layers(wrapper).values()} == {4}
 
 
 def test_too_many_positional_arguments_are_named():
@@ -232,7 +232,7 @@ def test_ternary_weights_begin_soft_and_end_hard():
     seen = []
     for _ in range(4):
         wrapper.train()
-        seen.append({layer.softness for layer in layers(wrapper).values()})
+        seen.append({layer.weight_quantizer.softness for layer in layers(wrapper).values()})
         wrapper(torch.randn(4, 1, 8, 8))
     assert seen == [{1.0}, {0.5}, {0.0}, {0.0}]
     layer = layers(wrapper)["5"]
@@ -246,11 +246,11 @@ def test_soft_weights_lie_between_float_and_grid():
     ).train()
     layer = layers(wrapper)["5"]
     scale, weight = torch.full((5,), 0.05), layer.weight.detach().clamp(-0.05, 0.05)
-    layer.softness = 0.0
+    layer.weight_quantizer.softness = 0.0
     hard = layer.fake_quantized(weight, scale)
     distances = []
     for softness in (0.1, 0.5, 1.0):
-        layer.softness = softness
+        layer.weight_quantizer.softness = softness
         soft = layer.fake_quantized(weight, scale)
         distances.append(float((soft - hard).abs().mean()))
     assert 0 < distances[0] < distances[1] < distances[2] < float((weight - hard).abs().mean())
@@ -344,7 +344,7 @@ def test_mixed_precision_reaches_the_layers():
     given = copy.deepcopy(qconfig_type)
     wrapper = TINPUTinyMLPTQFxModule(small(), qconfig_type=qconfig_type)
     assert qconfig_type == given
-    assert {p: m.weight_spec.bit_width for p, m in layers(wrapper).items()} == {"1": 4}
+    assert {p: m.weight_quantizer.spec.bit_width for p, m in layers(wrapper).items()} == {"1": 4}
     x = torch.randn(8, 1, 8, 8)
     wrapper.calibrate([x])
     with torch.no_grad():
@@ -370,7 +370,7 @@ def test_the_search_runs_in_the_constructor_and_keeps_no_loader(capsys):
         auto_quantization=True, calibration_dataloader=Loader(), max_bytes=240
     )
     wrapper = TINPUTinyMLQATFxModule(small(), 4, qconfig_type, verbose=False)
-    bits = {p: m.weight_spec.bit_width for p, m in layers(wrapper).items()}
+    bits = {p: m.weight_quantizer.spec.bit_width for p, m in layers(wrapper).items()}
     sizes = {p: m.weight.numel() for p, m in layers(wrapper).items()}
     assert sum(sizes[p] * b for p, b in bits.items()) / 8 <= 240
     assert "bits on average" in capsys.readouterr().out

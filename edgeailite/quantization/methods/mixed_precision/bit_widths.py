@@ -65,11 +65,11 @@ def apply_bit_widths(model: GraphModel, given: BitWidths) -> list[str]:
         layer, gained = call.layer, _bits_of_products(call) - before[name]
         if gained > 0:
             bias_bits = min(layer.bias_spec.bit_width + gained, 32)
-            layer.choose_bits(layer.weight_spec.bit_width, bias_bits)
+            layer.choose_bits(layer.weight_quantizer.spec.bit_width, bias_bits)
     return list(found.chosen)
 
 
 def _bits_of_products(call: LayerCall) -> int:
     quantizer = call.input_quantizer
     input_bits = 0 if quantizer is None else quantizer.spec.bit_width
-    return call.layer.weight_spec.bit_width + input_bits
+    return call.layer.weight_quantizer.spec.bit_width + input_bits

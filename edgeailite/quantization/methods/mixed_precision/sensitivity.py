@@ -92,7 +92,7 @@ def layer_sensitivity(
                 output = output_quantizer(model, call) if activations else None
                 errors = {}
                 for bits in bit_widths:
-                    spec = weight_spec(call.layer.weight_spec, bits)
+                    spec = weight_spec(call.layer.weight_quantizer.spec, bits)
                     with _only_this_weight(call.layer, spec), _with_output(output, bits):
                         error = flat_outputs(model(*batch) for batch in batches) - reference
                     errors[bits] = float(error.square().mean()) / variance
@@ -144,16 +144,15 @@ def _with_output(quantizer: FakeQuantize | None, bits: int) -> Iterator[None]:
 @contextmanager
 def _only_this_weight(layer: QuantLayer, spec: QuantSpec) -> Iterator[None]:
     """Let a layer compute with its folded weight on the grid of `spec`, and a float bias."""
-    before = layer.weight_spec
+    before = layer.weight_quantizer.spec
 
     def compute(x: Tensor, weight: Tensor, bias: Any, batch_norm: Any, *_: Any) -> Tensor:
         folded = layer.folded(weight, bias, batch_norm, None)
         return layer.operate(x, layer.fake_quantized(folded.weight, folded.scale), folded.bias)
 
-    layer.weight_spec = spec
-    layer.compute = compute  # type: ignore[method-assign, assignment]
+    layer.weight_quantizer.spec = spec
     try:
-        yield
+        with layer.computing_with(compute):
+            yield
     finally:
-        layer.weight_spec = before
-        del layer.compute
+        layer.weight_quantizer.spec = before

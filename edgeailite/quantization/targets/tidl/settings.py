@@ -24,7 +24,7 @@ def tidl_settings(converted: nn.Module) -> dict[str, Any]:
         ``tensor_bits`` is 16 if any grid is wider than 8 bits.
     """
     layers = [m for m in converted.modules() if isinstance(m, IntegerLayer)]
-    widths = [layer.operation.weight_spec.bit_width for layer in layers]
+    widths = [layer.operation.weight_quantizer.spec.bit_width for layer in layers]
     grids = [getattr(m, "grid", None) for m in converted.modules()]
     widths += [grid.bit_width for grid in grids if isinstance(grid, Grid)]
     wide = any(width > 8 for width in widths)

@@ -20,7 +20,7 @@ from edgeailite.quantization.graph.operations import Kind, operands
 from edgeailite.quantization.integer.conversion import Converter, grid_of, without_parameters
 from edgeailite.quantization.integer.operators import Grid
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import float_offset
+from edgeailite.quantization.modules.bias import float_offset
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_call
 from edgeailite.quantization.prepare.insert import quantizer_of
 from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage, FixedPointBatchNorm
@@ -167,7 +167,7 @@ def _checked(steps: Requantization, factor: torch.Tensor) -> Requantization:
 
 def _fixed_point_layer(unit: LayerCall, source: Grid, grid: Grid) -> FixedPointLayer:
     """The integer layer of a unit whose input lies on `source` and whose output on `grid`."""
-    layer, spec, bias_spec = unit.layer, unit.layer.weight_spec, unit.layer.bias_spec
+    layer, spec, bias_spec = unit.layer, unit.layer.weight_quantizer.spec, unit.layer.bias_spec
     weight, bias, scale = unit.folded()
     integers = round_to_integer(weight / layer.channels(scale, weight), spec.rounding).clamp(
         spec.quant_min, spec.quant_max
@@ -180,7 +180,7 @@ def _fixed_point_layer(unit: LayerCall, source: Grid, grid: Grid) -> FixedPointL
         offset = torch.floor(0.5 / factor)
         if bias is not None:
             rounding = bias_spec.rounding
-            offset = offset + quantize_bias(bias, accumulator, layer.bias_limit, rounding)
+            offset = offset + quantize_bias(bias, accumulator, layer.bias_spec.limit, rounding)
     try:
         steps = _checked(
             Requantization(offset.float(), *multiplier_and_shift(factor, MULTIPLIER_BITS)), factor

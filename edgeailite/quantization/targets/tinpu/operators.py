@@ -155,7 +155,7 @@ class FixedPointLayer(nn.Module):
     @property
     def weight_bits(self) -> int:
         """Bits of a weight."""
-        return self.operation.weight_spec.bit_width
+        return self.operation.weight_quantizer.spec.bit_width
 
     def forward(self, x: Tensor) -> Tensor:
         """Integers in and out, shapes as the layer's."""

@@ -36,7 +36,11 @@ def network():
 
 
 def weight_bits(wrapper):
-    return [m.weight_spec.bit_width for m in wrapper.module.modules() if hasattr(m, "weight_spec")]
+    return [
+        m.weight_quantizer.spec.bit_width
+        for m in wrapper.module.modules()
+        if hasattr(m, "weight_quantizer")
+    ]
 
 
 @pytest.mark.parametrize("name", WRAPPERS)

@@ -51,7 +51,7 @@ def test_the_error_is_that_of_the_weight_alone():
         )
         conv = torch.nn.functional.conv2d(x, model.get_submodule("0").weight)
         hidden = features(torch.relu(model.get_submodule("1")(conv)))
-        linear.weight_spec = weight_spec(4)
+        linear.weight_quantizer.spec = weight_spec(4)
         quantized = linear.quantized_parameters(linear.weight, None, None, None)[0]
         change = hidden @ (quantized - linear.weight).T
         output = hidden @ linear.weight.T + linear.bias
@@ -62,10 +62,14 @@ def test_the_error_is_that_of_the_weight_alone():
 def test_the_model_is_left_as_it_was():
     made = wrapper().train()
     state = {k: v.clone() for k, v in made.module.state_dict().items()}
-    specs = [getattr(m, "weight_spec", None) for m in made.module.modules()]
+    specs = [
+        m.weight_quantizer.spec for m in made.module.modules() if hasattr(m, "weight_quantizer")
+    ]
     modes = [m.training for m in made.module.modules()]
     measure(made.module, BATCHES)
-    assert specs == [getattr(m, "weight_spec", None) for m in made.module.modules()]
+    assert specs == [
+        m.weight_quantizer.spec for m in made.module.modules() if hasattr(m, "weight_quantizer")
+    ]
     assert modes == [m.training for m in made.module.modules()]
     assert all(torch.equal(state[k], v) for k, v in made.module.state_dict().items())
     assert all("compute" not in vars(m) for m in made.module.modules())
@@ -83,9 +87,13 @@ def test_it_is_left_as_it_was_after_an_error_too():
 
     with pytest.raises(RuntimeError, match="stop"):
         measure(made.module, BATCHES, spec=failing)
-    assert all(m.fake_quant_enabled for m in made.module.modules() if hasattr(m, "weight_spec"))
+    assert all(
+        m.fake_quant_enabled for m in made.module.modules() if hasattr(m, "weight_quantizer")
+    )
     assert {
-        m.weight_spec.bit_width for m in made.module.modules() if hasattr(m, "weight_spec")
+        m.weight_quantizer.spec.bit_width
+        for m in made.module.modules()
+        if hasattr(m, "weight_quantizer")
     } == {8}
 
 
