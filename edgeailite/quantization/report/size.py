@@ -43,7 +43,7 @@ def model_size(
 
 def _stored_bytes(call: LayerCall) -> int:
     """Bytes of a layer's weight, scales and bias."""
-    folded, spec = call.folded(), call.layer.weight_spec
+    folded, spec = call.folded(), call.layer.weight_quantizer.spec
     num_scales = 1 if spec.granularity == "per_tensor" else folded.scale.numel()
     bits = folded.weight.numel() * spec.bit_width + num_scales * 32
     if folded.bias is not None:
