@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -223,17 +224,13 @@ def test_test_module_page_names_every_argument():
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
-def test_layout_names_every_file_of_the_package():
-    text = (ROOT / "docs" / "layout.md").read_text()
-    package = ROOT / "edgeailite"
-    rooms = ("files", "quantization", "xnn")
-    missing = []
-    for path in sorted(package.rglob("*.py")):
-        parts = path.relative_to(package).parts
-        name = "/".join(parts[1:] if parts[0] in rooms else parts)
-        if path.name != "__init__.py" and f"`{name}`" not in text:
-            missing.append(name)
-    assert missing == []
+def test_source_map_is_that_of_the_docstrings():
+    tool = runpy.run_path(str(ROOT / "tools" / "source_map.py"))
+    page = (ROOT / "docs" / "layout.md").read_text()
+    assert page == tool["render"](page), "run python tools/source_map.py"
+    for path in (ROOT / "edgeailite").rglob("[!_]*.py"):
+        assert tool["summary"](path), path
+        assert f"| `{path.name}` |" in page
 
 
 @pytest.mark.parametrize("table", ["main-job-table", "qat-step-table", "ptq-table"])
