@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
 from edgeailite.quantization.graph.operations import node_kind
+from edgeailite.quantization.graph.real_tensors import with_real_tensors
 
 
 class GraphModel(nn.Module):
@@ -38,13 +38,10 @@ class GraphModel(nn.Module):
                 name, buffer, persistent=name not in root._non_persistent_buffers_set
             )
         self.graph = graph
-        # State dicts loaded so far: what was derived from the weights before is stale.
-        self.num_loads = 0
         self.export_view: Callable[[GraphModel], nn.Module] | None = None
         # Prepared for a target with offset, multiplier and shift.
         self.fixed_point = False
         self.recompile()
-        self.remember_tensors()
 
     def recompile(self) -> None:
         """Make the running code from the graph; call it after every change of the graph."""
@@ -61,7 +58,6 @@ class GraphModel(nn.Module):
         self.graph.lint()
         self.graph.owning_module = None
         self.recompile()
-        self.remember_tensors()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph; arguments and results are those of the original model.
@@ -70,61 +66,21 @@ class GraphModel(nn.Module):
         that runs.
         """
         if self.export_view is not None and torch.compiler.is_exporting():
-            return self._viewed_for_export()(*args, **kwargs)
+            with with_real_tensors(self):
+                view = self.export_view(self)
+            return view(*args, **kwargs)
         return self._run(self, *args, **kwargs)
 
-    def remember_tensors(self) -> None:
-        """Keep references to the tensors: while ``torch.export`` traces, fake ones replace them."""
-        # By module, not by its dictionaries: torch.export leaves other ones behind.
-        self._tensors = [
-            (module, kind, name, tensor)
-            for module in self.modules()
-            for kind in ("_parameters", "_buffers")
-            for name, tensor in getattr(module, kind).items()
-        ]
-
-    def _viewed_for_export(self) -> nn.Module:
-        """Make the view from the real tensors, outside of the trace: that work is not exported."""
-        assert self.export_view is not None
-        fakes = [(m, kind, name, getattr(m, kind)[name]) for m, kind, name, _ in self._tensors]
-        with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
-            try:
-                for module, kind, name, tensor in self._tensors:
-                    getattr(module, kind)[name] = tensor
-                return self.export_view(self)
-            finally:
-                for module, kind, name, fake in fakes:
-                    getattr(module, kind)[name] = fake
-
-    def train(self, mode: bool = True) -> GraphModel:
-        """As :meth:`torch.nn.Module.train`."""
-        super().train(mode)
-        self.remember_tensors()
-        return self
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As :meth:`torch.nn.Module.load_state_dict`."""
-        result = super().load_state_dict(*args, **kwargs)
-        self.num_loads += 1
-        self.remember_tensors()
-        return result
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> GraphModel:
-        super()._apply(fn, recurse)
-        self.remember_tensors()
-        return self
-
     def __getstate__(self) -> dict[str, Any]:
-        """All but the generated code and the references."""
+        """Take all but the generated code."""
         state = self.__dict__.copy()
-        del state["_run"], state["_tensors"]
+        del state["_run"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore, and generate the code again."""
         super().__setstate__(state)
         self.recompile()
-        self.remember_tensors()
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
         """The module that a ``call_module`` node calls."""

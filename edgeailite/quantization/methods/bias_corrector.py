@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.methods.channel_means import ChannelMeans, correctable_bias
@@ -16,6 +18,21 @@ from edgeailite.quantization.modules.layer_calls import (
     layer_calls,
     recorded_outputs,
 )
+
+
+class _LoadingHook:
+    """Remember that a state dict was loaded, into the model or a part of it."""
+
+    def __init__(self) -> None:
+        self.was_called = False
+
+    def __call__(self, module: nn.Module, incompatible_keys: Any) -> None:
+        self.was_called = True
+
+
+def _remove(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
 
 
 class BiasCorrector:
@@ -40,7 +57,7 @@ class BiasCorrector:
     def __init__(
         self, model: GraphModel, rate: float, corrections: dict[str, Tensor] | None = None
     ) -> None:
-        self.model, self.rate, self.num_loads = model, rate, model.num_loads
+        self.model, self.rate = model, rate
         self.calls = layer_calls(model)
         self.biases = {
             call.path: bias for call in self.calls if (bias := correctable_bias(call)) is not None
@@ -48,11 +65,16 @@ class BiasCorrector:
         self.corrections = {path: torch.zeros_like(bias) for path, bias in self.biases.items()}
         for path, correction in (corrections or {}).items():
             self.corrections[path].copy_(correction)
+        self._loading = _LoadingHook()
+        handles = [
+            module.register_load_state_dict_post_hook(self._loading) for module in model.modules()
+        ]
+        weakref.finalize(self, _remove, handles)
 
     @property
     def is_stale(self) -> bool:
         """True if other weights were loaded since: they lack the corrections so far."""
-        return self.num_loads != self.model.num_loads
+        return self._loading.was_called
 
     @torch.no_grad()
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -114,7 +114,6 @@ class QuantModule(nn.Module):
         if bit_widths is not None:
             apply_bit_widths(model, bit_widths)
         start_weight_ranges(model)
-        model.remember_tensors()
         self.teacher: Teacher | None = None
         if self.methods.distillation > 0:
             self.teacher = Teacher(model, self.methods.distillation, self.methods.temperature)
@@ -130,7 +129,7 @@ class QuantModule(nn.Module):
                     output = self._correct_biases(args, kwargs)
                     if not self.trains:
                         return output
-            elif not self._ranges_checked:
+            elif not self._ranges_checked and not torch.compiler.is_exporting():
                 self._warn_of_missing_ranges()
             output = self.module(*args, **kwargs)
             if self.teacher is None or not (self.training and self.trains):
@@ -326,7 +325,6 @@ class QuantModule(nn.Module):
         self.eval()
         batches = as_batches(data, self._num_inputs, num_batches)
         self.post_training = post_training(self.module, batches, methods)
-        self.module.remember_tensors()
         self._say(f"post-training\n{render_gains(self.post_training)}")
         return self
 

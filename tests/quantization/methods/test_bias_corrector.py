@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -67,3 +69,31 @@ def test_a_batch_norm_without_affine_has_nothing_to_correct(affine):
     (call,) = layer_calls(model)
     assert (correctable_bias(call) is None) == (not affine)
     BiasCorrector(model, 0.1).run((torch.randn(2, 3, 8, 8),), {})
+
+
+@pytest.mark.parametrize("part", ["", "0"])
+def test_loaded_weights_make_it_stale(part):
+    model, x = (
+        calibrated_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())),
+        torch.randn(2, 3, 8, 8),
+    )
+    correction = BiasCorrector(model, 0.5)
+    correction.run((x,), {})
+    with torch.no_grad():
+        model.get_submodule("0").weight.mul_(0.9)  # as an optimizer does
+    assert not correction.is_stale
+    model.get_submodule(part).load_state_dict(model.get_submodule(part).state_dict())
+    assert correction.is_stale
+    assert not BiasCorrector(model, 0.5).is_stale
+
+
+def test_it_leaves_no_hook_behind():
+    model = calibrated_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    correction = BiasCorrector(model, 0.5)
+    hooks = [m._load_state_dict_post_hooks for m in model.modules()]
+    assert all(hooks)
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(model.state_dict())
+    assert not correction.is_stale
+    del correction
+    assert not any(hooks)
