@@ -23,7 +23,7 @@ def define_missing_operators() -> bool:
     Does nothing where torchvision is absent, already imported, or complete. Safe to call twice.
 
     Returns:
-        Whether operators were declared.
+        True if operators were declared.
     """
     if "torchvision" in sys.modules or _compiled_operators_load():
         return False

@@ -6,7 +6,7 @@ lite form has no squeeze-and-excitation and ReLU everywhere: what integer hardwa
 Reference: Howard et al. 2019, https://arxiv.org/abs/1905.02244, tables 1 and 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -132,6 +132,24 @@ class InvertedResidual(nn.Module):
         return y if self.add is None else self.add(x, y)
 
 
+def _make_block(
+    row: _Row,
+    in_channels: int,
+    width: Callable[[int], int],
+    strides: Sequence[int],
+    is_lite: bool,
+) -> InvertedResidual:
+    return InvertedResidual(
+        in_channels,
+        width(row.expanded),
+        width(row.channels),
+        row.kernel,
+        1 if row.stage is None else strides[row.stage],
+        row.squeezes and not is_lite,
+        HARD_SWISH if row.is_hard and not is_lite else RELU,
+    )
+
+
 class MobileNetV3(nn.Module):
     """A stem, inverted residuals, a 1x1 convolution and two linear layers.
 
@@ -170,19 +188,7 @@ class MobileNetV3(nn.Module):
         unit = partial(ConvNormAct, norm_layer=_norm)
         layers: list[nn.Module] = [unit(3, channels, 3, s[0], activation=hard)]
         for row in rows:
-            stride = 1 if row.stage is None else s[row.stage]
-            activation = hard if row.is_hard else RELU
-            layers.append(
-                InvertedResidual(
-                    channels,
-                    width(row.expanded),
-                    width(row.channels),
-                    row.kernel,
-                    stride,
-                    row.squeezes and not is_lite,
-                    activation,
-                )
-            )
+            layers.append(_make_block(row, channels, width, s, is_lite))
             channels = width(row.channels)
         layers.append(unit(channels, 6 * channels, 1, activation=hard))
         self.features = nn.Sequential(*layers)

@@ -30,13 +30,13 @@ class ConvNormAct(nn.Sequential):
     """Convolution, normalization, activation.
 
     The padding is computed: at stride 1 the size is kept, at stride s it is ``ceil(size / s)``.
-    The convolution has a bias only where no normalization follows.
+    The convolution has a bias only if no normalization follows.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         kernel_size: Side of the kernel, odd.
-        stride: Step of the kernel, in pixels.
+        stride: Stride of the kernel, in pixels.
         dilation: Distance of the kernel's taps, in pixels.
         groups: Groups of channels that do not mix; `in_channels` makes it depthwise.
         norm_layer: Makes the normalization from a number of channels; None leaves it out.
@@ -74,13 +74,13 @@ class ConvNormAct(nn.Sequential):
 class ConvDWSepNormAct(nn.Sequential):
     """Depthwise convolution followed by a 1x1 convolution, each a :class:`ConvNormAct`.
 
-    With a `group_width` above 1 the first mixes so many channels at a time.
+    With a `group_width` above 1, the first convolution has groups of so many channels.
 
     Args:
         in_channels: Channels of the input and of the depthwise part.
         out_channels: Channels of the output.
         kernel_size: Side of the depthwise kernel, odd.
-        stride: Step of the depthwise kernel, in pixels.
+        stride: Stride of the depthwise kernel, in pixels.
         dilation: Distance of the depthwise kernel's taps, in pixels.
         group_width: Channels of a group of the first part, a divisor of `in_channels`.
         norm_layer: Normalization of the 1x1 part; None leaves it out.

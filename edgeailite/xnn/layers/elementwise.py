@@ -17,7 +17,7 @@ Inputs = Tensor | Sequence[Tensor]
 
 
 def _as_sequence(inputs: tuple[Inputs, ...], least: int, owner: nn.Module) -> Sequence[Tensor]:
-    """Several tensors, or one list or tuple of them, as one sequence."""
+    """Make one sequence of several tensors, or of one list or tuple of them."""
     # fx traces with proxies: only list and tuple are told apart, everything else is a tensor.
     tensors = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], list | tuple) else inputs
     if len(tensors) < least:
@@ -108,5 +108,5 @@ class CatBlock(nn.Module):
         return torch.cat(tuple(_as_sequence(inputs, 1, self)), dim=self.dim)
 
     def extra_repr(self) -> str:
-        """The axis, for ``print(model)``."""
+        """Format the axis for ``print(model)``."""
         return f"dim={self.dim}"

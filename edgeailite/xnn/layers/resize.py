@@ -32,7 +32,7 @@ def resize_with(
     Pixels are areas, not points (``align_corners=False``): resizing by a power of two then has
     dyadic bilinear weights, which integer hardware computes exactly.
 
-    Exports as one ONNX ``Resize`` with constant scales or sizes. Where the batch axis is symbolic,
+    Exports as one ONNX ``Resize`` with constant scales or sizes. If the batch axis is symbolic,
     use `scale_factor`: a fixed `size` then needs the batch axis looked up in the graph.
 
     Args:
@@ -90,7 +90,7 @@ class ResizeWith(nn.Module):
         return resize_with(x, self.size, self.scale_factor, self.mode)
 
     def extra_repr(self) -> str:
-        """The target, for ``print(model)``."""
+        """Format the target for ``print(model)``."""
         target = (
             f"size={self.size}" if self.size is not None else f"scale_factor={self.scale_factor}"
         )

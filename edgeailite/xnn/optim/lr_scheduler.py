@@ -35,7 +35,7 @@ class Schedule:
     Attributes:
         name: One of ``SCHEDULERS``.
         epochs: Length of the training, in epochs.
-        steps_per_epoch: How often the scheduler is stepped in an epoch.
+        steps_per_epoch: Calls of ``step()`` in an epoch.
         warmup_epochs: Length of the warm-up, in epochs, fractions allowed.
         milestones: Epochs, counted from the start of training, at which step drops the rate.
         gamma: Factor of each drop (step), or per epoch (exponential).
@@ -88,7 +88,7 @@ def make_lr_scheduler(
         optimizer: Its learning rates, one per parameter group, are the base that is scaled.
         name: One of ``SCHEDULERS``; multistep is another name of step.
         epochs: Length of the training, in epochs.
-        steps_per_epoch: How often ``step()`` is called in an epoch.
+        steps_per_epoch: Calls of ``step()`` in an epoch.
         warmup_epochs: Length of the linear warm-up, in epochs, fractions allowed.
         milestones: Epochs at which step drops the rate, rising.
         gamma: Factor of each drop (step; 0.1 where None) or per epoch (exponential; 0.97).
