@@ -30,7 +30,7 @@ def fake_quantize_reference(
         zero_point: Integer that stands for 0.0; shape of `scale`.
         quant_min: Smallest integer, inclusive.
         quant_max: Largest integer, inclusive.
-        rounding: Where ties go.
+        rounding: Rule for ties.
 
     Returns:
         Values on the grid; shape and dtype of `x`.
@@ -61,7 +61,7 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """The gradient passes where nothing was clamped; one byte per value is kept for that."""
+    """Gradient that passes where nothing was clamped; one byte per value is kept for that."""
 
     @staticmethod
     def forward(
@@ -159,7 +159,7 @@ def fake_quantize(
         quant_min: Smallest integer, inclusive; a tensor of shape ``()`` where reading it would
             make the device wait.
         quant_max: Largest integer, inclusive; likewise.
-        rounding: Where ties go.
+        rounding: Rule for ties.
         inplace: Overwrite `x` (unless it is a view, a leaf, or half precision).
 
     Returns:
@@ -264,7 +264,7 @@ def learned_fake_quantize(
         zero_point: Float, shape ``()``; with a gradient only where `scale` has this shape too.
         quant_min: Smallest integer, inclusive.
         quant_max: Largest integer, inclusive.
-        rounding: Where ties go.
+        rounding: Rule for ties.
         gradient_scale: Factor of the gradients of `scale` and `zero_point`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Offset, multiplier and shift: what an integer device computes instead of a float factor."""
+"""Offset, multiplier and shift, which integer devices use in place of a float factor."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Requantization(NamedTuple):
 def batch_norm_requantization(
     gain: Tensor, offset: Tensor, input_scale: Tensor | None, output_scale: Tensor, bits: int | None
 ) -> Requantization:
-    """A batch norm ``gain * x + offset`` in fixed point.
+    """Batch norm ``gain * x + offset`` in fixed point.
 
     Args:
         gain: Shape ``(C,)``; may be negative or zero.
@@ -90,7 +90,7 @@ def batch_norm_requantization(
 def average_requantization(
     area: Tensor, input_scale: Tensor, output_scale: Tensor
 ) -> Requantization:
-    """A window's sum divided by its area in fixed point; large areas take fewer multiplier bits.
+    """Division of a window's sum by its area in fixed point; large areas take fewer bits.
 
     Args:
         area: float64, any shape, on the CPU: reading it must not wait for a device.

@@ -32,7 +32,7 @@ def get_preset(name: str) -> QConfig | None:
     return PRESETS[name]
 
 
-# How the names of presets read: W weights, A activations, T per tensor, C per channel, then bits,
+# Names of presets: W weights, A activations, T per tensor, C per channel, then bits,
 # SYM symmetric activations, P2 power-of-two scales, R4 or M4 a range of 4; MSA for attention.
 _PER_CHANNEL = QuantSpec(signed=True, granularity="per_channel", power_of_two=False)
 _PER_CHANNEL_P2 = replace(_PER_CHANNEL, power_of_two=True)
@@ -88,5 +88,5 @@ class QConfigType(str, Enum):
 
     @classmethod
     def choices(cls) -> tuple[str, ...]:
-        """All names, for command lines."""
+        """Names of all presets, for command lines."""
         return tuple(cls.__members__)

@@ -18,7 +18,7 @@ _MANTISSA = 0x7FFFFF
 
 
 class QParams(NamedTuple):
-    """A grid.
+    """Grid of integers.
 
     Attributes:
         scale: Distance of two grid points, positive float32. Shape ``()``, or ``(C,)`` per channel.
@@ -34,7 +34,7 @@ class QParams(NamedTuple):
 
 
 def ceil_power_of_two(x: Tensor) -> Tensor:
-    """The smallest power of two that is not below `x`: ``2^ceil(log2(x))``, exactly.
+    """Smallest power of two that is not below `x`: ``2^ceil(log2(x))``, exactly.
 
     Works on the bits (exponent + 1 where the mantissa is not zero): ``log2`` and ``exp2`` are not
     exact in every math library, and a scale that is nearly a power of two breaks every equality
@@ -51,7 +51,7 @@ def ceil_power_of_two(x: Tensor) -> Tensor:
 
 
 def ceil_significant(x: Tensor, bits: int) -> Tensor:
-    """The smallest ``m * 2^k``, `m` an integer of `bits` bits, that is not below `x`, exactly.
+    """Smallest ``m * 2^k``, `m` an integer of `bits` bits, that is not below `x`, exactly.
 
     Args:
         x: Positive normal float32 values, any shape.

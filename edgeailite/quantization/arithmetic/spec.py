@@ -124,7 +124,7 @@ class QuantSpec:
             return self
         rule, scale_bits = "mse" if bits <= NARROW_BITS else self.range_rule, self.scale_bits
         if scale_bits is not None:
-            # What the integers gain the scale loses, so that sums stay exact.
+            # The scale loses the bits that the integers gain, so that sums stay exact.
             scale_bits = max(min(scale_bits, scale_bits + self.bit_width - bits), 1)
         return replace(self, bit_width=bits, range_rule=rule, scale_bits=scale_bits)
 
@@ -227,7 +227,7 @@ class QConfig:
     end_bits: int | None = None
 
     def with_activation(self, **changes: Any) -> QConfig:
-        """A copy whose activation spec has other values."""
+        """Copy with other values in the activation spec."""
         if self.activation is None:
             return self
         return replace(self, activation=replace(self.activation, **changes))

@@ -42,7 +42,7 @@ def fake_quantize_weight(
         scale: Broadcastable to `w`; may be negative.
         quant_min: Smallest integer, inclusive.
         quant_max: Largest integer, inclusive.
-        rounding: Where ties go.
+        rounding: Rule for ties.
 
     Returns:
         Values on the grid, shape of `w`; gradient 1 inside the range, 0 outside.
@@ -87,7 +87,7 @@ def quantize_bias(b: Tensor, scale: Tensor, limit: int, rounding: Rounding) -> T
         b: Bias, shape ``(C,)``.
         scale: ``s_in * s_w``, shape ``(C,)``.
         limit: ``2^(bits - 1)``.
-        rounding: Where ties go.
+        rounding: Rule for ties.
 
     Returns:
         Whole numbers in float64 (the largest int32 has more digits than float32), shape ``(C,)``.

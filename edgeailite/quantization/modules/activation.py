@@ -56,7 +56,7 @@ class RangeObserver(nn.Module):
 
     @property
     def has_range(self) -> bool:
-        """Whether the range is fixed or has seen data (reads a value: not for a training step)."""
+        """True if the range is fixed or has seen data; reading it waits for the device."""
         return self.spec.fixed_range is not None or float(self.num_batches_tracked) >= 0
 
     @torch.no_grad()
@@ -142,25 +142,25 @@ class FakeQuantize(RangeObserver):
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The absorbed activation function's, but for an upper one that is per channel."""
+        """Bounds of the absorbed activation function, without an upper one that is per channel."""
         if self.clip_high is None or self.activation_bounds is None:
             return self.activation_bounds
         return self.activation_bounds[0], math.inf
 
     @property
     def has_upper_bound(self) -> bool:
-        """Whether the absorbed activation function clips large values."""
+        """True if the absorbed activation function clips large values."""
         return self.activation_bounds is not None and math.isfinite(self.activation_bounds[1])
 
     def upper_bounds(self, num_channels: int) -> Tensor:
-        """The upper bound of each channel, float32, shape ``(C,)``."""
+        """Upper bound of each channel, float32, shape ``(C,)``."""
         if self.clip_high is not None:
             return self.clip_high
         assert self.activation_bounds is not None
         return torch.full((num_channels,), self.activation_bounds[1], device=self.clips_act.device)
 
     def clips_inside(self) -> bool:
-        """Whether a bound per channel is within the grid: an operation would have to apply it."""
+        """Return True if a bound per channel lies within the grid, so that it has an effect."""
         if self.clip_high is None:
             return False
         grid = self.qparams()
@@ -173,7 +173,7 @@ class FakeQuantize(RangeObserver):
         return torch.minimum(x, self.clip_high.reshape(-1, *[1] * (x.dim() - 2)))
 
     def qparams(self) -> QParams:
-        """The grid in use, from ``clips_act`` as it is now; :meth:`limits` may cut it further."""
+        """Grid in use, from the present ``clips_act``; :meth:`limits` may cut it further."""
         grid = self._own_qparams()
         for partner in self._partners:
             scale = partner._own_qparams().scale.to(grid.scale.device)
@@ -202,7 +202,7 @@ class FakeQuantize(RangeObserver):
             quantizer._partners = [q for q in group.values() if q is not quantizer]
 
     def choose_bits(self, bits: int) -> None:
-        """Give integers bits of their own."""
+        """Give this quantizer a bit width of its own."""
         self.has_own_bits, self.spec = True, self.spec.with_bits(bits)
 
     def limits(self, grid: QParams) -> tuple[Tensor, Tensor]:
@@ -242,7 +242,7 @@ class FakeQuantize(RangeObserver):
         x = x if self.bounds is None else x.clamp(*self.bounds)
         grid = self.qparams()
         if self._partners:
-            # A coarser partner's step is not this one's to move.
+            # The scale of a coarser partner is not this one's to move.
             is_own = self._own_qparams().scale >= grid.scale
             clips = torch.where(is_own, clips, clips.detach())
         scale, zero_point = with_range_gradient(grid, clips, self.spec)
@@ -257,14 +257,14 @@ class FakeQuantize(RangeObserver):
         return self
 
     def float_activation(self, x: Tensor) -> Tensor:
-        """The activation function that this quantizer stands for in the float model, if any."""
+        """Apply the activation function of the float model that this quantizer absorbed."""
         x = self._below_upper_bounds(x)
         if self.bounds is not None:
             return x.clamp(*self.bounds)
         return torch.relu(x) if self.spec.signed is False else x
 
     def extra_repr(self) -> str:
-        """The spec in a few words."""
+        """Describe the spec in a few words."""
         kind = {True: "signed", False: "unsigned", None: "sign by statistics"}[self.spec.signed]
         scale = "power of two" if self.spec.power_of_two else "free scale"
         return f"{self.spec.bit_width} bit, {kind}, {scale}, {self.spec.rounding}"
@@ -279,9 +279,14 @@ class FakeQuantize(RangeObserver):
             destination[prefix + "own_bits"] = torch.tensor(self.spec.bit_width, dtype=torch.uint8)
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
-        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
-    ) -> None:  # fmt: skip
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
         """Missing quantizer state is no error: a float checkpoint loads with ``strict=True``."""
         given = state_dict.get(f"{prefix}clip_high")
         self.clip_high = None if given is None else given.to(self.clips_act)
@@ -292,7 +297,11 @@ class FakeQuantize(RangeObserver):
         own = {prefix + name for name in (*_FLAGS, "own_bits")}
         super()._load_from_state_dict(
             {k: v for k, v in state_dict.items() if k not in own},
-            prefix, local_metadata, strict, own_missing, unexpected_keys, error_msgs,
-        )  # fmt: skip
+            prefix,
+            local_metadata,
+            strict,
+            own_missing,
+            *args,
+        )
         for name, value in flags.items():
             setattr(self, name, bool(value))

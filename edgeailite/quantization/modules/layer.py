@@ -34,7 +34,7 @@ Compute = Callable[
 
 
 class FoldedLayer(NamedTuple):
-    """A layer's weight and bias with its batch norm folded in, and the weight's grid.
+    """Weight and bias of a layer with its batch norm folded in, and the weight's grid.
 
     Attributes:
         weight: Float weight, shape of the layer's.
@@ -111,7 +111,7 @@ class QuantLayer(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """A weight range comes and goes with the checkpoint; bits come."""
+        """Load; a weight range comes and goes with the checkpoint, bits only come."""
         own_bits = state_dict.get(f"{prefix}own_bits")
         if own_bits is not None:
             self.choose_bits(*own_bits.tolist())
@@ -339,7 +339,7 @@ class QuantLayer(nn.Module):
 
 
 class QuantFunctionalLayer(QuantLayer):
-    """A functional convolution or linear, whose weight and bias come with each call.
+    """Functional convolution or linear, whose weight and bias come with each call.
 
     Args:
         function: One of ``F.conv*`` or ``F.linear``, called as ``function(x, w, b, ...)``.

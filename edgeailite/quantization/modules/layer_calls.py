@@ -43,7 +43,7 @@ class LayerCall:
 
     @property
     def input_node(self) -> fx.Node:
-        """The node whose value is the layer's input."""
+        """Node whose value is the layer's input."""
         node = self.node.args[0] if self.node.args else self.node.kwargs["input"]
         assert isinstance(node, fx.Node)
         return node
@@ -99,7 +99,7 @@ def quantizer_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
 
 
 def layer_calls(model: GraphModel) -> list[LayerCall]:
-    """All calls, in the order of the graph; a shared layer has one for each call."""
+    """Calls of all quantizing layers, in the order of the graph; a shared layer has several."""
     found = (layer_call(model, node) for node in model.graph.nodes)
     return [call for call in found if call is not None]
 

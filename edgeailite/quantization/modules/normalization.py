@@ -1,4 +1,4 @@
-"""Normalizations that no layer folds: every step rounds alike in all libraries."""
+"""Normalizations that no layer folds: each operation rounds alike in all libraries."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class StandaloneBatchNorm(nn.Module):
 
 
 class StandaloneLayerNorm(nn.LayerNorm):
-    """Layer norm whose every step rounds the same everywhere, for inputs on a power-of-two grid.
+    """Layer norm whose operations round the same everywhere, for inputs on a power-of-two grid.
 
     ``(x - m) / sqrt(sum x^2 / n - m^2 + eps) * gamma + beta``: on such a grid both sums are exact
     in float32, in any order, up to ``n * 127^2 < 2^24``; what follows are single operations that
     IEEE 754 rounds correctly. Libraries' fused kernels differ from each other in the last bit,
-    and so, now and then, by a step of the next grid.
+    and so, now and then, by one integer of the next grid.
 
     Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450, eq. 4.
     """
@@ -83,7 +83,7 @@ def channel_affine(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
 
 
 def plain_strides(x: Tensor) -> Tensor:
-    """The same tensor with the strides that batch norm gives its result; costs nothing.
+    """Give a tensor the strides of batch norm's result; costs nothing.
 
     Where an axis has size 1 other strides mean the same, but a convolution behind would then choose
     channels-last for its result, and a ``view`` that works in the float model would not.

@@ -1,4 +1,4 @@
-"""PACT2, the historical activation quantizer, and what a model is written with beside it."""
+"""PACT2, the historical activation quantizer, and markers that place or forbid quantizers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PACT2(FakeQuantize):
         clip_range: ``(low, high)``: a fixed range, no statistics.
         power2_activation_range: Round the range up to a power of two.
         bitwidth_activations: Bits of an integer, 2 to 16.
-        rounding: Where ties go.
+        rounding: Rule for ties.
         range_rule: ``percentile`` or ``mse`` (the range with the least squared error).
 
     Raises:
@@ -64,7 +64,7 @@ class PACT2(FakeQuantize):
 
     @classmethod
     def from_spec(cls, spec: QuantSpec, bounds: tuple[float, float] | None = None) -> FakeQuantize:
-        """A PACT2 for symmetric specs (the historical scheme), a FakeQuantize for affine ones."""
+        """Make a PACT2 for a symmetric spec (the historical scheme), else a FakeQuantize."""
         if not spec.symmetric:
             return FakeQuantize(spec, bounds)
         quantizer = cls()
@@ -93,7 +93,7 @@ class NoQAct(nn.Identity):
 def get_fixed_pact2_type(
     low: float, high: float, signed: bool | None = None, power2_activation_range: bool = True
 ) -> Callable[..., PACT2]:
-    """What makes PACT2 layers with the fixed range ``[low, high]``: stands for a layer type.
+    """Make a factory of PACT2 layers with the fixed range ``[low, high]``, for use as a layer type.
 
     Example:
         >>> layer = get_fixed_pact2_type(0.0, 6.0)(inplace=True)
@@ -107,7 +107,7 @@ def get_fixed_pact2_type(
 
 
 def quantizers(model: nn.Module) -> dict[str, FakeQuantize]:
-    """All activation quantizers of `model`, by path."""
+    """Activation quantizers of `model`, by path."""
     return {name: m for name, m in model.named_modules() if isinstance(m, FakeQuantize)}
 
 

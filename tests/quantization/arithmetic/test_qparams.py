@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeailite.quantization.arithmetic.fake_quantize import fake_quantize_reference
-from edgeailite.quantization.arithmetic.fixed_point import multiplier_and_shift
 from edgeailite.quantization.arithmetic.qparams import (
     MIN_RANGE,
     activation_qparams,
@@ -172,29 +171,6 @@ def test_significant_bits_are_rounded_up(value, bits):
     assert (mantissa * 2**bits).is_integer()
     assert x <= y <= x * (1 + 2.0 ** (1 - bits))
     assert torch.equal(ceil_significant(y, bits), y)
-
-
-@given(st.floats(2.0**-20, 255.0), st.sampled_from([4, 8, 12]), st.booleans())
-def test_multiplier_and_shift_are_near_the_factor(factor, bits, negative):
-    factor = min(factor, float((1 << bits) - 1)) * (-1 if negative else 1)
-    multiplier, shift = multiplier_and_shift(torch.tensor(factor, dtype=torch.float64), bits)
-    assert 1 <= abs(multiplier) < 1 << bits
-    assert 0 <= shift <= 31
-    assert float(multiplier) * 2.0 ** -float(shift) == pytest.approx(factor, rel=2.0**-bits)
-
-
-@pytest.mark.parametrize("exponent", range(-24, 8))
-def test_powers_of_two_are_exact_shifts(exponent):
-    multiplier, shift = multiplier_and_shift(torch.tensor(2.0**exponent), 8)
-    assert (float(multiplier), float(shift)) == (128.0, 7.0 - exponent)
-
-
-def test_shifts_stay_within_their_limits():
-    multiplier, shift = multiplier_and_shift(torch.tensor([0.0, 2.0**-31, 1000.0, -1000.0]), 8)
-    assert shift.tolist() == [31, 31, 0, 0]
-    assert multiplier.tolist() == [1, 1, 1000, -1000]
-    multiplier, shift = multiplier_and_shift(torch.tensor(1000.0), 8, min_shift=-8)
-    assert (float(multiplier), float(shift)) == (250.0, -2.0)
 
 
 def test_free_scales_of_few_bits_cover_the_range():

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeailite.quantization.arithmetic.presets import PRESETS, get_preset
 from edgeailite.quantization.arithmetic.spec import (
     MAX_BIT_WIDTH,
     MIN_BIT_WIDTH,
@@ -89,12 +88,6 @@ def test_with_activation_changes_a_copy():
     assert config.with_activation(bit_width=4).activation == QuantSpec(bit_width=4)
     assert config.activation == QuantSpec()
     assert QConfig(activation=None).with_activation(bit_width=4).activation is None
-
-
-def test_unknown_preset_lists_those_there_are():
-    with pytest.raises(ValueError, match=r"no preset 'WC9'; allowed: PACT2"):
-        get_preset("WC9")
-    assert get_preset("PACT2") is PRESETS["PACT2"]
 
 
 @pytest.mark.parametrize(("bits", "power_of_two"), [(8, True), (0, False), (17, False)])

@@ -5,138 +5,106 @@ import pytest
 import torch
 from torch import nn
 
+from edgeailite.quantization.arithmetic.qparams import activation_qparams
+from edgeailite.quantization.arithmetic.ranges import percentile_range
 from edgeailite.quantization.arithmetic.spec import QuantSpec
-from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.pact2 import (
-    PACT2,
-    NoQAct,
-    PAct2,
-    QAct,
-    ReLU1,
-    freeze_quant_range,
-    get_fixed_pact2_type,
-    quantizers,
-    unfreeze_quant_range,
-)
+from edgeailite.quantization.modules.activation import FakeQuantize, RangeObserver
 
 
-def on_grid(y: torch.Tensor, step: float) -> bool:
-    return torch.equal(y / step, (y / step).round())
+def observed(*batches, **spec):
+    observer = RangeObserver(QuantSpec(**spec))
+    for batch in batches:
+        observer(batch)
+    return observer
 
 
-@pytest.mark.parametrize("signed", [True, False, None])
-def test_output_lies_on_the_documented_grid(signed):
-    pact = PACT2(signed=signed, range_shrink_activations=0.0)
-    x = torch.randn(1000) * 0.8
-    y = pact(x)
-    m = 2.0 ** torch.ceil(torch.log2(x.max() if signed is False else x.abs().max())).item()
-    low, high = (0.0, m - m / 256) if signed is False else (-m, m - m / 128)
-    assert on_grid(y, m / 256 if signed is False else m / 128)
-    assert float(y.min()) >= low
-    assert float(y.max()) <= high
-    assert float((y - x.clamp(low, high)).abs().max()) <= (m / 128) / 2
+def test_first_batch_replaces_the_placeholder():
+    observer = RangeObserver(QuantSpec())
+    assert observer.clips_act.tolist() == [-8.0, 8.0]
+    assert not observer.has_range
+    observer(torch.tensor([-0.25, 100.0]))
+    assert observer.clips_act.tolist() == [-0.25, 100.0]
+    assert observer.has_range
 
 
-def test_clip_range_decides_sign_and_needs_no_data():
-    pact = PACT2(clip_range=(0, 4))
-    assert pact.spec.signed is False
-    assert pact(torch.tensor([-1.0, 100.0])).tolist() == [0.0, 4.0 - 4.0 / 256]
-    assert float(pact.num_batches_tracked) == -1
-    assert PACT2(clip_range=(-1, 1)).spec.signed is True
+def test_unsigned_placeholder():
+    assert RangeObserver(QuantSpec(signed=False)).clips_act.tolist() == [0.0, 8.0]
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8, 16])
-def test_bit_width_sets_the_number_of_values(bits):
-    pact = PACT2(signed=True, clip_range=(-1.0, 1.0), bitwidth_activations=bits)
-    y = pact(torch.linspace(-2, 2, 300_000))
-    assert y.unique().numel() == 2**bits
+def test_running_average_follows_its_law():
+    """The n-th batch counts max(1 / max(n, 1), 0.001), counted from 0."""
+    observer, expected = RangeObserver(QuantSpec()), torch.zeros(2)
+    for n in range(1100):
+        x = torch.tensor([-1.0 - (n % 7), 2.0 + (n % 5)])
+        observer(x)
+        weight = max(1 / max(n, 1), 0.001)
+        expected = expected + weight * (x - expected)
+        assert float(observer.num_batches_tracked) == n
+        torch.testing.assert_close(observer.clips_act, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_rounding_argument():
-    x = torch.tensor([0.5, 1.5, 2.5]) / 64
-    even, up = (PACT2(clip_range=(0, 4), rounding=r)(x) * 64 for r in ("half_even", "half_up"))
-    assert even.tolist() == [0, 2, 2]
-    assert up.tolist() == [1, 2, 3]
+def test_no_statistics_in_evaluation_mode_or_when_disabled():
+    observer = observed(torch.tensor([-1.0, 1.0]))
+    observer.eval()
+    observer(torch.tensor([-9.0, 9.0]))
+    observer.train()
+    observer.observer_enabled = False
+    observer(torch.tensor([-9.0, 9.0]))
+    assert observer.clips_act.tolist() == [-1.0, 1.0]
+    assert float(observer.num_batches_tracked) == 0
 
 
-def test_free_range_is_not_rounded_up():
-    x = torch.tensor([0.0, 3.0])
-    pact = PACT2(signed=False, power2_activation_range=False, range_shrink_activations=0)
-    assert pact(x).tolist() == pytest.approx([0.0, 3.0])
+def test_range_is_up_to_date_after_an_observe_only_phase():
+    observer = observed(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 3.0]))
+    scale = activation_qparams(observer.clips_act, observer.spec).scale
+    assert float(scale) == 4.0 / 256
 
 
-def test_range_rule_argument():
-    x = torch.randn(4000)
-    x[0] = 5.0
-    full = PACT2(signed=True, range_shrink_activations=0, bitwidth_activations=4)
-    best = PACT2(signed=True, range_rule="mse", bitwidth_activations=4)
-    errors = [float((p(x) - x)[1:].square().mean()) for p in (full, best)]
-    assert errors[1] < errors[0]
+def test_fixed_range_has_no_statistics():
+    observer = observed(torch.tensor([-9.0, 9.0]), fixed_range=(-1.0, 1.0))
+    assert observer.clips_act.tolist() == [-1.0, 1.0]
+    assert observer.has_range
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"bitwidth_activations": 1}, "bit_width is 1"),
-        ({"range_shrink_activations": 60}, "range_shrink_percentile"),
-        ({"clip_range": (1, 1)}, "fixed_range"),
-        ({"rounding": "up"}, "rounding is 'up'"),
-        ({"range_rule": "kl"}, "range_rule is 'kl'"),
-    ],
-)
-def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        PACT2(**arguments)
+@pytest.mark.parametrize("percent", [0.1, 1.0, 10.0])
+def test_percentile_leaves_that_part_outside_on_each_side(percent):
+    values = torch.randn(10_000)
+    low, high = percentile_range(values, percent)
+    assert int((values > high).sum()) == int(10_000 * percent / 100)
+    assert int((values < low).sum()) == int(10_000 * percent / 100)
 
 
-def test_state_dict_keys_are_the_historical_ones_and_two_flags():
-    state = PACT2().state_dict()
-    assert set(state) == {
-        "clips_act", "num_batches_tracked", "observer_enabled", "fake_quant_enabled"
-    }  # fmt: skip
-    assert state["clips_act"].dtype == torch.float32
-    assert state["clips_act"].shape == (2,)
-    assert state["num_batches_tracked"].shape == ()
-    assert float(state["num_batches_tracked"]) == -1
+def test_percentile_zero_is_min_and_max():
+    values = torch.randn(1000)
+    assert percentile_range(values, 0.0).tolist() == [float(values.min()), float(values.max())]
 
 
-def test_flags_and_ranges_travel_in_the_state_dict():
-    source, target = PACT2(), PACT2()
-    source(torch.tensor([-0.5, 3.0]))
-    source.observer_enabled, source.fake_quant_enabled = False, False
-    target.load_state_dict(source.state_dict())
-    assert target.clips_act.tolist() == [-0.5, 3.0]
-    assert target.observer_enabled is False
-    assert target.fake_quant_enabled is False
+def test_percentile_ignores_an_outlier():
+    x = torch.rand(20_000)
+    x[7] = 1e6
+    assert float(observed(x, range_rule="percentile").clips_act[1]) <= 1.0
+    assert float(observed(x, range_rule="min_max").clips_act[1]) == 1e6
 
 
-def test_historical_checkpoint_has_no_flags():
-    target = PACT2()
-    target.observer_enabled = False
-    target.load_state_dict(
-        {"clips_act": torch.tensor([0.0, 3.0]), "num_batches_tracked": torch.tensor(5.0)}
-    )
-    assert target.clips_act.tolist() == [0.0, 3.0]
-    assert target.observer_enabled is False
-    assert target.fake_quant_enabled is True
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("rule", ["min_max", "percentile", "mse"])
+def test_nan_and_inf_name_the_layer(bad, rule):
+    observer = RangeObserver(QuantSpec(range_rule=rule))
+    observer.name = "features.3.activation_q"
+    x = torch.randn(1000)
+    x[10] = bad
+    with pytest.raises(ValueError, match=r"'features\.3\.activation_q' holds NaN or infinite"):
+        observer(x)
+    assert bool(observer.clips_act.isfinite().all())
 
 
-def test_float_checkpoint_loads_strict():
-    model = nn.Sequential(nn.Linear(2, 2), PACT2())
-    model.load_state_dict(nn.Linear(2, 2).state_dict(prefix="0."))
-    with pytest.raises(RuntimeError, match="Missing"):
-        model.load_state_dict({})
-    with pytest.raises(RuntimeError, match="Unexpected"):
-        model.load_state_dict({**model.state_dict(), "1.something": torch.zeros(1)})
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_copies_have_the_same_outputs(duplicate):
-    pact = PACT2()
-    pact(torch.randn(100))
-    twin = duplicate(pact)
-    x = torch.randn(100)
-    assert torch.equal(twin.eval()(x), pact.eval()(x))
+def test_check_finite_names_the_layer():
+    observer = RangeObserver(QuantSpec())
+    observer.name = "stem"
+    observer.check_finite()
+    observer.clips_act[0] = float("nan")
+    with pytest.raises(ValueError, match="'stem' holds NaN"):
+        observer.check_finite()
 
 
 def test_disabled_fake_quantization_is_the_float_activation():
@@ -162,49 +130,6 @@ def test_absorbed_bounds_cut_the_grid():
     inside = (x.detach() > 0) & (x.detach() < 6)
     assert bool((x.grad[inside] == 1).all())
     assert bool((x.grad[x.detach() > 6.1] == 0).all())
-
-
-def test_half_precision_under_autocast():
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = PACT2()(torch.randn(10).bfloat16())
-    assert y.dtype == torch.float32
-
-
-def test_freeze_and_unfreeze_spare_fixed_ranges():
-    model = nn.Sequential(PACT2(), PACT2(clip_range=(0, 1)))
-    freeze_quant_range(model)
-    assert [q.observer_enabled for q in quantizers(model).values()] == [False, False]
-    unfreeze_quant_range(model)
-    assert [q.observer_enabled for q in quantizers(model).values()] == [True, False]
-
-
-def test_fixed_pact2_type_is_a_layer_factory():
-    layer = get_fixed_pact2_type(0.0, 6.0)(inplace=True)
-    assert isinstance(layer, PACT2)
-    assert layer.spec.fixed_range == (0.0, 6.0)
-    signed = get_fixed_pact2_type(-1.0, 1.0, signed=True, power2_activation_range=False)()
-    assert signed.spec.signed is True
-    assert signed.spec.power_of_two is False
-
-
-def test_relatives():
-    x = torch.tensor([-2.0, 0.5, 2.0])
-    assert ReLU1()(x).tolist() == [-1.0, 0.5, 1.0]
-    assert QAct()(x) is x
-    assert NoQAct()(x) is x
-    assert PAct2 is PACT2
-
-
-def test_inplace_overwrites_its_input():
-    x = torch.randn(1000)
-    expected = PACT2(clip_range=(-1, 1))(x.clone())
-    assert torch.equal(PACT2(inplace=True, clip_range=(-1, 1))(x), expected)
-    assert torch.equal(x, expected)
-
-
-def test_affine_spec_makes_a_plain_quantizer():
-    assert type(PACT2.from_spec(QuantSpec(symmetric=False))) is FakeQuantize
-    assert type(PACT2.from_spec(QuantSpec())) is PACT2
 
 
 def trained_quantizer(low, high, signed):
