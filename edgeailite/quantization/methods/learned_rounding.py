@@ -83,13 +83,8 @@ def learn_rounding(
     last_use = {node: block for block in found.values() for node in block.inputs}
     budget = _Budget(seconds, len(found), iterations)
     learned: list[str] = []
-    progress = tqdm(
-        total=len(found),
-        desc="learned rounding",
-        unit="block" if blocks else "layer",
-        leave=False,
-        disable=None,
-    )
+    part = "block" if blocks else "layer"
+    progress = tqdm(None, "learned rounding", len(found), unit=part, leave=False, disable=None)
     with float_arithmetic(reference), progress:
         kept = {n: values for n, values in input_values(model, batches).items() if n in last_use}
         runs = zip(sweep(model, batches), sweep(reference, batches), strict=True)

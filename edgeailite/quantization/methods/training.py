@@ -1,4 +1,4 @@
-"""What quantization-aware training may do beyond the plain straight-through estimator."""
+"""Options of quantization-aware training beyond the straight-through estimator."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class TrainingMethods:
     """Options of every wrapper that trains, as its argument ``methods``.
 
     Args:
-        learned_ranges: Which ranges the gradient moves, instead of statistics: thresholds of
-            power-of-two grids, steps of free ones. Activations begin with the statistics of the
+        learned_ranges: Ranges that gradients move, instead of statistics: thresholds of
+            power-of-two grids, scales of free ones. Activations begin with the statistics of the
             first ten batches, weights with the range of least squared error.
-        damping: How strongly weights are drawn to their grid points at the end of the training; it
+        damping: Strength that draws weights to their grid points at the end of the training. It
             grows from 0, as half a cosine over the epochs. 0: none.
-        distillation: Part of the gradient that comes from being like the float model, 0 to 1; the
-            rest is your loss's. Costs a float forward pass per batch, and needs class scores.
-        temperature: Of the distillation.
+        distillation: Weight of the distillation loss, 0 to 1; the rest is the weight of your loss.
+            Costs a float forward pass per batch, and needs class scores.
+        temperature: Temperature of the distillation.
 
     Raises:
         ValueError: A field is outside of what it allows.
@@ -51,7 +51,7 @@ class TrainingMethods:
             raise ValueError(f"temperature is {self.temperature!r}; it must be positive.")
 
     def apply_to(self, policy: Policy) -> Policy:
-        """The policy with ranges that are learned, except fixed ones."""
+        """Return the policy with learned ranges, except fixed ones."""
         if self.learned_ranges == "none":
             return policy
         return replace(
@@ -73,7 +73,7 @@ class TrainingMethods:
         return replace(qconfig, weight=weight, activation=activation)
 
     def damping_in(self, epoch: int, total_epochs: int) -> float:
-        """The damping of an epoch, counted from 0."""
+        """Return the damping of an epoch, counted from 0."""
         part = min(epoch / max(total_epochs - 1, 1), 1.0)
         return self.damping * (1.0 - math.cos(math.pi * part)) / 2.0
 

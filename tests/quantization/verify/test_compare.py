@@ -102,15 +102,3 @@ def test_converted_model_is_compared_with_its_file_alone(tmp_path):
     assert module.SIMULATION_INTEGER not in result.mismatches
     with pytest.raises(ValueError, match="nothing to compare: give onnx_path"):
         module.verify(wrapper.convert(), [torch.randn(SHAPE)])
-
-
-def test_notes_tell_of_free_scales_and_saturation():
-    free = QuantCalibrateModule(
-        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), torch.rand(SHAPE),
-        power2_activation_range=False, per_channel_q="all",
-    ).train()  # fmt: skip
-    free(torch.randn(SHAPE))
-    notes = " ".join(module.model_notes(free.eval().convert().module))
-    assert "free scales" in notes
-    assert "could saturate" in notes
-    assert "free scales" not in " ".join(module.model_notes(wrapped(0).convert().module))
