@@ -7,7 +7,7 @@ from edgeailite._lazy import lazy_names
 if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.presets import QConfigType
     from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QuantSpec
-    from edgeailite.quantization.export.formats import ExportFormat
+    from edgeailite.quantization.export.export_format import ExportFormat
     from edgeailite.quantization.methods.training import TrainingMethods
     from edgeailite.quantization.targets.tinpu.qconfig import TinyMLQConfigType
     from edgeailite.quantization.wrappers import (
@@ -33,22 +33,22 @@ else:
         {
             f"{__name__}.arithmetic.presets": ("QConfigType",),
             f"{__name__}.arithmetic.spec": ("BiasSpec", "QConfig", "QuantSpec"),
-            f"{__name__}.export.formats": ("ExportFormat",),
+            f"{__name__}.export.export_format": ("ExportFormat",),
             f"{__name__}.methods.training": ("TrainingMethods",),
             f"{__name__}.targets.tinpu.qconfig": ("TinyMLQConfigType",),
+            f"{__name__}.wrappers.converted": ("ConvertedModule", "TinyMLConvertedModule"),
             f"{__name__}.wrappers.fx": ("PTCFxModule", "PTQFxModule", "QATFxModule"),
             f"{__name__}.wrappers.pact2": (
                 "QuantCalibrateModule",
                 "QuantTestModule",
                 "QuantTrainModule",
             ),
-            f"{__name__}.wrappers.quant_module": ("ConvertedModule", "QuantModule"),
+            f"{__name__}.wrappers.quant_module": ("QuantModule",),
             f"{__name__}.wrappers.tinyml": (
                 "GenericTinyMLPTQFxModule",
                 "GenericTinyMLQATFxModule",
                 "TINPUTinyMLPTQFxModule",
                 "TINPUTinyMLQATFxModule",
-                "TinyMLConvertedModule",
                 "TinyMLQuantFxBaseModule",
             ),
         },

@@ -1,15 +1,13 @@
-"""The simulation as ONNX: float operators, with every activation put through its grid."""
+"""FAKEQ_MODEL: the simulation as ONNX, float operators with every activation on its grid."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
-from edgeailite.quantization.export.formats import ExportFormat
-from edgeailite.quantization.export.onnx_file import write_onnx
+from edgeailite.quantization.export.formats import OnnxOptions, writer
 from edgeailite.quantization.export.plain import plain_model
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.integer.conversion import grid_of
@@ -18,7 +16,11 @@ from edgeailite.quantization.modules.activation import FakeQuantize
 
 
 class RoundTrip(nn.Module):
-    """To a quantizer's grid and back to real values."""
+    """Quantize to a quantizer's grid and dequantize again.
+
+    Args:
+        quantizer: Its range must be known.
+    """
 
     def __init__(self, quantizer: FakeQuantize) -> None:
         super().__init__()
@@ -26,27 +28,33 @@ class RoundTrip(nn.Module):
         self.quantize, self.dequantize = Quantize(grid), Dequantize(grid)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+        """Put `x`, of any shape, on the grid."""
         return self.dequantize(self.quantize(x))
 
 
 def fakeq_model(model: GraphModel) -> GraphModel:
-    """A copy of a prepared model as a float graph whose activations pass through their grids."""
+    """Copy a prepared model as a float graph whose activations pass through their grids."""
     return plain_model(model, RoundTrip)
 
 
-def export_fakeq(
+@writer(
+    "FAKEQ_MODEL",
+    source="prepared",
+    description="the simulation: float operators, weights and biases on their grids, "
+    "QuantizeLinear and DequantizeLinear at every activation quantizer",
+)
+def write_fakeq(
     model: GraphModel,
     example_inputs: tuple[Tensor, ...],
     path: str | os.PathLike[str],
-    **options: Any,
+    options: OnnxOptions,
 ) -> Path:
-    """Write :func:`fakeq_model` of a prepared model as ONNX; `options` as in :func:`write_onnx`.
+    """Write :func:`fakeq_model` of a prepared model as ONNX.
 
     ONNX Runtime gives the simulation's numbers if the session has the configuration entry
-    ``session.disable_quant_qdq`` = ``1`` (or optimizations off): without it one of its passes
+    ``session.disable_quant_qdq`` = ``1`` (or optimizations off). Without it one of its passes
     (WeightBiasQuantization) puts the float weights on a grid of its own.
     """
-    return write_onnx(
-        fakeq_model(model), example_inputs, path, model_format=ExportFormat.FAKEQ_MODEL, **options
-    )
+    from edgeailite.quantization.export.onnx_file import write_onnx
+
+    return write_onnx(fakeq_model(model), example_inputs, path, options, model_format="FAKEQ_MODEL")

@@ -1,40 +1,39 @@
-"""The float model that was wrapped, as ONNX: what the quantized files are compared with."""
+"""FLOAT_MODEL: the wrapped float model as ONNX, the reference for the quantized files."""
 
 from __future__ import annotations
 
 import copy
 import os
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from edgeailite.quantization.export.formats import ExportFormat
-from edgeailite.quantization.export.onnx_file import write_onnx
+from edgeailite.quantization.export.formats import OnnxOptions, writer
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.layer_calls import disable_quantization
 
 
 def float_model(model: GraphModel) -> GraphModel:
-    """A copy of a prepared model, in evaluation mode, that computes as the float model."""
+    """Copy a prepared model, in evaluation mode, such that it computes as the float model."""
     plain = copy.deepcopy(model).eval()
-    for module in plain.modules():
-        if isinstance(module, FakeQuantize | QuantLayer):
-            module.fake_quant_enabled = False
+    disable_quantization(plain)
     plain.export_view = None
     return plain
 
 
-def export_float(
+@writer(
+    "FLOAT_MODEL",
+    source="prepared",
+    description="the float model: no quantizers, batch norm as the original computes it",
+)
+def write_float(
     model: GraphModel,
     example_inputs: tuple[Tensor, ...],
     path: str | os.PathLike[str],
-    fuse: bool = False,
-    **options: Any,
+    options: OnnxOptions,
 ) -> Path:
-    """Write :func:`float_model` of a prepared model as ONNX; `options` as in :func:`write_onnx`."""
-    return write_onnx(
-        float_model(model), example_inputs, path, model_format=ExportFormat.FLOAT_MODEL, fuse=fuse,
-        **options,
-    )  # fmt: skip
+    """Write :func:`float_model` of a prepared model as ONNX, by default without fusions."""
+    from edgeailite.quantization.export.onnx_file import write_onnx
+
+    options = options.with_defaults(fuse=False)
+    return write_onnx(float_model(model), example_inputs, path, options, model_format="FLOAT_MODEL")

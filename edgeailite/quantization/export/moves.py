@@ -1,4 +1,4 @@
-"""Integers instead of reals where values only move, and one integer type for all activations."""
+"""Move integers instead of real values, and use one integer type for all activations."""
 
 from __future__ import annotations
 
@@ -9,12 +9,29 @@ from onnx import NodeProto, TensorProto, helper
 
 from edgeailite.quantization.export.proto import ProtoGraph, attributes
 
-# Their first input is the data; the rest says where it goes.
-_MOVES = (
-    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "ReduceMax",
-    "ReduceMin", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze",
-)  # fmt: skip
+# Operators that move or select values. The first input is the data.
+MOVING_OPERATORS = frozenset(
+    (
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "MaxPool",
+        "Pad",
+        "ReduceMax",
+        "ReduceMin",
+        "Reshape",
+        "Resize",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    )
+)
 
 
 def use_unsigned_activations(graph: ProtoGraph) -> None:
@@ -28,7 +45,7 @@ def use_unsigned_activations(graph: ProtoGraph) -> None:
             continue
         zero_point = graph.constant(node.input[2])
         readers = graph.readers[node.output[0]]
-        if zero_point is None or zero_point.dtype != np.int8 or node.output[0] in graph.fixed:
+        if zero_point is None or zero_point.dtype != np.int8 or node.output[0] in graph.interface:
             continue
         if any(reader.op_type != "DequantizeLinear" for reader in readers):
             continue
@@ -48,7 +65,7 @@ def _unsigned(graph: ProtoGraph, zero_point: np.ndarray) -> str:
 
 
 def move_integers(graph: ProtoGraph) -> None:
-    """Write ``dequantize, move`` as ``move, dequantize``, and drop what then cancels.
+    """Write ``dequantize, move`` as ``move, dequantize``, and drop pairs that cancel.
 
     A pair ``dequantize, quantize`` of one grid changes nothing.
     """
@@ -56,14 +73,14 @@ def move_integers(graph: ProtoGraph) -> None:
         source = graph.makers.get(node.input[0]) if node.input else None
         if source is None or source.op_type != "DequantizeLinear":
             continue
-        if node.op_type in _MOVES and source.input[0] not in graph.initializers:
+        if node.op_type in MOVING_OPERATORS and source.input[0] not in graph.initializers:
             _move(graph, node, source)
         elif node.op_type == "QuantizeLinear" and _same_grid(graph, node, source):
             _cancel(graph, node, source)
 
 
 def _move(graph: ProtoGraph, node: NodeProto, source: NodeProto) -> None:
-    """Let `node` work on the integers that `source` dequantizes, and dequantize what comes out."""
+    """Let `node` move the integers that `source` dequantizes, and dequantize its results."""
     allowed = _CONDITIONS.get(node.op_type)
     if len([o for o in node.output if o]) > 1 and node.op_type != "Split":
         return
@@ -84,11 +101,11 @@ def _move(graph: ProtoGraph, node: NodeProto, source: NodeProto) -> None:
 def _cancel(graph: ProtoGraph, node: NodeProto, source: NodeProto) -> None:
     """Read the integers directly; moved integers get the name of the quantizer's result."""
     integer, name = source.input[0], node.output[0]
-    if name in graph.fixed:
+    if name in graph.interface:
         return
     del graph.nodes[_index(graph, node)]
     graph.index()
-    if graph.makers[integer].op_type in _MOVES:
+    if graph.makers[integer].op_type in MOVING_OPERATORS:
         graph.rename({integer: name})
     else:
         graph.rename({name: integer})
@@ -106,11 +123,11 @@ def _same_grid(graph: ProtoGraph, node: NodeProto, other: NodeProto) -> bool:
     )
 
 
-# ---- moves that need a condition ----------------------------------------------------------------
+# ---- operators that need a condition -------------------------------------------------------------
 
 
 def _pads_with_a_grid_value(graph: ProtoGraph, node: NodeProto, source: NodeProto) -> bool:
-    """Pad: the constant becomes an integer."""
+    """Return True if Pad's constant lies on the grid; the node then gets the integer."""
     if attributes(node).get("mode", b"constant") != b"constant":
         return True
     given = len(node.input) > 2 and node.input[2] != ""
@@ -118,9 +135,9 @@ def _pads_with_a_grid_value(graph: ProtoGraph, node: NodeProto, source: NodeProt
     scale, zero_point = graph.constant(source.input[1]), graph.constant(source.input[2])
     if value is None or scale is None or zero_point is None:
         return False
-    steps = np.rint(value / scale)
-    limits, integer = np.iinfo(zero_point.dtype), int(steps + zero_point.astype(np.int64))
-    if steps * scale != value or not limits.min <= integer <= limits.max:
+    multiple = np.rint(value / scale)
+    limits, integer = np.iinfo(zero_point.dtype), int(multiple + zero_point.astype(np.int64))
+    if multiple * scale != value or not limits.min <= integer <= limits.max:
         return False
     name = graph.add_constant(f"{node.output[0]}.value", np.array(integer, zero_point.dtype))
     node.input[:] = [node.input[0], node.input[1], name, *node.input[3:]]
@@ -128,14 +145,14 @@ def _pads_with_a_grid_value(graph: ProtoGraph, node: NodeProto, source: NodeProt
 
 
 def _is_nearest(graph: ProtoGraph, node: NodeProto, source: NodeProto) -> bool:
-    """Resize: other modes compute; cropping may put in a constant."""
+    """Return True if Resize only copies: other modes compute, cropping may add a constant."""
     values = attributes(node)
     crops = values.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
     return values.get("mode", b"nearest") == b"nearest" and not crops
 
 
 def _is_unsigned(graph: ProtoGraph, node: NodeProto, source: NodeProto) -> bool:
-    """ONNX Runtime has no signed kernel."""
+    """Return True for unsigned integers: ONNX Runtime has no signed kernel."""
     zero_point = graph.constant(source.input[2])
     return zero_point is not None and zero_point.dtype == np.uint8
 

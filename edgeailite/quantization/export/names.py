@@ -1,4 +1,4 @@
-"""Tensor names that a reader knows: those of the quantizers and layers of the model."""
+"""Name the tensors of a file after the quantizers and layers of the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import onnx
 
 from edgeailite.quantization.export.proto import ProtoGraph
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.targets.tinpu.operators import OffsetScaleShift, WindowAverage
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _PARAMETERS = {"scale": 1, "zero_point": 2}
@@ -19,33 +18,34 @@ _PARAMETERS = {"scale": 1, "zero_point": 2}
 def name_tensors(proto: onnx.ModelProto, model: GraphModel) -> None:
     """Name tensors after the model.
 
-    What a module with a `quantizer_path` returns gets that name, the first time it is used; weights
-    and biases get the name of their layer. Steps and zero points are named after the tensor that
-    has them first (equal ones are stored once). Inputs and outputs keep their names.
+    The result of a module with a `quantizer_path` gets that name, the first time it is used.
+    Weights and biases get the name of their layer, and so do the constants that a module names in
+    `constant_names`. Scales and zero points are named after the first tensor that has them (equal
+    ones are stored once). Inputs and outputs keep their names.
 
     Args:
         proto: As the exporter wrote it, with its notes about scopes.
-        model: What was exported.
+        model: The exported model.
     """
     graph = ProtoGraph(proto.graph)
     _give(graph, _quantized_tensors(graph, model))
     _give(graph, _layer_parameters(graph, model))
-    _give(graph, _offsets_and_factors(graph, model))
+    _give(graph, _named_constants(graph, model))
     _give(graph, _float_twins(graph))
     _give(graph, _grid_parameters(graph))
     graph.write()
 
 
 def _give(graph: ProtoGraph, wanted: list[tuple[str, str]]) -> None:
-    """Rename tensors, ``(old, new)``; who has a wanted name already makes room, if it may."""
+    """Rename tensors, ``(old, new)``; another tensor that has a wanted name gets a new one."""
     names: dict[str, str] = {}
     given: set[str] = set()
-    reserved = {new for _, new in wanted} | graph.fixed
+    reserved = {new for _, new in wanted} | graph.interface
     for old, new in wanted:
-        if old in names or old in graph.fixed:
+        if old in names or old in graph.interface:
             continue
         candidate, count = new, 0
-        while candidate in given | graph.fixed or (count and candidate in reserved):
+        while candidate in given | graph.interface or (count and candidate in reserved):
             count += 1
             candidate = f"{new}_{count}"
         names[old] = candidate
@@ -57,14 +57,17 @@ def _give(graph: ProtoGraph, wanted: list[tuple[str, str]]) -> None:
 
 
 def _innermost_module(node: onnx.NodeProto) -> str | None:
-    """Path of the module whose ``forward`` made the node; its last scope is the operation."""
+    """Return the path of the module whose ``forward`` made the node.
+
+    The last of a node's scopes is the operation, the one before it the module.
+    """
     notes = {p.key: p.value for p in node.metadata_props}
     scopes = ast.literal_eval(notes[_SCOPES]) if _SCOPES in notes else []
     return scopes[-2] if len(scopes) > 1 else None
 
 
 def _quantized_tensors(graph: ProtoGraph, model: GraphModel) -> list[tuple[str, str]]:
-    """What each call of a quantizer's module returns; integers, if the module dequantizes too."""
+    """Name the result of each call of a quantizer's module (its integers, if it dequantizes)."""
     calls = Counter(str(node.target) for node in model.graph.find_nodes(op="call_module"))
     owners = {
         f"{path}{part}": path
@@ -80,7 +83,7 @@ def _quantized_tensors(graph: ProtoGraph, model: GraphModel) -> list[tuple[str, 
             readers = graph.readers[node.output[0]]
             if any(inside[id(reader)] != path for reader in readers):
                 leaving[path].append(node.output[0])
-    # Before its result, a module may leave a constant that the exporter shares with another one.
+    # Apart from its result, a module may leave a constant that the exporter shares with others.
     results = {name: path for path, names in leaving.items() for name in names[-calls[path] :]}
     return [(n, str(model.get_submodule(path).quantizer_path)) for n, path in results.items()]
 
@@ -95,25 +98,28 @@ def _layer_parameters(graph: ProtoGraph, model: GraphModel) -> list[tuple[str, s
     ]
 
 
-def _offsets_and_factors(graph: ProtoGraph, model: GraphModel) -> list[tuple[str, str]]:
-    """The constants behind an accumulator: ``<layer>.offset`` and ``<layer>.factor``."""
-    names = {"Add": "offset", "Mul": "factor"}
+def _named_constants(graph: ProtoGraph, model: GraphModel) -> list[tuple[str, str]]:
+    """Name the constants of modules that say so: ``<layer>.offset`` and ``<layer>.factor``.
+
+    A module's `constant_names` has an ONNX operator and the name of the constant that is the
+    operator's second input.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
     wanted = []
     for node in graph.nodes:
+        if len(node.input) < 2 or node.input[1] not in graph.initializers:
+            continue
         path = _innermost_module(node) or ""
-        if node.op_type not in names or node.input[1] not in graph.initializers:
-            continue
-        module: Any = model.get_submodule(path)
-        if not isinstance(module, OffsetScaleShift | WindowAverage):
-            continue
-        owner: Any = model.get_submodule(path.removesuffix(".output"))
-        place = getattr(owner, "layer_path", "") or owner.quantizer_path
-        wanted.append((node.input[1], f"{place}.{names[node.op_type]}"))
+        names = getattr(modules.get(path), "constant_names", {})
+        if node.op_type in names:
+            owner: Any = modules[path.removesuffix(".output")]
+            place = getattr(owner, "layer_path", "") or owner.quantizer_path
+            wanted.append((node.input[1], f"{place}.{names[node.op_type]}"))
     return wanted
 
 
 def _float_twins(graph: ProtoGraph) -> list[tuple[str, str]]:
-    """The two sides of a quantize node: ``x`` and ``x.quantized``, ``x.real`` and ``x``."""
+    """Name both sides of a quantize node: ``x`` and ``x.quantized``, ``x.real`` and ``x``."""
     suffixes = {"QuantizeLinear": "quantized", "DequantizeLinear": "real"}
     automatic = {n.output[0] for n in graph.nodes if n.output[0].startswith("_symbolic")}
     names: dict[str, str] = {}

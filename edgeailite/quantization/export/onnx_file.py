@@ -1,23 +1,26 @@
-"""What all ONNX writers share: tracing, names, opset, metadata, a file whole or not there."""
+"""Trace a model and write it as ONNX: tensor names, opset, metadata, an atomic file."""
 
 from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnxscript.optimizer
 import torch
 from torch import Tensor
 
-from edgeailite.quantization.export.formats import ExportFormat
+from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.export.names import name_tensors
 from edgeailite.quantization.export.opset import OLDEST_OPSET, TORCH_OPSET, lower_opset
-from edgeailite.quantization.graph.model import GraphModel
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.export.formats import OnnxOptions
+    from edgeailite.quantization.graph.model import GraphModel
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,49 +29,37 @@ def write_onnx(
     model: GraphModel,
     example_inputs: tuple[Tensor, ...],
     path: str | os.PathLike[str],
+    options: OnnxOptions,
     *,
-    model_format: ExportFormat,
+    model_format: str,
     rewrite: Callable[[onnx.ModelProto], None] | None = None,
-    fuse: bool = True,
-    opset_version: int = TORCH_OPSET,
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
-    dynamic_batch: bool = True,
 ) -> Path:
     """Export `model` as it is to `path`.
 
     Args:
         model: In evaluation mode.
-        example_inputs: What to trace with.
+        example_inputs: Inputs to trace with.
         path: File to write; it appears complete or not at all.
-        model_format: What kind of file it is; stored in it.
+        options: None in it stands for opset 18 and for fused operators.
+        model_format: Name of the format; stored in the file.
         rewrite: Changes the file's content before it is checked.
-        fuse: Let the exporter fuse operators (a batch norm into the convolution before it).
-        opset_version: 13 or newer; the file holds exactly this one.
-        input_names: Names of the inputs; None: those of the model's own ``forward``.
-        output_names: Names of the outputs.
-        dynamic_batch: Leave the first dimension open; if the model fixes it, a message says so.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: The opset is not one that can be written, for this model or at all.
+        ValueError: The opset cannot be written, for this model or at all.
     """
-    target = Path(path)
+    options = options.with_defaults(opset_version=TORCH_OPSET, fuse=True)
+    opset_version = options.opset_version
+    assert opset_version is not None
     if not OLDEST_OPSET <= opset_version <= onnx.defs.onnx_opset_version():
         raise ValueError(
             f"opset_version is {opset_version}; this installation writes {OLDEST_OPSET} to "
             f"{onnx.defs.onnx_opset_version()}."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    names = input_names or [str(n.target) for n in model.graph.find_nodes(op="placeholder")]
-    program = _trace(
-        model, example_inputs, max(opset_version, TORCH_OPSET), names, output_names, dynamic_batch,
-        fuse,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        temporary = Path(folder) / target.name
+    program = _trace(model, example_inputs, max(opset_version, TORCH_OPSET), options)
+    with write_atomically(path) as temporary:
         program.save(str(temporary))
         proto = onnx.load(str(temporary))
         name_tensors(proto, model)
@@ -76,18 +67,24 @@ def write_onnx(
         if rewrite is not None:
             rewrite(proto)
         proto = _with_opset(proto, opset_version)
-        # The oldest that goes with the opset: tools of its time read no newer one.
-        proto.ir_version = onnx.helper.find_min_ir_version_for(list(proto.opset_import), True)
-        properties = {"model_source": "edgeailite", "model_format": model_format.value}
-        onnx.helper.set_model_props(proto, properties)
+        _describe(proto, model_format)
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, str(temporary))
-        os.replace(temporary, target)  # noqa: PTH105 -- the word that says atomic
-    return target
+    return Path(path)
+
+
+def _describe(proto: onnx.ModelProto, model_format: str) -> None:
+    """Set the metadata, and the oldest IR version that goes with the opset.
+
+    Tools of the opset's time read no newer IR version.
+    """
+    proto.ir_version = onnx.helper.find_min_ir_version_for(list(proto.opset_import), True)
+    properties = {"model_source": "edgeailite", "model_format": model_format}
+    onnx.helper.set_model_props(proto, properties)
 
 
 def _with_opset(proto: onnx.ModelProto, opset_version: int) -> onnx.ModelProto:
-    """The file in exactly the opset that was asked for."""
+    """Return the file in exactly the requested opset."""
     written = next(o.version for o in proto.opset_import if not o.domain)
     if opset_version < written == TORCH_OPSET:
         return lower_opset(proto, opset_version)
@@ -100,7 +97,7 @@ def _with_opset(proto: onnx.ModelProto, opset_version: int) -> onnx.ModelProto:
 
 
 def _drop_traces(proto: onnx.ModelProto) -> None:
-    """Remove the exporter's notes: a third of a small file, and paths of the machine it was on."""
+    """Remove the exporter's notes: a third of a small file, and paths of this machine."""
     for item in (
         *proto.graph.node,
         *proto.graph.value_info,
@@ -115,38 +112,51 @@ def _trace(
     model: GraphModel,
     example_inputs: tuple[Tensor, ...],
     opset_version: int,
-    input_names: Sequence[str],
-    output_names: Sequence[str] | None,
-    dynamic_batch: bool,
-    fuse: bool,
+    options: OnnxOptions,
 ) -> torch.onnx.ONNXProgram:
-    def run(dynamic: bool) -> torch.onnx.ONNXProgram:
-        # One level more than inputs: a GraphModel takes *args.
-        shapes = (tuple({0: "batch"} for _ in example_inputs),) if dynamic else None
-        # Two or more examples: torch.export takes a dimension of 1 for a constant.
-        inputs = tuple(
-            x if not dynamic or x.shape[0] > 1 else x.repeat(2, *[1] * (x.dim() - 1))
-            for x in example_inputs
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                model, inputs, dynamo=True, verbose=False, opset_version=opset_version,
-                external_data=False, input_names=list(input_names),
-                output_names=list(output_names) if output_names else None, dynamic_shapes=shapes,
-                optimize=fuse,
-            )  # fmt: skip
-            assert program is not None
-            if not fuse:
-                onnxscript.optimizer.fold_constants(program.model)
-                onnxscript.optimizer.remove_unused_nodes(program.model)
-        return program
-
-    if dynamic_batch:
+    """Export with an open batch size if the options ask for it and the model allows it."""
+    if options.dynamic_batch:
         try:
-            return run(dynamic=True)
+            # One level more than inputs: a GraphModel takes *args.
+            shapes = (tuple({0: "batch"} for _ in example_inputs),)
+            # Two or more examples: torch.export takes a dimension of 1 for a constant.
+            inputs = tuple(
+                x if x.shape[0] > 1 else x.repeat(2, *[1] * (x.dim() - 1)) for x in example_inputs
+            )
+            return _run_exporter(model, inputs, opset_version, options, shapes)
         except torch.onnx.OnnxExporterError as error:
             _LOG.warning(
                 "The model fixes its batch size, so does the file (%s).", str(error).splitlines()[0]
             )
-    return run(dynamic=False)
+    return _run_exporter(model, example_inputs, opset_version, options, None)
+
+
+def _run_exporter(
+    model: GraphModel,
+    inputs: tuple[Tensor, ...],
+    opset_version: int,
+    options: OnnxOptions,
+    dynamic_shapes: tuple[tuple[dict[int, str], ...]] | None,
+) -> torch.onnx.ONNXProgram:
+    input_names = options.input_names or [
+        str(node.target) for node in model.graph.find_nodes(op="placeholder")
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            inputs,
+            dynamo=True,
+            verbose=False,
+            opset_version=opset_version,
+            external_data=False,
+            input_names=list(input_names),
+            output_names=list(options.output_names) if options.output_names else None,
+            dynamic_shapes=dynamic_shapes,
+            optimize=bool(options.fuse),
+        )
+        assert program is not None
+        if not options.fuse:
+            onnxscript.optimizer.fold_constants(program.model)
+            onnxscript.optimizer.remove_unused_nodes(program.model)
+    return program

@@ -1,4 +1,4 @@
-"""Older opsets: what torch writes at the oldest, rewritten for one that is older still."""
+"""Rewrite a file of the exporter's oldest opset for an older one."""
 
 from __future__ import annotations
 
@@ -66,8 +66,9 @@ def _expand_functions(proto: onnx.ModelProto, target: int) -> onnx.ModelProto:
             break
         _LOG.info(
             "Opset %d lacks %s: written as the functions that define them.",
-            target, ", ".join(name for _, name in expandable),
-        )  # fmt: skip
+            target,
+            ", ".join(name for _, name in expandable),
+        )
         proto = onnx.inliner.inline_selected_functions(
             _with_types(proto), expandable, inline_schema_functions=True
         )
@@ -75,7 +76,7 @@ def _expand_functions(proto: onnx.ModelProto, target: int) -> onnx.ModelProto:
 
 
 def _with_types(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that notes the type of every value, of initializers too: the inliner asks for them."""
+    """Copy a file with the type of every value noted, as the inliner needs it."""
     typed = onnx.shape_inference.infer_shapes(proto)
     known = {v.name for v in (*typed.graph.input, *typed.graph.value_info)}
     typed.graph.value_info.extend(
@@ -94,7 +95,7 @@ def _has_body(operator: str) -> bool:
 
 
 def _lower_node(graph: ProtoGraph, node: NodeProto, target: int) -> None:
-    """Write one node in the form that its operator had in `target`."""
+    """Rewrite one node in the form that its operator has in `target`."""
     new, old = _schema(node.op_type, TORCH_OPSET), _schema(node.op_type, target)
     assert new is not None, node.op_type
     if old is None:
@@ -120,7 +121,7 @@ def _unavailable(
 
 
 def _drop_defaults(node: NodeProto, names: list[str], schema: onnx.defs.OpSchema) -> None:
-    """Remove those attributes that say what holds without them."""
+    """Remove attributes that have their default value."""
     values = attributes(node)
     defaults = {
         name: helper.get_attribute_value(schema.attributes[name].default_value)
@@ -131,7 +132,7 @@ def _drop_defaults(node: NodeProto, names: list[str], schema: onnx.defs.OpSchema
 
 
 def _misfit(graph: ProtoGraph, node: NodeProto, old: onnx.defs.OpSchema) -> str:
-    """What of the node the older form does not have; empty if it has it all."""
+    """Say which part of the node the older form lacks; empty if it lacks none."""
     extra = [a.name for a in node.attribute if a.name not in old.attributes]
     if extra:
         return f"attribute {extra[0]} is newer"
@@ -148,7 +149,7 @@ def _misfit(graph: ProtoGraph, node: NodeProto, old: onnx.defs.OpSchema) -> str:
 
 
 def _axes_to_attribute(graph: ProtoGraph, node: NodeProto) -> None:
-    """Reduce*: the axes were an attribute."""
+    """Write the axes of Reduce* as an attribute."""
     if len(node.input) < 2 or not node.input[1]:
         return
     axes = graph.constant(node.input[1])
@@ -161,7 +162,7 @@ def _axes_to_attribute(graph: ProtoGraph, node: NodeProto) -> None:
 
 
 def _split_sizes(graph: ProtoGraph, node: NodeProto) -> None:
-    """Split: the number of parts is that of the outputs; unequal parts need their sizes."""
+    """Drop the number of parts of Split, which is that of its outputs; unequal parts get sizes."""
     values, shape = attributes(node), graph.shape(node.input[0])
     if "num_outputs" not in values or shape is None:
         return
@@ -177,7 +178,7 @@ def _split_sizes(graph: ProtoGraph, node: NodeProto) -> None:
 
 
 def _all_axes(graph: ProtoGraph, node: NodeProto) -> None:
-    """Pad: the amounts were given for all axes."""
+    """Give the amounts of Pad for all axes."""
     if len(node.input) < 4:
         return
     if not node.input[3]:
@@ -194,7 +195,7 @@ def _all_axes(graph: ProtoGraph, node: NodeProto) -> None:
 
 
 def _zero_in_shape(graph: ProtoGraph, node: NodeProto) -> None:
-    """Reshape: a 0 copied a dimension; what matters only where a shape has one."""
+    """Drop ``allowzero`` of Reshape, unless the shape has a 0."""
     shape = graph.constant(node.input[1])
     # A computed shape has a 0 only where a tensor is empty.
     if shape is None or 0 not in shape:
@@ -202,7 +203,7 @@ def _zero_in_shape(graph: ProtoGraph, node: NodeProto) -> None:
 
 
 def _part_of_shape(graph: ProtoGraph, node: NodeProto) -> None:
-    """Shape: only the whole one; a Slice takes the part."""
+    """Write Shape of some dimensions as the whole shape and a Slice."""
     values = attributes(node)
     if not values.get("start") and "end" not in values:
         return
@@ -221,9 +222,16 @@ def _part_of_shape(graph: ProtoGraph, node: NodeProto) -> None:
 
 
 _REDUCTIONS = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
-    "ReduceMin", "ReduceProd", "ReduceSumSquare",
-)  # fmt: skip
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSumSquare",
+)
 _REWRITES: dict[str, Callable[[ProtoGraph, NodeProto], None]] = {
     **dict.fromkeys(_REDUCTIONS, _axes_to_attribute),
     "Split": _split_sizes,

@@ -10,56 +10,64 @@ import torch
 from torch import fx, nn
 
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.operations import Kind
 from edgeailite.quantization.integer.conversion import FixedLayer
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_calls import attribute, layer_calls
-from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage, FixedPointBatchNorm
+from edgeailite.quantization.modules.layer_calls import LayerCall, attribute, layer_calls
 
 
 @torch.no_grad()
 def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]) -> GraphModel:
-    """A copy of a prepared model, in evaluation mode, without anything that only training needs.
+    """Copy a prepared model, in evaluation mode, without anything that only training needs.
 
     Args:
         model: Prepared. Not changed.
-        stand_in: Makes what takes an activation quantizer's place.
+        stand_in: Makes the module that takes an activation quantizer's place.
 
     Returns:
         Batch norm is folded, weights and biases lie on their grids, in float.
     """
     plain = copy.deepcopy(model).eval()
-    plain.classify()
-    for unit in layer_calls(plain):
-        fixed = FixedLayer(unit.layer, *unit.quantized_parameters())
-        fixed.layer_path = unit.path
-        path = plain.free_path(f"{unit.path}_folded")
-        plain.add_module_at(path, fixed)
-        unit.node.target, unit.node.args, unit.node.kwargs = path, (unit.input_node,), {}
-    for node in plain.graph.nodes:
-        module = plain.module_of(node)
-        if isinstance(module, FixedPointBatchNorm | FixedPointAverage):
+    for call in layer_calls(plain):
+        _place_folded(plain, call)
+    for node in plain.graph.find_nodes(op="call_module"):
+        module = plain.get_submodule(str(node.target))
+        if "output_quantizer" in node.kwargs:
             _freeze(plain, node, module)
-        elif node.meta["kind"] is Kind.QUANTIZER and isinstance(module, FakeQuantize):
-            path = plain.free_path(f"{node.target}_plain")
+        elif isinstance(module, FakeQuantize):
             replacement = stand_in(module)
             replacement.quantizer_path = str(node.target)  # type: ignore[assignment]
-            plain.add_module_at(path, replacement)
-            node.target = path
+            _call_instead(plain, node, f"{node.target}_plain", replacement)
     plain.export_view = None
     plain.tidy()
     return plain
 
 
-def _freeze(
-    plain: GraphModel, node: fx.Node, module: FixedPointBatchNorm | FixedPointAverage
-) -> None:
-    """Let a module without quantizers compute what `module` does at `node`."""
+def _place_folded(plain: GraphModel, call: LayerCall) -> None:
+    """Call a layer that holds the folded weight and bias, on their grids."""
+    folded = FixedLayer(call.layer, *call.quantized_parameters())
+    folded.layer_path = call.path
+    input_node = call.input_node
+    _call_instead(plain, call.node, f"{call.path}_folded", folded)
+    call.node.args, call.node.kwargs = (input_node,), {}
+
+
+def _freeze(plain: GraphModel, node: fx.Node, module: Any) -> None:
+    """Call the module that `module` offers for the current grids of its quantizers.
+
+    A module that insertion gave an ``output_quantizer`` offers ``frozen``: a module without
+    quantizers that computes the same.
+    """
     quantizers: dict[str, Any] = {
         name: attribute(plain, str(reference.target))
         for name, reference in node.kwargs.items()
         if isinstance(reference, fx.Node)
     }
-    path = plain.free_path(f"{node.target}_fixed")
-    plain.add_module_at(path, module.frozen(**quantizers))
-    node.target, node.args, node.kwargs = path, node.args[:1], {}
+    _call_instead(plain, node, f"{node.target}_fixed", module.frozen(**quantizers))
+    node.args, node.kwargs = node.args[:1], {}
+
+
+def _call_instead(plain: GraphModel, node: fx.Node, path: str, module: nn.Module) -> None:
+    """Register `module` under `path`, or a free path like it, and let `node` call it."""
+    path = plain.free_path(path)
+    plain.add_module_at(path, module)
+    node.target = path

@@ -1,4 +1,4 @@
-"""An ONNX graph with who makes, who reads and what is constant at hand; rewrites work on it."""
+"""An ONNX graph with its makers, readers and constants looked up, ready to be rewritten."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ class ProtoGraph:
     Attributes:
         nodes: In topological order.
         initializers: By name.
+        interface: Names of the graph's inputs and outputs, which never change.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
         self.nodes: list[NodeProto] = list(graph.node)
         self.initializers: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
-        self.fixed = {v.name for v in (*graph.input, *graph.output)}
+        self.interface = {v.name for v in (*graph.input, *graph.output)}
         self.index()
 
     def index(self) -> None:
@@ -38,13 +39,13 @@ class ProtoGraph:
             self.makers.update(dict.fromkeys(filter(None, node.output), node))
             for name in filter(None, node.input):
                 self.readers[name].append(node)
-        self.taken = {*self.makers, *self.initializers, *self.fixed}
+        self.taken = {*self.makers, *self.initializers, *self.interface}
         self.infos = {
             v.name: v for v in (*self.graph.input, *self.graph.output, *self.graph.value_info)
         }
 
     def fresh(self, name: str) -> str:
-        """`name`, or ``name_1``, ``name_2``... if it is taken; taken from now on."""
+        """Take `name`, or ``name_1``, ``name_2``... if it is taken, and return it."""
         candidate, count = name, 0
         while candidate in self.taken:
             count += 1
@@ -53,7 +54,7 @@ class ProtoGraph:
         return candidate
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The value of an initializer or a Constant node; None for anything else."""
+        """Return the value of an initializer or a Constant node; None for anything else."""
         if name in self.initializers:
             return numpy_helper.to_array(self.initializers[name])
         maker = self.makers.get(name)
@@ -63,20 +64,20 @@ class ProtoGraph:
         return None if value is None else numpy_helper.to_array(value)
 
     def add_constant(self, name: str, value: np.ndarray) -> str:
-        """A new initializer; returns its name, which may have got a number."""
+        """Add an initializer and return its name, which may have got a number."""
         name = self.fresh(name)
         self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
     def element_type(self, name: str) -> int | None:
-        """``onnx.TensorProto`` type of a tensor, if the file says so."""
+        """Return the ``onnx.TensorProto`` type of a tensor, None if the file does not say."""
         if name in self.initializers:
             return int(self.initializers[name].data_type)
         info = self.infos.get(name)
         return None if info is None else int(info.type.tensor_type.elem_type)
 
     def shape(self, name: str) -> list[int | None] | None:
-        """Dimensions of a tensor, None for an open one; None if the file does not say."""
+        """Return the dimensions of a tensor (None: open), or None if the file does not say."""
         if name in self.initializers:
             return list(self.initializers[name].dims)
         info = self.infos.get(name)
@@ -86,8 +87,8 @@ class ProtoGraph:
         return [d.dim_value if d.HasField("dim_value") else None for d in dims]
 
     def rename(self, names: Mapping[str, str]) -> None:
-        """Give tensors other names, everywhere; names of the graph's inputs and outputs stay."""
-        assert not self.fixed & names.keys()
+        """Rename tensors everywhere; names of the graph's inputs and outputs stay."""
+        assert not self.interface & names.keys()
         for node in self.nodes:
             for values in (node.input, node.output):
                 values[:] = [names.get(v, v) for v in values]
@@ -127,7 +128,7 @@ def _copy(message: Any) -> Any:
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
-    """A node's attributes as Python values (strings as ``bytes``)."""
+    """Return a node's attributes as Python values (strings as ``bytes``)."""
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 

@@ -1,4 +1,4 @@
-"""For each operator that has an integer form in ONNX Runtime: how to write it."""
+"""Registry of integer forms: float ONNX operators as integer operators of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from onnx import NodeProto, helper
 
 from edgeailite.quantization.export.proto import ProtoGraph, attributes
 
-CONTRIB = "com.microsoft"
+CONTRIB = "com.microsoft"  # domain of ONNX Runtime's own operators
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A quantized tensor: names of its integers, step and zero point."""
+    """Names of a quantized tensor's integers, scale and zero point."""
 
     tensor: str
     scale: str
@@ -24,19 +24,19 @@ class Operand:
 
     @property
     def names(self) -> list[str]:
-        """As integer operators take them."""
+        """List the names as integer operators take them."""
         return [self.tensor, self.scale, self.zero_point]
 
 
 @dataclass(frozen=True)
 class Site:
-    """An operator between quantize nodes.
+    """A float operator between quantize nodes.
 
     Attributes:
-        graph: Where it is.
+        graph: The graph it is in.
         node: The float operator.
         quantize: The QuantizeLinear behind it.
-        output: Name for the integers that the form makes.
+        output: Name of the integers that the form makes.
     """
 
     graph: ProtoGraph
@@ -46,11 +46,11 @@ class Site:
 
     @property
     def result_grid(self) -> list[str]:
-        """Step and zero point of the result."""
+        """Names of the result's scale and zero point."""
         return list(self.quantize.input[1:3])
 
     def activation(self, i: int) -> Operand | None:
-        """Input `i`, if it is a dequantized tensor of the result's type with one step."""
+        """Return input `i` if it is a dequantized tensor of the result's type with one scale."""
         operand = self.operand(self.node.input[i])
         if operand is None or operand.tensor in self.graph.initializers:
             return None
@@ -61,40 +61,73 @@ class Site:
         return operand if zero_point.dtype == wanted.dtype == np.uint8 else None
 
     def weight(self, name: str) -> Operand | None:
-        """A tensor, if it is dequantized from constant 8-bit integers."""
+        """Return a tensor if it is dequantized from constant 8-bit integers."""
         operand = self.operand(name)
         value = None if operand is None else self.graph.constant(operand.tensor)
         return operand if value is not None and value.dtype == np.int8 else None
 
     def operand(self, name: str) -> Operand | None:
-        """What DequantizeLinear makes a tensor from."""
+        """Return the operand of the DequantizeLinear that makes a tensor, if one does."""
         maker = self.graph.makers.get(name)
         if maker is None or maker.op_type != "DequantizeLinear" or len(maker.input) < 3:
             return None
         return Operand(*maker.input)
 
     def bias(self, name: str, x: Operand, weight: Operand) -> str | None:
-        """Name of the int32 bias, if it is in steps of ``s_x * s_w``."""
+        """Return the name of the int32 bias if its scale is ``s_x * s_w``."""
         operand = self.operand(name)
         if operand is None:
             return None
         value, scale = map(self.graph.constant, (operand.tensor, operand.scale))
-        steps = [self.graph.constant(s) for s in (x.scale, weight.scale)]
-        if value is None or scale is None or steps[0] is None or steps[1] is None:
+        factors = [self.graph.constant(s) for s in (x.scale, weight.scale)]
+        if value is None or scale is None or factors[0] is None or factors[1] is None:
             return None
-        fits = value.dtype == np.int32 and np.all(scale == steps[0] * steps[1])
+        fits = value.dtype == np.int32 and np.all(scale == factors[0] * factors[1])
         return operand.tensor if fits else None
 
     def write(
         self, operator: str, inputs: list[str], domain: str = "", output: str = "", **values: Any
     ) -> NodeProto:
-        """A node of the form."""
+        """Make a node of the form."""
         output = output or self.output
         return helper.make_node(
             operator, inputs, [output], f"{output}/{operator}", domain=domain, **values
         )
 
 
+IntegerForm = Callable[[Site], list[NodeProto]]
+_FORMS: dict[str, IntegerForm] = {}
+
+
+def integer_form(*operators: str) -> Callable[[IntegerForm], IntegerForm]:
+    """Register the decorated function as the integer form of ONNX operators.
+
+    It gets a :class:`Site` and returns the nodes to write instead, none if the site has no integer
+    form.
+
+    Raises:
+        ValueError: An operator has a form already.
+    """
+    for operator in operators:
+        if operator in _FORMS:
+            raise ValueError(
+                f"ONNX operator {operator!r} has an integer form already, "
+                f"{_FORMS[operator].__name__}. Extend that function."
+            )
+
+    def register(form: IntegerForm) -> IntegerForm:
+        _FORMS.update(dict.fromkeys(operators, form))
+        return form
+
+    return register
+
+
+def find_integer_form(operator: str) -> IntegerForm | None:
+    """Return the function that writes an ONNX operator's integer form; None if there is none."""
+    return _FORMS.get(operator)
+
+
+@integer_form("Conv")
 def _convolution(site: Site) -> list[NodeProto]:
     x, weight = site.activation(0), site.weight(site.node.input[1])
     if x is None or weight is None:
@@ -108,6 +141,7 @@ def _convolution(site: Site) -> list[NodeProto]:
     return [site.write("QLinearConv", inputs, **attributes(site.node))]
 
 
+@integer_form("Gemm")
 def _gemm(site: Site) -> list[NodeProto]:
     x, weight, values = site.activation(0), site.weight(site.node.input[1]), attributes(site.node)
     if x is None or weight is None or values.get("transA", 0) or values.get("alpha", 1) != 1:
@@ -123,7 +157,10 @@ def _gemm(site: Site) -> list[NodeProto]:
 
 
 def _transposed_weight(site: Site, name: str) -> Operand | None:
-    """The weight of a linear layer, which the exporter transposes behind its DequantizeLinear."""
+    """Return the weight of a linear layer.
+
+    The exporter transposes it behind its DequantizeLinear.
+    """
     maker = site.graph.makers.get(name)
     if maker is None or maker.op_type != "Transpose":
         return None
@@ -132,6 +169,7 @@ def _transposed_weight(site: Site, name: str) -> Operand | None:
     return weight if value is not None and value.ndim == 2 else None
 
 
+@integer_form("MatMul")
 def _matmul(site: Site) -> list[NodeProto]:
     x, y = site.activation(0), site.activation(1)
     weight = None if y is not None else _transposed_weight(site, site.node.input[1])
@@ -147,7 +185,7 @@ def _matmul(site: Site) -> list[NodeProto]:
 
 
 def _linear_on_sequences(site: Site) -> list[NodeProto]:
-    """MatMul and Add of a bias, which QLinearMatMul lacks: QGemm, all positions as one batch."""
+    """Write MatMul and Add of a bias, which QLinearMatMul lacks, as QGemm over all positions."""
     graph = site.graph
     product = graph.makers.get(site.node.input[0])
     shape = graph.shape(site.node.output[0])
@@ -176,10 +214,12 @@ def _linear_on_sequences(site: Site) -> list[NodeProto]:
     ]
 
 
+@integer_form("Add")
 def _add(site: Site) -> list[NodeProto]:
     return _elementwise(site) or _linear_on_sequences(site)
 
 
+@integer_form("Mul")
 def _elementwise(site: Site) -> list[NodeProto]:
     a, b = site.activation(0), site.activation(1)
     if a is None or b is None:
@@ -188,6 +228,7 @@ def _elementwise(site: Site) -> list[NodeProto]:
     return [site.write(f"QLinear{site.node.op_type}", inputs, CONTRIB)]
 
 
+@integer_form("Concat")
 def _concat(site: Site) -> list[NodeProto]:
     operands = [site.activation(i) for i in range(len(site.node.input))]
     names = [name for operand in operands if operand is not None for name in operand.names]
@@ -197,6 +238,7 @@ def _concat(site: Site) -> list[NodeProto]:
     return [site.write("QLinearConcat", [*site.result_grid, *names], CONTRIB, **values)]
 
 
+@integer_form("AveragePool")
 def _average_pool(site: Site) -> list[NodeProto]:
     x, values = site.activation(0), attributes(site.node)
     if x is None or any(d != 1 for d in values.pop("dilations", [])):
@@ -204,8 +246,9 @@ def _average_pool(site: Site) -> list[NodeProto]:
     return [site.write("QLinearAveragePool", [*x.names, *site.result_grid], CONTRIB, **values)]
 
 
+@integer_form("GlobalAveragePool", "ReduceMean")
 def _global_average(site: Site) -> list[NodeProto]:
-    """GlobalAveragePool, or ReduceMean over all axes behind the channels."""
+    """Write GlobalAveragePool, or ReduceMean over all axes behind the channels."""
     x, shape = site.activation(0), site.graph.shape(site.node.input[0])
     if x is None or shape is None or len(shape) < 3 or None in shape[2:]:
         return []
@@ -229,31 +272,18 @@ def _global_average(site: Site) -> list[NodeProto]:
 
 
 def _mean_is_exact(site: Site, x: Operand, count: int) -> bool:
-    """Whether the integer operator rounds every possible sum as ``sum / count`` does.
+    """Return True if the integer operator rounds every possible sum as ``sum / count`` does.
 
-    It multiplies the sum by ``s_x / (s_y * count)``; for a count that is no power of two that may
+    It multiplies the sum by ``s_x / (s_y * count)``. For a count that is no power of two that may
     put a tie on the other side.
     """
     names = (x.scale, x.zero_point, site.quantize.input[1])
-    step, zero_point, result_step = (site.graph.constant(name) for name in names)
-    assert step is not None
+    scale, zero_point, result_scale = (site.graph.constant(name) for name in names)
+    assert scale is not None
     assert zero_point is not None
-    assert result_step is not None
+    assert result_scale is not None
     low = -int(zero_point) * count
     sums = np.arange(low, low + 255 * count + 1, dtype=np.float32)
     count32 = np.float32(count)
-    means = np.rint((sums * step / count32) / result_step)
-    return bool(np.array_equal(means, np.rint(sums * (step / (result_step * count32)))))
-
-
-FORMS: dict[str, Callable[[Site], list[NodeProto]]] = {
-    "Conv": _convolution,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
-    "Add": _add,
-    "Mul": _elementwise,
-    "Concat": _concat,
-    "AveragePool": _average_pool,
-    "GlobalAveragePool": _global_average,
-    "ReduceMean": _global_average,
-}
+    means = np.rint((sums * scale / count32) / result_scale)
+    return bool(np.array_equal(means, np.rint(sums * (scale / (result_scale * count32)))))

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeailite.quantization.export.clip import clip_model
-from edgeailite.quantization.export.fakeq import fakeq_model
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.modes import in_mode
@@ -48,7 +46,6 @@ def prepare(
     annotate(graph, _without(policy, leaf_modules))
     insert(graph)
     graph.fixed_point = policy.fixed_point is not None
-    graph.export_view = fakeq_model if graph.fixed_point else clip_model
     return graph
 
 

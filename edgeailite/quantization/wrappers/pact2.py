@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.prepare.annotate import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.report import describe
-from edgeailite.quantization.wrappers.quant_module import QuantModule
+from edgeailite.quantization.wrappers.quant_module import QuantModule, Wrapper
 
 CONSTRAIN_BIAS = {
     "NONE": BiasSpec(32, "none"),
@@ -259,8 +259,13 @@ class QuantTestModule(_PACT2Module):
         super().train(False)
         return self
 
-    def calibrate(self, *_args: Any, **_kwargs: Any) -> QuantTestModule:
-        """Refused.
+    def calibrate(
+        self: Wrapper,
+        data: Iterable[Any],
+        num_batches: int | None = None,
+        quality: str | Sequence[str] | None = None,
+    ) -> Wrapper:
+        """Refuse to calibrate.
 
         Raises:
             RuntimeError: Always: calibrate with QuantCalibrateModule.

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from edgeailite.quantization.export.clip import export_clip
-from edgeailite.quantization.export.fakeq import export_fakeq
-from edgeailite.quantization.export.float_model import export_float
-from edgeailite.quantization.export.formats import (
-    CONVERTED_FORMATS,
-    FROM_WRAPPER,
-    ExportFormat,
-)
-from edgeailite.quantization.export.qdq import export_qdq
-from edgeailite.quantization.export.qlinear import export_int
-from edgeailite.quantization.export.tinpu import export_tinpu
+from edgeailite.quantization.export.clip import clip_model
+from edgeailite.quantization.export.export_format import ExportFormat
+from edgeailite.quantization.export.fakeq import fakeq_model
+from edgeailite.quantization.export.formats import Arithmetic, OnnxOptions, find_writer, writers
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
 from edgeailite.quantization.graph.running import as_batches
@@ -47,16 +40,7 @@ from edgeailite.quantization.modules.pact2 import (
     unfreeze_quant_range,
 )
 from edgeailite.quantization.prepare.prepare import check_finite_weights
-
-WRITERS: dict[ExportFormat, Callable[..., Path]] = {
-    ExportFormat.FLOAT_MODEL: export_float,
-    ExportFormat.FAKEQ_MODEL: export_fakeq,
-    ExportFormat.CLIP_MODEL: export_clip,
-    ExportFormat.QDQ_MODEL: export_qdq,
-    ExportFormat.INT_MODEL: export_int,
-    ExportFormat.TINPU_INT_MODEL: export_tinpu,
-}
-
+from edgeailite.quantization.wrappers.converted import ConvertedModule, as_tuple, warn_of_strict
 
 Wrapper = TypeVar("Wrapper", bound="QuantModule")
 
@@ -78,14 +62,16 @@ class QuantModule(nn.Module):
     Attributes:
         trains: False: training mode only calibrates: ranges (and biases) learn from the data, batch
             norm and dropout stay in evaluation mode, no gradients.
-        formats: What :meth:`export` writes.
+        arithmetic: Arithmetic of the integer graph: ``"scale"`` or ``"fixed_point"``.
+        default_format: Format that :meth:`export` writes unless told otherwise.
         post_training: What each method gained in the last :meth:`calibrate` with a `quality`.
         teacher: The float model that is learned from, as it was before the first calibration or
             training; None without distillation.
     """
 
     trains = True
-    formats: tuple[ExportFormat, ...] = (*FROM_WRAPPER, *CONVERTED_FORMATS)
+    arithmetic: ClassVar[Arithmetic] = "scale"
+    default_format: ClassVar[str] = "QDQ_MODEL"
 
     def __init__(
         self,
@@ -103,6 +89,7 @@ class QuantModule(nn.Module):
         super().__init__()
         self.methods, self.total_epochs = methods or TrainingMethods(), total_epochs
         self.module, self.verbose = model, verbose
+        model.export_view = fakeq_model if self.arithmetic == "fixed_point" else clip_model
         self.batch_norm_epoch, self.range_epoch = batch_norm_epoch, range_epoch
         self.clip_weights, self.bias_rate = clip_weights, bias_rate
         self.epoch = -1
@@ -348,101 +335,89 @@ class QuantModule(nn.Module):
     def _num_inputs(self) -> int:
         return len(self.module.graph.find_nodes(op="placeholder"))
 
-    def convert(self) -> ConvertedModule:
-        """The integer graph of the model as it is now; this module does not change.
+    @property
+    def formats(self) -> tuple[ExportFormat, ...]:
+        """Formats that :meth:`export` writes."""
+        return tuple(ExportFormat(w.format) for w in writers(self.arithmetic))
+
+    def convert(self, format: ExportFormat | str | None = None) -> ConvertedModule:
+        """Make the integer graph of the model as it is now; this module does not change.
+
+        Args:
+            format: Default of :meth:`ConvertedModule.export`; None: the target's own.
 
         Raises:
-            ValueError: A weight or a range is NaN or infinite.
+            ValueError: A format that holds no integers or is another target's; a weight or a range
+                is NaN or infinite.
         """
+        chosen = self._converted_format(format)
         check_finite_weights(self.module)
-        return ConvertedModule(convert(self.module))
+        return ConvertedModule(convert(self.module), chosen, self.arithmetic)
+
+    def _converted_format(self, name: ExportFormat | str | None) -> str:
+        return find_writer(
+            name or self.default_format, writers(self.arithmetic, "converted")
+        ).format
 
     def export(
         self,
         example_input: Tensor | tuple[Tensor, ...],
         path: str | os.PathLike[str],
         *,
-        format: ExportFormat | str = ExportFormat.QDQ_MODEL,
-        opset_version: int = 18,
+        format: ExportFormat | str | None = None,
+        opset_version: int | None = None,
         input_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
         dynamic_batch: bool = True,
+        simplify: bool | None = None,
+        strict: bool = False,
     ) -> Path:
         """Write ONNX; beside an integer graph, TIDL's settings as ``<stem>.tidl.json``.
 
         Args:
-            example_input: What to trace with.
-            path: File to write.
-            format: What the file holds, see :class:`ExportFormat`.
-            opset_version: 13 or newer; the file holds exactly this one.
-            input_names: Names of the inputs.
-            output_names: Names of the outputs.
+            example_input: Input to trace with.
+            path: File to write; it appears complete or not at all.
+            format: Contents of the file, see :class:`ExportFormat`; None: the target's own
+                integers (``QDQ_MODEL``; for TI's NPU ``TINPU_INT_MODEL``).
+            opset_version: 13 or newer; the file holds exactly this one. None: 18
+                (``TINPU_INT_MODEL``: 17).
+            input_names: Names of the inputs; None: those of the model's own ``forward``.
+            output_names: Names of the outputs; None: the exporter's.
             dynamic_batch: Leave the batch size open.
+            simplify: Let the exporter fuse operators; False: leave them, with constants folded.
+                None: fuse, except in ``FLOAT_MODEL``.
+            strict: For TI's NPU: raise, instead of warning, where the model has an operation that
+                it does not compute.
 
         Raises:
-            ValueError: An unknown format, or an opset that cannot be written.
+            ValueError: A format that the target does not have, an opset that cannot be written,
+                or, with `strict`, an operation that the NPU does not compute.
         """
-        format = ExportFormat.parse(format, self.formats)
-        options: dict[str, Any] = {
-            "opset_version": opset_version, "input_names": input_names,
-            "output_names": output_names, "dynamic_batch": dynamic_batch,
-        }  # fmt: skip
-        if format in CONVERTED_FORMATS:
-            return self.convert().export(example_input, path, format=format, **options)
-        return WRITERS[format](self.module, as_tuple(example_input), path, **options)
+        options = OnnxOptions(opset_version, input_names, output_names, dynamic_batch, simplify)
+        return self._write(example_input, path, format, options, strict)
 
-
-class ConvertedModule(nn.Module):
-    """An integer graph in ``.module``: evaluates, saves, loads, exports; cannot be trained."""
-
-    def __init__(self, model: GraphModel) -> None:
-        super().__init__()
-        self.module = model
-        self.training = False
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Real values in, real values out, integers in between."""
-        with torch.no_grad():
-            return self.module(*args, **kwargs)
-
-    def train(self, mode: bool = True) -> ConvertedModule:
-        """Only evaluation mode exists.
-
-        Raises:
-            RuntimeError: Training mode was asked for.
-        """
-        if mode:
-            raise RuntimeError(
-                "A converted model holds integers and cannot be trained; "
-                "train the wrapper it came from."
-            )
-        super().train(False)
-        return self
-
-    def export(
+    def _write(
         self,
         example_input: Tensor | tuple[Tensor, ...],
         path: str | os.PathLike[str],
-        *,
-        format: ExportFormat | str = ExportFormat.QDQ_MODEL,
-        opset_version: int = 18,
-        input_names: Sequence[str] | None = None,
-        output_names: Sequence[str] | None = None,
-        dynamic_batch: bool = True,
+        format: ExportFormat | str | None,
+        options: OnnxOptions,
+        strict: bool,
     ) -> Path:
-        """Write the integer graph as ONNX; arguments as in :meth:`QuantModule.export`.
+        chosen = find_writer(format or self.default_format, writers(self.arithmetic))
+        if chosen.source == "converted":
+            converted = self.convert(chosen.format)
+            return converted.write(example_input, path, chosen.format, options, strict)
+        if strict:
+            warn_of_strict()
+        return chosen.write(self.module, as_tuple(example_input), path, options)
+
+    def export_c(
+        self, example_input: Tensor, folder: str | os.PathLike[str], name: str = "model"
+    ) -> list[Path]:
+        """Convert, and write C for a device; see :meth:`ConvertedModule.export_c`.
 
         Raises:
-            ValueError: A format other than ``QDQ_MODEL`` and ``INT_MODEL``: there are no floats
-                here to write.
+            ValueError: This is no TINPU wrapper, or an operation has no form in C.
         """
-        write = WRITERS[ExportFormat.parse(format, CONVERTED_FORMATS)]
-        return write(
-            self.module, as_tuple(example_input), path, opset_version=opset_version,
-            input_names=input_names, output_names=output_names, dynamic_batch=dynamic_batch,
-        )  # fmt: skip
-
-
-def as_tuple(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """One input, or several, as a tuple."""
-    return (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
+        return self.convert().export_c(example_input, folder, name)

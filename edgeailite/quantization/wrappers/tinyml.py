@@ -11,11 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.arithmetic.spec import FixedPoint
-from edgeailite.quantization.export.formats import (
-    FROM_WRAPPER,
-    ExportFormat,
-)
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.export.export_format import ExportFormat
+from edgeailite.quantization.export.formats import OnnxOptions
 from edgeailite.quantization.integer.conversion import convert
 from edgeailite.quantization.methods.mixed_precision.qconfig_search import (
     apply_mixed_precision,
@@ -27,20 +24,14 @@ from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import Policy
 from edgeailite.quantization.prepare.prepare import check_finite_weights
-from edgeailite.quantization.targets.tinpu.c_files import export_c
 from edgeailite.quantization.targets.tinpu.conversion import convert_fixed_point
-from edgeailite.quantization.targets.tinpu.hardware_rules import check_hardware_rules
 from edgeailite.quantization.targets.tinpu.qconfig import (
     BIT_WIDTHS,
     make_tinyml_policy,
     weight_spec,
 )
+from edgeailite.quantization.wrappers.converted import TinyMLConvertedModule, one_format
 from edgeailite.quantization.wrappers.fx import Epoch, QATFxModule
-from edgeailite.quantization.wrappers.quant_module import (
-    WRITERS,
-    ConvertedModule,
-    as_tuple,
-)
 
 FLOAT_OPS = ("qdq", "fb")
 _EARLIER = ("qconfig_type", "example_inputs", "is_qat", "backend", "total_epochs")
@@ -80,9 +71,6 @@ class TinyMLQuantFxBaseModule(QATFxModule):
     Example:
         >>> model = TINPUTinyMLQATFxModule(model, total_epochs=10)
     """
-
-    default_format = ExportFormat.QDQ_MODEL
-    is_fixed_point = False
 
     def __init__(
         self,
@@ -128,7 +116,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         if isinstance(given, Mapping) and given.get("auto_quantization"):
             qconfig_type = run_auto_quantization(model, given, type(self))
         rules = None
-        if self.is_fixed_point:
+        if self.arithmetic == "fixed_point":
             rules = FixedPoint(input_multiplier_bits=None if "qdq" in self._float_ops else 12)
         policy = make_tinyml_policy(model, qconfig_type, backend, rules, "fb" in self._float_ops)
         return policy if self._prepare_qdq else Policy(None)
@@ -149,58 +137,70 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         return self
 
     def convert(
-        self, model_qconfig_format: ExportFormat | str | None = None
+        self,
+        format: ExportFormat | str | None = None,
+        *,
+        model_qconfig_format: ExportFormat | str | None = None,
     ) -> TinyMLConvertedModule:
-        """The integer graph of the model as it is now; this module does not change.
+        """Make the integer graph of the model as it is now; this module does not change.
 
         Args:
-            model_qconfig_format: What :meth:`TinyMLConvertedModule.export` writes; None: the
-                target's own.
+            format: Default of :meth:`TinyMLConvertedModule.export`; None: the target's own.
+            model_qconfig_format: The historical name of `format`.
 
         Raises:
-            ValueError: A format that holds no integers or is another target's; a weight or a range
-                is NaN or infinite.
+            ValueError: A format that holds no integers or is another target's; two different
+                formats; a weight or a range is NaN or infinite.
         """
-        format = self._converted_format(model_qconfig_format)
+        chosen = self._converted_format(one_format(format, model_qconfig_format))
         check_finite_weights(self.module)
-        return TinyMLConvertedModule(convert(self.module), format, self._converted_formats)
+        return TinyMLConvertedModule(convert(self.module), chosen, self.arithmetic)
 
-    @property
-    def _converted_formats(self) -> tuple[ExportFormat, ...]:
-        return tuple(f for f in self.formats if f not in FROM_WRAPPER)
-
-    def _converted_format(self, name: ExportFormat | str | None) -> ExportFormat:
+    def _converted_format(self, name: ExportFormat | str | None) -> str:
         if not self._prepare_qdq:
             raise ValueError(
                 "There are no integers: nothing is quantized in this wrapper (prepare_qdq=False). "
                 "Wrap the model with prepare_qdq=True."
             )
-        return ExportFormat.parse(name or self.default_format, self._converted_formats)
+        return super()._converted_format(name)
 
     def export(
         self,
         example_input: Tensor | tuple[Tensor, ...],
         path: str | os.PathLike[str],
         *,
+        format: ExportFormat | str | None = None,
         model_qconfig_format: ExportFormat | str | None = None,
-        **options: Any,
+        opset_version: int | None = None,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        dynamic_batch: bool = True,
+        simplify: bool | None = None,
+        strict: bool = False,
     ) -> Path:
         """Write ONNX.
 
         Args:
-            example_input: What to trace with.
+            example_input: Input to trace with.
             path: File to write.
-            model_qconfig_format: What the file holds, see :class:`ExportFormat`; None: the target's
-                own integers.
-            **options: As in :meth:`TinyMLConvertedModule.export`.
+            format: Contents of the file, see :class:`ExportFormat`; None: the target's own
+                integers.
+            model_qconfig_format: The historical name of `format`.
+            opset_version: As in :meth:`QuantModule.export`.
+            input_names: As in :meth:`QuantModule.export`.
+            output_names: As in :meth:`QuantModule.export`.
+            dynamic_batch: As in :meth:`QuantModule.export`.
+            simplify: As in :meth:`QuantModule.export`.
+            strict: As in :meth:`QuantModule.export`.
 
         Raises:
-            ValueError: A format that the target does not have, or an opset that cannot be written.
+            ValueError: A format that the target does not have, two different formats, an opset
+                that cannot be written, or, with `strict`, an operation that the NPU does not
+                compute.
         """
-        format = ExportFormat.parse(model_qconfig_format or self.default_format, self.formats)
-        if format in FROM_WRAPPER:
-            return _write(format, self.module, example_input, path, **options)
-        return self.convert(format).export(example_input, path, **options)
+        options = OnnxOptions(opset_version, input_names, output_names, dynamic_batch, simplify)
+        chosen = one_format(format, model_qconfig_format)
+        return self._write(example_input, path, chosen, options, strict)
 
     @staticmethod
     def measure_stats(float_output: Tensor, quant_output: Tensor) -> dict[str, float]:
@@ -263,9 +263,8 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
         **kwargs: As in :class:`TinyMLQuantFxBaseModule`.
     """
 
-    default_format = ExportFormat.TINPU_INT_MODEL
-    is_fixed_point = True
-    formats = (ExportFormat.FLOAT_MODEL, ExportFormat.FAKEQ_MODEL, ExportFormat.TINPU_INT_MODEL)
+    arithmetic = "fixed_point"
+    default_format = "TINPU_INT_MODEL"
 
     def __init__(
         self, model: nn.Module, *args: Any, output_int: bool | None = None, **kwargs: Any
@@ -275,25 +274,29 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
 
     def convert(
         self,
-        model_qconfig_format: ExportFormat | str | None = None,
+        format: ExportFormat | str | None = None,
         output_int: bool | None = None,
+        *,
+        model_qconfig_format: ExportFormat | str | None = None,
     ) -> TinyMLConvertedModule:
-        """The integer graph of the model as it is now; this module does not change.
+        """Make the integer graph of the model as it is now; this module does not change.
 
         Args:
-            model_qconfig_format: ``TINPU_INT_MODEL`` or None.
+            format: Default of :meth:`TinyMLConvertedModule.export`; None: ``TINPU_INT_MODEL``.
             output_int: Return the outputs' integers; False: real values. None: as the wrapper was
                 told.
+            model_qconfig_format: The historical name of `format`.
 
         Raises:
-            ValueError: Another format; a weight or a range is NaN or infinite; a layer's factor or
-                sums have no form on the target.
+            ValueError: A format that holds no integers or is another target's; two different
+                formats; a weight or a range is NaN or infinite; a layer's factor or sums have no
+                form on the target.
         """
-        format = self._converted_format(model_qconfig_format)
+        chosen = self._converted_format(one_format(format, model_qconfig_format))
         check_finite_weights(self.module)
         integers = self.output_int if output_int is None else output_int
         graph = convert_fixed_point(self.module, integers)
-        return TinyMLConvertedModule(graph, format, self._converted_formats)
+        return TinyMLConvertedModule(graph, chosen, self.arithmetic)
 
 
 class TINPUTinyMLPTQFxModule(TINPUTinyMLQATFxModule):
@@ -301,69 +304,6 @@ class TINPUTinyMLPTQFxModule(TINPUTinyMLQATFxModule):
 
     def __init__(self, model: nn.Module, *args: Any, is_qat: bool = False, **kwargs: Any) -> None:
         super().__init__(model, *args, is_qat=is_qat, **kwargs)
-
-
-class TinyMLConvertedModule(ConvertedModule):
-    """An integer graph in ``.module``: evaluates, saves, loads, exports; cannot be trained."""
-
-    def __init__(
-        self, model: GraphModel, format: ExportFormat, formats: tuple[ExportFormat, ...]
-    ) -> None:
-        super().__init__(model)
-        self.format, self.formats = format, formats
-
-    def export(
-        self,
-        example_input: Tensor | tuple[Tensor, ...],
-        path: str | os.PathLike[str],
-        *,
-        model_qconfig_format: ExportFormat | str | None = None,
-        strict: bool = False,
-        **options: Any,
-    ) -> Path:
-        """Write the integer graph as ONNX; for the NPU, warn of what it does not compute.
-
-        Args:
-            example_input: What to trace with.
-            path: File to write.
-            model_qconfig_format: What the file holds; None: what :meth:`convert` was asked for.
-            strict: Raise instead of warning; see
-                :func:`~edgeailite.quantization.targets.tinpu.hardware_rules.check_hardware_rules`.
-            **options: ``input_names``, ``output_names``, ``opset_version``, ``dynamic_batch`` as in
-                :meth:`QuantModule.export`; ``simplify=False`` leaves the exporter's operators as
-                they are, constants folded.
-
-        Raises:
-            ValueError: A format that these integers do not have, an opset that cannot be written,
-                or, with `strict`, an operation that the NPU does not compute.
-        """
-        format = ExportFormat.parse(model_qconfig_format or self.format, self.formats)
-        if format is ExportFormat.TINPU_INT_MODEL:
-            check_hardware_rules(self.module, example_input, strict)
-        return _write(format, self.module, example_input, path, **options)
-
-    def export_c(
-        self, example_input: Tensor, folder: str | os.PathLike[str], name: str = "model"
-    ) -> list[Path]:
-        """Write C for a device, a runner and test vectors.
-
-        Args:
-            example_input: Test vectors, one for each element of the batch.
-            folder: Where to write.
-            name: A C identifier, with which all names begin.
-
-        Returns:
-            The files.
-
-        Raises:
-            ValueError: The model is not of a TINPU wrapper, or an operation has no form in C.
-        """
-        if self.format is not ExportFormat.TINPU_INT_MODEL:
-            raise ValueError(
-                f"C is written for models with offset, multiplier and shift; this one is a "
-                f"{self.format.value}. Use a TINPU wrapper."
-            )
-        return export_c(self.module, example_input, folder, name)
 
 
 class _CalibratesOnly(torch.autograd.Function):
@@ -441,16 +381,3 @@ def _read_float_ops(given: bool | Sequence[str]) -> tuple[str, ...]:
     if not set(names) <= set(FLOAT_OPS):
         raise ValueError(f"float_ops is {given!r}; allowed: False, True, or a list of 'qdq', 'fb'.")
     return names
-
-
-def _write(
-    format: ExportFormat,
-    model: GraphModel,
-    example_input: Tensor | tuple[Tensor, ...],
-    path: str | os.PathLike[str],
-    simplify: bool | None = None,
-    **options: Any,
-) -> Path:
-    if simplify is not None:
-        options["fuse"] = simplify
-    return WRITERS[format](model, as_tuple(example_input), path, **options)

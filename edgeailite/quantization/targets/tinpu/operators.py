@@ -24,6 +24,9 @@ from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.normalization import plain_strides
 from edgeailite.quantization.targets.tinpu.modules import average_constants
 
+# Operator of the exported file, and the name of the constant that is its second input.
+_CONSTANT_NAMES = {"Add": "offset", "Mul": "factor"}
+
 
 class OffsetScaleShift(GridModule):
     """``clip(floor((x + offset) * multiplier * 2^-shift), q_min, q_max)``.
@@ -39,6 +42,7 @@ class OffsetScaleShift(GridModule):
         factor: ``multiplier * 2^-shift``, float32.
     """
 
+    constant_names = _CONSTANT_NAMES
     offset: Tensor
     factor: Tensor
 
@@ -95,6 +99,8 @@ class WindowAverage(GridModule):
         source: Grid of the input.
         grid: Of the averages.
     """
+
+    constant_names = _CONSTANT_NAMES
 
     def __init__(self, sums: WindowSum, source: Grid, grid: Grid) -> None:
         super().__init__(grid)
