@@ -14,6 +14,8 @@ from torch import nn
 
 from edgeailite import xnn
 from edgeailite.models import create_model, list_models
+from edgeailite.quantization.export.formats import writers
+from edgeailite.quantization.export.opset import OLDEST_OPSET
 from edgeailite.quantization.wrappers.pact2 import _PACT2Module
 from edgeailite.xnn.utils import model_complexity
 from references.edgeailite.engine.options import Options, parse_options
@@ -222,6 +224,30 @@ def test_test_module_page_names_every_argument():
     parameters = inspect.signature(_PACT2Module.__init__).parameters.values()
     names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "arithmetic"),
+    [
+        ("quant_train_module", "scale"),
+        ("fx_wrappers", "scale"),
+        ("microcontrollers", "fixed_point"),
+    ],
+)
+def test_format_tables_are_those_of_the_registry(page, arithmetic):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    table = re.search(r"^\| Format \| .*\n\|---\|---\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    rows = [f"| `{w.format}` | {w.description} |" for w in writers(arithmetic)]
+    assert table[1].splitlines() == rows
+
+
+def test_the_oldest_opset_in_the_docs_is_the_oldest_that_is_written():
+    text = (ROOT / "docs" / "quant_train_module.md").read_text()
+    (row,) = [row for row in _table_rows(text) if row[0].startswith("`opset_version is")]
+    assert f"this installation writes {OLDEST_OPSET} to ..." in row[0]
+    assert row[2] == f"{OLDEST_OPSET} or newer"
+    assert f"; {OLDEST_OPSET} and newer are written" in text
+    assert f"`opset_version` {OLDEST_OPSET} and newer" in (ROOT / "docs/fx_wrappers.md").read_text()
 
 
 def test_source_map_is_that_of_the_docstrings():

@@ -6,7 +6,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeailite.quantization.export.proto import ProtoGraph
-from edgeailite.quantization.export.qlinear_forms import CONTRIB, FORMS, Site
+from edgeailite.quantization.export.qlinear_forms import (
+    CONTRIB,
+    Site,
+    find_integer_form,
+    integer_form,
+)
 
 VALUES = {
     "s": np.float32(0.25), "z": np.uint8(0), "ys": np.float32(0.5), "t": np.float32(1 / 3),
@@ -43,7 +48,9 @@ def site(node, shape, y_scale="ys", weight_shape=None):
 
 def form(node, shape, **options) -> list[str]:
     """Operators of the integer form; none if there is no form."""
-    return [n.op_type for n in FORMS[node.op_type](site(node, shape, **options))]
+    write = find_integer_form(node.op_type)
+    assert write is not None
+    return [n.op_type for n in write(site(node, shape, **options))]
 
 
 def make(operator: str, *inputs: str, **attributes: object):
@@ -107,3 +114,9 @@ def test_mean_has_a_form_exactly_where_onnx_runtime_rounds_every_sum_alike(y_sca
         assert has_form == np.array_equal(expected, actual), count
         found.add(has_form)
     assert True in found
+
+
+def test_an_operator_has_one_form():
+    with pytest.raises(ValueError, match="'Conv' has an integer form already, _convolution"):
+        integer_form("Softmax", "Conv")(lambda _: [])
+    assert find_integer_form("Softmax") is None

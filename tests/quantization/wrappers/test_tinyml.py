@@ -290,6 +290,36 @@ def test_the_npu_writes_each_format(name, tmp_path):
     assert {p.key: p.value for p in onnx.load(path).metadata_props}["model_format"] == name
 
 
+@pytest.mark.parametrize("wrapper_type", [GenericTinyMLQATFxModule, TINPUTinyMLQATFxModule])
+def test_a_format_is_taken_under_both_of_its_names(wrapper_type, tmp_path):
+    wrapper, x = trained("perceptron", wrapper_type)
+    for exporter in (wrapper, wrapper.convert()):
+        for name in exporter.formats:
+            files = [
+                exporter.export(x[:1], tmp_path / "m.onnx", **options).read_bytes()
+                for options in (
+                    {"format": name},
+                    {"model_qconfig_format": name},
+                    {"format": name.value, "model_qconfig_format": name},
+                )
+            ]
+            assert files[0] == files[1] == files[2]
+        expected = "format is 'FLOAT_MODEL' and model_qconfig_format, .* is 'QDQ_MODEL'. Give one"
+        with pytest.raises(ValueError, match=expected):
+            exporter.export(
+                x[:1],
+                tmp_path / "other.onnx",
+                format="FLOAT_MODEL",
+                model_qconfig_format="QDQ_MODEL",
+            )
+    name = wrapper.default_format
+    for converted in (wrapper.convert(name), wrapper.convert(model_qconfig_format=name)):
+        assert converted.format == name
+    with pytest.raises(ValueError, match="Give one of them"):
+        wrapper.convert("QDQ_MODEL", model_qconfig_format="INT_MODEL")
+    assert not (tmp_path / "other.onnx").exists()
+
+
 @pytest.mark.parametrize("opset", [13, 17, 18])
 @pytest.mark.parametrize("simplify", [True, False])
 def test_opset_and_simplification_are_honoured(opset, simplify, tmp_path):
