@@ -1,0 +1,85 @@
+"""Converted models, and the keywords that every wrapper and converted model takes."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from edgeailite import quantization
+from edgeailite.quantization import (
+    ConvertedModule,
+    PTCFxModule,
+    QuantCalibrateModule,
+    QuantModule,
+    TINPUTinyMLPTQFxModule,
+    TinyMLConvertedModule,
+)
+
+WRAPPERS = [
+    value
+    for value in (getattr(quantization, name) for name in quantization.__all__)
+    if isinstance(value, type) and issubclass(value, QuantModule)
+]
+
+
+def keywords(function) -> dict[str, object]:
+    """Names and defaults; fails for a signature that swallows keywords."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    assert not [p for p in parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return {p.name: p.default for p in parameters}
+
+
+@pytest.mark.parametrize("method", ["export", "convert", "export_c", "calibrate"])
+@pytest.mark.parametrize("wrapper_type", WRAPPERS)
+def test_every_wrapper_takes_the_keywords_of_all(wrapper_type, method):
+    common = keywords(getattr(QuantModule, method))
+    assert common.items() <= keywords(getattr(wrapper_type, method)).items()
+
+
+@pytest.mark.parametrize("converted_type", [ConvertedModule, TinyMLConvertedModule])
+def test_a_converted_model_takes_the_keywords_of_its_wrapper(converted_type):
+    assert keywords(QuantModule.export).items() <= keywords(converted_type.export).items()
+    assert keywords(QuantModule.export_c) == keywords(converted_type.export_c)
+
+
+@pytest.fixture
+def wrapper():
+    x = torch.randn(8, 16)
+    model = nn.Sequential(nn.Linear(16, 4), nn.ReLU())
+    return QuantCalibrateModule(model, x[:1]).calibrate([x])
+
+
+def test_the_format_of_the_conversion_is_the_default(wrapper, tmp_path):
+    assert wrapper.convert().format == "QDQ_MODEL"
+    assert wrapper.convert(format="INT_MODEL").format == "INT_MODEL"
+    with pytest.raises(ValueError, match="'CLIP_MODEL', which needs the wrapper"):
+        wrapper.convert("CLIP_MODEL")
+    with pytest.raises(ValueError, match="format is 'TINPU_INT_MODEL'; allowed: 'QDQ_MODEL'"):
+        wrapper.convert("TINPU_INT_MODEL")
+
+
+def test_strict_without_hardware_rules_warns(wrapper, tmp_path):
+    for exporter in (wrapper, wrapper.convert()):
+        with pytest.warns(UserWarning, match="strict=True has no effect"):
+            exporter.export(torch.randn(1, 16), tmp_path / "m.onnx", strict=True)
+
+
+def test_c_is_written_by_the_wrapper_or_refused(wrapper, tmp_path):
+    for exporter in (wrapper, wrapper.convert()):
+        with pytest.raises(ValueError, match=r"C is written for models with offset.*a QDQ_MODEL"):
+            exporter.export_c(torch.randn(1, 16), tmp_path)
+    x = torch.randn(8, 16)
+    npu = TINPUTinyMLPTQFxModule(nn.Sequential(nn.Linear(16, 4), nn.ReLU())).calibrate([x])
+    files = [path.read_bytes() for path in npu.export_c(x, tmp_path / "a")]
+    assert files == [path.read_bytes() for path in npu.convert().export_c(x, tmp_path / "b")]
+
+
+def test_simplify_is_taken_by_every_wrapper(tmp_path):
+    x = torch.randn(8, 3, 8, 8)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    wrapper = PTCFxModule(model).calibrate([x])
+    fused = wrapper.export(x, tmp_path / "f.onnx", format="FLOAT_MODEL", simplify=True)
+    plain = wrapper.export(x, tmp_path / "p.onnx", format="FLOAT_MODEL")
+    assert b"BatchNormalization" in plain.read_bytes()
+    assert b"BatchNormalization" not in fused.read_bytes()
