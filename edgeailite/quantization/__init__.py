@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QuantSpec
     from edgeailite.quantization.export.export_format import ExportFormat
     from edgeailite.quantization.methods.training import TrainingMethods
-    from edgeailite.quantization.targets.tinpu.qconfig import TinyMLQConfigType
+    from edgeailite.quantization.prepare.tinyml_qconfig import TinyMLQConfigType
     from edgeailite.quantization.wrappers import (
         ConvertedModule,
         GenericTinyMLPTQFxModule,
@@ -35,7 +35,7 @@ else:
             f"{__name__}.arithmetic.spec": ("BiasSpec", "QConfig", "QuantSpec"),
             f"{__name__}.export.export_format": ("ExportFormat",),
             f"{__name__}.methods.training": ("TrainingMethods",),
-            f"{__name__}.targets.tinpu.qconfig": ("TinyMLQConfigType",),
+            f"{__name__}.prepare.tinyml_qconfig": ("TinyMLQConfigType",),
             f"{__name__}.wrappers.converted": ("ConvertedModule", "TinyMLConvertedModule"),
             f"{__name__}.wrappers.fx": ("PTCFxModule", "PTQFxModule", "QATFxModule"),
             f"{__name__}.wrappers.pact2": (

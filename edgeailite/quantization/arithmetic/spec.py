@@ -181,31 +181,6 @@ class BiasSpec:
 
 
 @dataclass(frozen=True)
-class FixedPoint:
-    """A target that computes ``floor((acc + offset) * multiplier * 2^-shift)`` in integers.
-
-    Values are unsigned only where the graph says so (behind a ReLU); inputs and result of an add or
-    a concat share one scale; batch norms that nothing folds, and averages, are multiplications in
-    fixed point; a batch norm at the network's input takes raw values. What else there is stays in
-    float: products, bilinear resizing.
-
-    Args:
-        input_multiplier_bits: Bits of the multiplier of a batch norm at the network's input,
-            without its sign, 2 to 16; None: it is a float. All other multipliers have 8.
-
-    Raises:
-        ValueError: A field is outside of what it allows.
-    """
-
-    input_multiplier_bits: int | None = 12
-
-    def __post_init__(self) -> None:
-        bits = self.input_multiplier_bits
-        if bits is not None and not 2 <= bits <= 16:
-            raise ValueError(f"input_multiplier_bits is {bits!r}; allowed: 2 to 16, or None.")
-
-
-@dataclass(frozen=True)
 class QConfig:
     """Grids of a layer's weight, output and bias; None leaves a tensor in float.
 

@@ -11,7 +11,7 @@ from edgeailite.quantization.export.formats import OnnxOptions, writer
 from edgeailite.quantization.export.plain import plain_model
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.integer.conversion import grid_of
-from edgeailite.quantization.integer.operators import Dequantize, Quantize
+from edgeailite.quantization.integer.grid import Dequantize, Quantize
 from edgeailite.quantization.modules.activation import FakeQuantize
 
 

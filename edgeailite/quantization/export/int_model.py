@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgeailite.quantization.export.formats import OnnxOptions, writer
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.integer.operators import IntegerLayer
+from edgeailite.quantization.integer.layer import IntegerLayer
 
 _LOG = logging.getLogger(__name__)
 

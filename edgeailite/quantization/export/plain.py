@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.integer.conversion import FixedLayer
+from edgeailite.quantization.integer.float_modules import FloatInputLayer
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, attribute, layer_calls
 
@@ -37,14 +37,14 @@ def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]
             replacement = stand_in(module)
             replacement.quantizer_path = str(node.target)  # type: ignore[assignment]
             _call_instead(plain, node, f"{node.target}_plain", replacement)
-    plain.export_view = None
+    plain.export_view, plain.stage = None, "plain"
     plain.tidy()
     return plain
 
 
 def _place_folded(plain: GraphModel, call: LayerCall) -> None:
     """Call a layer that holds the folded weight and bias, on their grids."""
-    folded = FixedLayer(call.layer, *call.quantized_parameters())
+    folded = FloatInputLayer(call.layer, *call.quantized_parameters())
     folded.layer_path = call.path
     input_node = call.input_node
     _call_instead(plain, call.node, f"{call.path}_folded", folded)

@@ -17,12 +17,16 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.graph.attention import is_traceable_attention, multihead_attention
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.modes import in_mode
-from edgeailite.quantization.graph.operations import DROPS_PATHS, is_training
+from edgeailite.quantization.graph.operations import (
+    DROP_PATH,
+    KEEP_IN_FLOAT,
+    QUANTIZE_HERE,
+    QUANTIZER,
+    is_training,
+)
+from edgeailite.quantization.graph.registry import is_registered, operation_of_module
 from edgeailite.quantization.graph.twins import make_twin, replace_modules
 from edgeailite.quantization.graph.window_attention import is_window_attention, window_attention
-from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.modules.pact2 import NoQAct, QAct
 
 _ENGINE = Path(__file__).parent
 # F.max_pool2d and its kin are closures that choose by `return_indices`; a graph that holds one
@@ -35,6 +39,9 @@ _PICKLABLE = {
     F.adaptive_max_pool2d: F._adaptive_max_pool2d,  # type: ignore[attr-defined]
     F.adaptive_max_pool3d: F._adaptive_max_pool3d,  # type: ignore[attr-defined]
 }
+
+
+_LEAVES = (QUANTIZER, QUANTIZE_HERE, KEEP_IN_FLOAT, DROP_PATH)
 
 
 class TraceError(RuntimeError):
@@ -52,9 +59,10 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if (
-            isinstance(m, (FakeQuantize, QAct, NoQAct, *self.leaf_types))
-            or type(m).__name__ in DROPS_PATHS
+            isinstance(m, self.leaf_types)
             or module_qualified_name in self.leaf_paths
+            or is_registered(type(m))
+            or operation_of_module(m) in _LEAVES
         ):
             return True
         return super().is_leaf_module(m, module_qualified_name)
@@ -116,11 +124,9 @@ def capture(
 
     Raises:
         TraceError: Names the module's path, the source line, and the way out.
-        ValueError: The model's modules are part of a wrapper already.
     """
     if isinstance(model, GraphModel):
         return model
-    _refuse_quantized(model)
     fixed = _defaults(model, num_inputs, input_names)
     with in_mode(model, training=True):
         training_graph = _trace(model, leaf_modules, fixed)
@@ -133,7 +139,6 @@ def capture(
         captured.register_buffer(name, constant, persistent=False)
     _read_flags_when_run(captured, training_graph, type(model).__name__)
     captured.tidy()
-    captured.classify()
     return captured
 
 
@@ -210,15 +215,6 @@ def _training_flag(model: GraphModel, node: fx.Node) -> fx.Node:
 
 def _flips(in_evaluation: Any, in_training: Any) -> bool:
     return in_evaluation is False and in_training is True
-
-
-def _refuse_quantized(model: nn.Module) -> None:
-    for path, module in model.named_modules():
-        if isinstance(module, QuantLayer):
-            raise ValueError(
-                f"'{path}' is quantized already: {type(model).__name__} is part of a wrapper. "
-                "Give that wrapper's .module, or a copy of the model from before it was wrapped."
-            )
 
 
 def _defaults(

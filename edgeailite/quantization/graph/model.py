@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
 
-from edgeailite.quantization.graph.operations import node_kind
+from edgeailite.quantization.graph.calls import read_calls
 from edgeailite.quantization.graph.real_tensors import with_real_tensors
+
+Stage = Literal["captured", "prepared", "plain", "integer"]
 
 
 class GraphModel(nn.Module):
@@ -39,8 +41,9 @@ class GraphModel(nn.Module):
             )
         self.graph = graph
         self.export_view: Callable[[GraphModel], nn.Module] | None = None
-        # Prepared for a target with offset, multiplier and shift.
-        self.fixed_point = False
+        self.stage: Stage = "captured"
+        # The hardware that it was prepared for; the engine's `Target`.
+        self.target: Any = None
         self.recompile()
 
     def recompile(self) -> None:
@@ -57,6 +60,7 @@ class GraphModel(nn.Module):
         self.graph.eliminate_dead_code()
         self.graph.lint()
         self.graph.owning_module = None
+        read_calls(self.graph, self.module_of)
         self.recompile()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -85,11 +89,6 @@ class GraphModel(nn.Module):
     def module_of(self, node: fx.Node) -> nn.Module | None:
         """The module that a ``call_module`` node calls."""
         return self.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-    def classify(self) -> None:
-        """Write every node's :class:`Kind` to ``node.meta['kind']``."""
-        for node in self.graph.nodes:
-            node.meta["kind"] = node_kind(node, self.module_of(node))
 
     def add_module_at(self, path: str, module: nn.Module) -> None:
         """Register `module` under `path`; its parent must exist."""

@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import _disable_current_modes
+
+from edgeailite.quantization.graph.calls import argument, arguments, operation_of
+from edgeailite.quantization.graph.operations import ADAPTIVE_AVG_POOL, MEAN
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -24,6 +27,49 @@ class Mean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
         return x.mean(self.dims, self.keepdim)
+
+
+def average_module(node: fx.Node, module: nn.Module | None) -> nn.Module:
+    """Return the module that computes what an average's node computes.
+
+    Args:
+        node: Call of an average.
+        module: The module it calls, for ``call_module`` nodes.
+    """
+    if module is not None:
+        return module
+    given = arguments(node)
+    given.pop("input")
+    if operation_of(node) is MEAN:
+        dims = given["dim"]
+        return Mean([dims] if isinstance(dims, int) else dims, bool(given["keepdim"]))
+    types = _ADAPTIVE if operation_of(node) is ADAPTIVE_AVG_POOL else _POOLS
+    number = int(str(getattr(node.target, "__name__", ""))[-2])
+    if number == 1:
+        given.pop("divisor_override", None)
+    return types[number](**given)
+
+
+_POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+_ADAPTIVE = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+
+
+def global_average(node: fx.Node, module: nn.Module | None) -> bool | None:
+    """Return whether an average over whole images keeps its dimensions; None for any other.
+
+    Args:
+        node: Call of an average.
+        module: The module it calls, for ``call_module`` nodes.
+    """
+    if operation_of(node) is ADAPTIVE_AVG_POOL:
+        is_2d = isinstance(module, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d
+        return True if is_2d and argument(node, "output_size") in (1, (1, 1), [1, 1]) else None
+    if operation_of(node) is not MEAN:
+        return None
+    dims = argument(node, "dim")
+    if not isinstance(dims, list | tuple) or set(dims) not in ({2, 3}, {-1, -2}):
+        return None
+    return bool(argument(node, "keepdim"))
 
 
 class WindowSum(nn.Module):

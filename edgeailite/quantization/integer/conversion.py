@@ -1,68 +1,27 @@
-"""Trained graph to integer graph."""
+"""From a prepared model to its integer graph: the pass over the nodes, and the registry of rules.
+
+A target owns :class:`Rules`. A rule is registered with :meth:`Rules.converts` for an operation that
+computes integers together with the quantizer behind it, or with :meth:`Rules.places` for a node
+that is placed alone.
+"""
 
 from __future__ import annotations
 
 import copy
-import functools
-import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from edgeailite.quantization.arithmetic.rounding import round_to_integer
-from edgeailite.quantization.arithmetic.weights import quantize_bias
+from edgeailite.quantization.graph.calls import operands, operation_of, traits_of
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.operations import (
-    Kind,
-    avg_pool_options,
-    global_average,
-    is_training,
-    operands,
-    product_operands,
-)
-from edgeailite.quantization.integer.operators import (
-    Dequantize,
-    Grid,
-    IntegerAdd,
-    IntegerAveragePool,
-    IntegerGlobalAverage,
-    IntegerLayer,
-    IntegerMatMul,
-    IntegerMul,
-    Quantize,
-    Requantize,
-    StepsToReal,
-    TwoOperands,
-    has_kernel,
-)
+from edgeailite.quantization.graph.operations import OUTPUT, QUANTIZER, SCALAR, is_training
+from edgeailite.quantization.graph.patterns import only_user, quantizer_of
+from edgeailite.quantization.graph.registry import Operation, operation_named
+from edgeailite.quantization.integer.grid import Dequantize, Grid, IntegerOperator
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.modules.layer_calls import LayerCall, attribute, layer_call
-from edgeailite.quantization.modules.normalization import (
-    StandaloneBatchNorm,
-    channel_affine,
-    gain_and_offset,
-)
-from edgeailite.quantization.prepare.annotate import MOVES_VALUES
-from edgeailite.quantization.prepare.insert import quantizer_of
-from edgeailite.quantization.targets.tinpu.operators import (
-    Clip,
-    FixedPointLayer,
-    OffsetScaleShift,
-    WindowAverage,
-)
-
-SUMS_ONE_GRID = (Kind.AVERAGE, Kind.RESIZE)
-BETWEEN_GRIDS = (Kind.ADD, Kind.SUB, Kind.MUL, Kind.MATMUL, Kind.CAT, *SUMS_ONE_GRID)
-COMPUTES_INTEGERS = (
-    Quantize, IntegerLayer, TwoOperands, IntegerAveragePool, IntegerGlobalAverage,
-    OffsetScaleShift, Clip, WindowAverage, FixedPointLayer,
-)  # fmt: skip
-_ELEMENTWISE = {Kind.ADD: IntegerAdd, Kind.MUL: IntegerMul}
-_SPLITS = ("chunk", "split", "tensor_split", "unbind")
+from edgeailite.quantization.modules.layer_calls import attribute
 
 
 def grid_of(quantizer: FakeQuantize) -> Grid:
@@ -85,44 +44,144 @@ def grid_of(quantizer: FakeQuantize) -> Grid:
     return Grid(float(scale), zero, low, high, spec.bit_width, signed, spec.rounding)
 
 
-def convert(model: GraphModel) -> GraphModel:
+FusedRule = Callable[["Converter", fx.Node, fx.Node, Grid], None]
+"""Converts an operation: ``rule(converter, node, quantizer, grid of the result)``."""
+PlaceRule = Callable[["Converter", fx.Node], None]
+"""Places a node that no quantizer behind it is made together with."""
+
+
+class _Fused(NamedTuple):
+    convert: FusedRule
+    is_ready: Callable[[Converter, fx.Node], bool]
+
+
+def operands_on_grids(converter: Converter, node: fx.Node) -> bool:
+    """Return True if all operands of a call lie on grids."""
+    return all(quantizer_of(operand) is not None for operand in operands(node))
+
+
+class Rules:
+    """Conversion rules of a target by operation.
+
+    Args:
+        base: Rules that hold where this target has none of its own.
+    """
+
+    def __init__(self, base: Rules | None = None) -> None:
+        self.base = base
+        self._fused: dict[str, _Fused] = {}
+        self._placed: dict[str, PlaceRule] = {}
+        self._moves: PlaceRule | None = None
+
+    def converts(
+        self,
+        *operations: str,
+        when: Callable[[Converter, fx.Node], bool] = operands_on_grids,
+    ) -> Callable[[FusedRule], FusedRule]:
+        """Register a rule for operations whose result a quantizer alone reads.
+
+        Args:
+            *operations: Names of rows of the table.
+            when: Return True if the rule applies to a call; else the node is placed alone.
+
+        Raises:
+            ValueError: There is no such operation, or it has a rule of this target already.
+        """
+
+        def register(rule: FusedRule) -> FusedRule:
+            for name in operations:
+                self._check_new(name, self._fused)
+                self._fused[name] = _Fused(rule, when)
+            return rule
+
+        return register
+
+    def places(self, *operations: str) -> Callable[[PlaceRule], PlaceRule]:
+        """Register a rule for operations that are placed alone.
+
+        Raises:
+            ValueError: There is no such operation, or it has a rule of this target already.
+        """
+
+        def register(rule: PlaceRule) -> PlaceRule:
+            for name in operations:
+                self._check_new(name, self._placed)
+                self._placed[name] = rule
+            return rule
+
+        return register
+
+    def places_moves(self, rule: PlaceRule) -> PlaceRule:
+        """Register the rule for operations that move values of a grid."""
+        self._moves = rule
+        return rule
+
+    def _check_new(self, name: str, known: dict[str, Any]) -> None:
+        operation_named(name)
+        if name in known:
+            raise ValueError(f"Operation '{name}' has a conversion rule of this target already.")
+
+    def fused(self, operation: Operation) -> _Fused | None:
+        """Rule for an operation with the quantizer behind it; None if there is none."""
+        found = self._fused.get(operation.name)
+        return found if found or self.base is None else self.base.fused(operation)
+
+    def placed(self, operation: Operation) -> PlaceRule | None:
+        """Rule for an operation alone; None if there is none."""
+        found = self._placed.get(operation.name)
+        return found if found or self.base is None else self.base.placed(operation)
+
+    def moves(self) -> PlaceRule:
+        """Rule for operations that move values of a grid."""
+        if self._moves is not None:
+            return self._moves
+        assert self.base is not None
+        return self.base.moves()
+
+
+def convert(model: GraphModel, rules: Rules, integer_outputs: bool = False) -> GraphModel:
     """Make the integer graph of a prepared model.
 
     Args:
         model: Prepared, with ranges that have seen data. Not changed.
+        rules: Of the target.
+        integer_outputs: Return the outputs' integers; False: real values.
 
     Returns:
-        A new model that takes and returns real values and computes in integers in between; what
-        could not be put on a grid runs in float. Its parameters' names are gone: its state are
-        integers.
+        A new model that computes in integers between its inputs and outputs; what could not be
+        put on a grid runs in float. Its state are integers, under new names.
+
+    Raises:
+        ValueError: A layer has no form on the target; the message names it.
     """
     source = copy.deepcopy(model).eval()
-    source.classify()
     with torch.no_grad():
-        return Converter(source).run()
+        converted = Converter(source, rules, integer_outputs).run()
+    converted.stage, converted.target = "integer", model.target
+    return converted
 
 
 class Converter:
-    """One pass over the nodes, for targets that requantize in float32.
+    """One pass over the nodes of a prepared model.
 
     Attributes:
-        values: What became of each node.
+        model: The prepared model.
+        values: The node of the integer graph that each node became.
         grids: The grid that each node's value lies on; None: float.
-        reals: Values that were dequantized, where some node reads them so.
     """
 
-    def __init__(self, model: GraphModel) -> None:
-        self.model = model
+    def __init__(self, model: GraphModel, rules: Rules, integer_outputs: bool = False) -> None:
+        self.model, self.rules, self.integer_outputs = model, rules, integer_outputs
         self.graph = fx.Graph()
         self.values: dict[fx.Node, Any] = {}
         self.grids: dict[fx.Node, Grid | None] = {}
-        self.reals: dict[fx.Node, fx.Node] = {}
         self.root = nn.Module()
+        # Values that were dequantized, where some node reads them so.
+        self._reals: dict[fx.Node, fx.Node] = {}
 
     def run(self) -> GraphModel:
-        """The integer graph."""
-        nodes = list(self.model.graph.nodes)
-        for node in nodes:
+        """Place every node; returns the integer graph."""
+        for node in self.model.graph.nodes:
             if not self._waits_for_quantizer(node):
                 self._place(node)
         converted = GraphModel(self.root, self.graph)
@@ -130,66 +189,94 @@ class Converter:
         return converted.eval()
 
     def _waits_for_quantizer(self, node: fx.Node) -> bool:
-        """Nodes that are made together with the quantizer behind them."""
-        kind, users = node.meta["kind"], list(node.users)
-        if len(users) != 1 or users[0].meta["kind"] is not Kind.QUANTIZER:
+        """Return True for a node that is made together with the quantizer behind it."""
+        user = only_user(node)
+        if user is None or operation_of(user) is not QUANTIZER:
             return False
-        if kind is Kind.LAYER:
-            unit = layer_call(self.model, node)
-            return unit is not None and self._on_grid(unit.input_node)
-        return kind in BETWEEN_GRIDS and all(self._on_grid(a) for a in operands(node))
-
-    def _on_grid(self, node: fx.Node) -> bool:
-        return quantizer_of(self.model, node) is not None
+        rule = self.rules.fused(operation_of(node))
+        return rule is not None and rule.is_ready(self, node)
 
     def _place(self, node: fx.Node) -> None:
-        kind = node.meta["kind"]
-        if kind is Kind.QUANTIZER:
+        operation = operation_of(node)
+        rule = self.rules.placed(operation)
+        if operation is QUANTIZER:
             self._place_quantizer(node)
-            self._name_quantizer(node)
-        elif kind is Kind.LAYER and isinstance(self.model.module_of(node), QuantLayer):
-            self._place_layer(node, node, None)
-        elif isinstance(module := self.model.module_of(node), StandaloneBatchNorm):
-            affine = FixedBatchNorm(*gain_and_offset(module))
-            operand = self._real(node.all_input_nodes[0])
-            self._set(node, self._call(str(node.target), affine, operand), None)
-        elif kind in MOVES_VALUES and self.grids.get(node.all_input_nodes[0]) is not None:
-            self._place_move(node)
-        elif node.op == "get_attr" and isinstance(
-            attribute(self.model, str(node.target)), nn.Module
-        ):
+        elif traits_of(node).moves_values and self.grids.get(node.all_input_nodes[0]) is not None:
+            self.rules.moves()(self, node)
+        elif node.op == "get_attr" and isinstance(self.attribute_of(node), nn.Module):
             return  # a reference that only the training graph needs
         elif node.target is is_training:
             self.values[node], self.grids[node] = False, None
+        elif operation is OUTPUT and self.integer_outputs:
+            self.graph.node_copy(node, self.value)
+        elif rule is not None:
+            rule(self, node)
         else:
-            operands: Callable = self._value if kind is Kind.SCALAR else self._real
-            self._set(node, self._copy(node, operands), None)
+            self.place_copy(node)
 
-    def _set(self, node: fx.Node, value: fx.Node, grid: Grid | None) -> None:
+    def _place_quantizer(self, node: fx.Node) -> None:
+        quantizer = self.model.get_submodule(str(node.target))
+        assert isinstance(quantizer, FakeQuantize)
+        (operand,) = node.all_input_nodes
+        if operand in self.values:
+            alone = self.rules.placed(QUANTIZER)
+            assert alone is not None
+            alone(self, node)
+        else:
+            rule = self.rules.fused(operation_of(operand))
+            assert rule is not None
+            rule.convert(self, operand, node, grid_of(quantizer))
+        module: Any = self.root.get_submodule(str(self.values[node].target))
+        assert isinstance(module, IntegerOperator)
+        module.quantizer_path = str(node.target)
+
+    # ---- what rules use ----
+
+    def set(self, node: fx.Node, value: fx.Node, grid: Grid | None) -> None:
+        """Note what a node became, and the grid of its value."""
         self.values[node], self.grids[node] = value, grid
 
-    def _value(self, node: fx.Node) -> fx.Node:
+    def grid(self, node: fx.Node) -> Grid:
+        """Grid of a value that lies on one."""
+        grid = self.grids[node]
+        assert grid is not None
+        return grid
+
+    def quantizer(self, node: fx.Node) -> FakeQuantize:
+        """Quantizer that a node of the prepared model calls."""
+        module = self.model.get_submodule(str(node.target))
+        assert isinstance(module, FakeQuantize)
+        return module
+
+    def attribute_of(self, node: fx.Node) -> Any:
+        """Module, parameter or buffer that a ``get_attr`` node reads."""
+        return attribute(self.model, str(node.target))
+
+    def value(self, node: fx.Node) -> fx.Node:
+        """Value of a node as it is: integers where it lies on a grid."""
         return self.values[node]
 
-    def _real(self, node: fx.Node) -> fx.Node:
-        """The value in real units, dequantized once however often it is read."""
+    def real(self, node: fx.Node) -> fx.Node:
+        """Value of a node in real units, dequantized once however often it is read."""
         grid = self.grids[node]
         if grid is None:
             return self.values[node]
-        if node not in self.reals:
-            self.reals[node] = self._call(
+        if node not in self._reals:
+            self._reals[node] = self.call(
                 f"{node.name}_dequantize", Dequantize(grid), self.values[node]
             )
-        return self.reals[node]
+        return self._reals[node]
 
-    def _call(self, path: str, module: nn.Module, *args: fx.Node) -> fx.Node:
-        """Add `module` at `path` (parents are made) and call it."""
-        owner = self.root
+    def centered(self, node: fx.Node) -> fx.Node:
+        """``q - z`` of a value on a grid: exact in sums."""
+        return self.call(
+            f"{node.name}_steps", Dequantize(self.grid(node), scaled=False), self.values[node]
+        )
+
+    def call(self, path: str, module: nn.Module, *args: fx.Node) -> fx.Node:
+        """Add `module` at `path` (parents are made), numbered if it is taken, and call it."""
         *parents, name = path.split(".")
-        for parent in parents:
-            if parent not in owner._modules:
-                owner.add_module(parent, nn.Module())
-            owner = owner.get_submodule(parent)
+        owner = self._owner(parents)
         unique, count = name, 0
         while unique in owner._modules:
             count += 1
@@ -197,220 +284,38 @@ class Converter:
         owner.add_module(unique, module)
         return self.graph.call_module(".".join([*parents, unique]), args)
 
-    def _copy(self, node: fx.Node, operand: Callable[[fx.Node], fx.Node]) -> fx.Node:
+    def copy(self, node: fx.Node, operand: Callable[[fx.Node], fx.Node]) -> fx.Node:
         """The same operation on converted operands."""
         if node.op == "call_module":
-            args = fx.map_arg(node.args, operand)
-            call = self._call(str(node.target), self._float_module(node))
-            call.args, call.kwargs = args, fx.map_arg(dict(node.kwargs), operand)
-            return call
-        copied = self.graph.node_copy(node, operand)
-        if node.op == "get_attr":
-            self._shareattribute(str(node.target))
-        return copied
+            args, kwargs = fx.map_arg(node.args, operand), fx.map_arg(dict(node.kwargs), operand)
+            call = self.call(str(node.target), self.model.get_submodule(str(node.target)))
+            call.args, call.kwargs = args, kwargs
+        else:
+            call = self.graph.node_copy(node, operand)
+            if node.op == "get_attr":
+                self._share_attribute(str(node.target))
+        call.meta.update(call=node.meta["call"], owner=node.meta.get("owner", ""))
+        return call
 
-    def _float_module(self, node: fx.Node) -> nn.Module:
-        return self.model.get_submodule(str(node.target))
+    def place_copy(self, node: fx.Node) -> None:
+        """Place a node as it is, on real values."""
+        operand = self.value if operation_of(node) is SCALAR else self.real
+        self.set(node, self.copy(node, operand), None)
 
-    def _shareattribute(self, path: str) -> None:
-        *parents, name = path.split(".")
+    def _owner(self, parents: list[str]) -> nn.Module:
         owner = self.root
         for parent in parents:
             if parent not in owner._modules:
                 owner.add_module(parent, nn.Module())
             owner = owner.get_submodule(parent)
+        return owner
+
+    def _share_attribute(self, path: str) -> None:
+        """Give the integer graph a parameter or buffer of the prepared model."""
+        *parents, name = path.split(".")
+        owner = self._owner(parents)
         if not hasattr(owner, name):
             value = attribute(self.model, path)
             owner.register_buffer(
                 name, value.detach() if isinstance(value, torch.Tensor) else value
             )
-
-    def _place_quantizer(self, node: fx.Node) -> None:
-        quantizer = self.model.get_submodule(str(node.target))
-        assert isinstance(quantizer, FakeQuantize)
-        grid, operand = grid_of(quantizer), node.args[0]
-        assert isinstance(operand, fx.Node)
-        if operand not in self.values:
-            if operand.meta["kind"] is Kind.LAYER:
-                self._place_layer(node, operand, grid)
-            elif operand.meta["kind"] is Kind.MATMUL:
-                self._place_matmul(node, operand, grid)
-            else:
-                self._place_operation(node, operand, grid)
-        else:
-            value = self._call(str(node.target), Quantize(grid), self._real(operand))
-            self._set(node, value, grid)
-
-    def _name_quantizer(self, quantizer: fx.Node) -> None:
-        """Note the quantizer on the module that computes its integers: verification compares."""
-        module: Any = self.root.get_submodule(str(self.values[quantizer].target))
-        assert isinstance(module, COMPUTES_INTEGERS)
-        module.quantizer_path = str(quantizer.target)
-
-    def _place_operation(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
-        """An operation between grids: on real values, then rounding.
-
-        One that sums values of a single grid runs on its integers instead, where sums are exact.
-        """
-        kind, read = node.meta["kind"], operands(node)
-        if kind in _ELEMENTWISE and self._place_elementwise(quantizer, node, grid):
-            return
-        if kind is Kind.AVERAGE and self._place_average(quantizer, node, grid):
-            return
-        if kind in SUMS_ONE_GRID:
-            source = self.grids[read[0]]
-            assert source is not None
-            steps = self._steps(read[0])
-            sums = self._copy(node, lambda a: steps if a is read[0] else self.values[a])
-            result = self._call(f"{node.name}_real", StepsToReal(source), sums)
-        else:
-            result = self._copy(node, self._real)
-        self._set(quantizer, self._call(str(quantizer.target), Quantize(grid), result), grid)
-
-    def _place_elementwise(self, quantizer: fx.Node, node: fx.Node, output: Grid) -> bool:
-        """A sum or product of integers, where ONNX Runtime has a kernel for it."""
-        read = operands(node)
-        left, right = self.grids[read[0]], self.grids[read[-1]]
-        assert left is not None
-        assert right is not None
-        if not has_kernel(left, right, output=output):
-            return False
-        values = self.values[read[0]], self.values[read[-1]]
-        operation = _ELEMENTWISE[node.meta["kind"]](left, right, output)
-        self._set(quantizer, self._call(str(quantizer.target), operation, *values), output)
-        return True
-
-    def _place_average(self, quantizer: fx.Node, node: fx.Node, output: Grid) -> bool:
-        """An average between free scales, where ONNX Runtime has a kernel for it.
-
-        On power-of-two grids the exact sum, divided by the count, is what every level computes.
-        """
-        (operand,) = operands(node)
-        source = self.grids[operand]
-        assert source is not None
-        exact = source.is_power_of_two and output.is_power_of_two
-        if exact or not has_kernel(source, output=output):
-            return False
-        keepdim = global_average(node, self.model.module_of(node))
-        module: nn.Module
-        if keepdim is not None:
-            module = IntegerGlobalAverage(source, output, keepdim)
-        elif (pool := self._average_pool(node)) is not None:
-            module = IntegerAveragePool(pool, source, output)
-        else:
-            return False
-        value = self._call(str(quantizer.target), module, self.values[operand])
-        self._set(quantizer, value, output)
-        return True
-
-    def _average_pool(self, node: fx.Node) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """A local 2-d average as a function of its input alone; None for any other operation."""
-        module = self.model.module_of(node)
-        if isinstance(module, nn.AvgPool2d):
-            return module
-        if node.target is not F.avg_pool2d or node.all_input_nodes[1:]:
-            return None
-        return functools.partial(F.avg_pool2d, **avg_pool_options(node))
-
-    def _steps(self, node: fx.Node) -> fx.Node:
-        grid = self.grids[node]
-        assert grid is not None
-        return self._call(f"{node.name}_steps", Dequantize(grid, in_steps=True), self.values[node])
-
-    def _place_matmul(self, quantizer: fx.Node, node: fx.Node, grid: Grid) -> None:
-        equation = str(node.args[0]) if node.target is torch.einsum else None
-        left, right = (a for a in product_operands(node) if isinstance(a, fx.Node))
-        grids = self.grids[left], self.grids[right]
-        assert grids[0] is not None
-        assert grids[1] is not None
-        product = IntegerMatMul(grids[0], grids[1], grid, equation)
-        values = self.values[left], self.values[right]
-        self._set(quantizer, self._call(str(quantizer.target), product, *values), grid)
-
-    def _place_move(self, node: fx.Node) -> None:
-        """An operation that moves values: the same integers, elsewhere."""
-        source = node.all_input_nodes[0]
-        grid = self.grids[source]
-        assert grid is not None
-        if node.target is operator.getitem and source.meta.get("split"):
-            self._set_moved(node, self._copy(node, self._value), grid)
-            return
-        steps = self._steps(source)
-        moved = self._copy(node, lambda a: steps if a is source else self.values[a])
-        name = getattr(node.target, "__name__", str(node.target))
-        if name in _SPLITS:
-            node.meta["split"] = True
-            self._set(node, moved, grid)
-        else:
-            self._set_moved(node, moved, grid)
-
-    def _set_moved(self, node: fx.Node, moved: fx.Node, grid: Grid) -> None:
-        self._set(node, self._call(f"{node.name}_move", Requantize(grid, moved=True), moved), grid)
-
-    def _place_layer(self, node: fx.Node, layer_node: fx.Node, output: Grid | None) -> None:
-        """A layer alone, or with the quantizer behind it; `node` is the last of them."""
-        unit = layer_call(self.model, layer_node)
-        assert unit is not None
-        grid = self.grids[unit.input_node]
-        if grid is None:
-            module: FixedLayer | IntegerLayer = FixedLayer(unit.layer, *unit.quantized_parameters())
-        else:
-            module = _integer_layer(unit, grid, output)
-        module.layer_path = unit.path
-        value = self._call(unit.path, module, self.values[unit.input_node])
-        self._set(node, value, output if grid is not None else None)
-
-
-class FixedLayer(nn.Module):
-    """A layer whose input is float: its weight stays on the grid, the arithmetic is float."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    layer_path = ""  # in the user's model
-
-    def __init__(self, layer: QuantLayer, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        self.operation = without_parameters(layer)
-        self.register_buffer("weight", weight.detach().clone())
-        self.register_buffer("bias", None if bias is None else bias.detach().clone())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Float in, float out."""
-        return self.operation.operate(x, self.weight, self.bias)
-
-
-class FixedBatchNorm(nn.Module):
-    """A batch norm that no layer folds, in float."""
-
-    gain: torch.Tensor
-    offset: torch.Tensor
-
-    def __init__(self, gain: torch.Tensor, offset: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("gain", gain.detach().clone())
-        self.register_buffer("offset", offset.detach().clone())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Float in, float out; shape ``(N, C, ...)``."""
-        return channel_affine(x, self.gain, self.offset)
-
-
-def without_parameters(layer: QuantLayer) -> QuantLayer:
-    """A copy of `layer` that still knows its operation but holds no weights and no children."""
-    bare = copy.copy(layer)
-    bare._parameters = dict.fromkeys(layer._parameters)
-    bare._modules = {}
-    return bare
-
-
-def _integer_layer(unit: LayerCall, grid: Grid, output: Grid | None) -> IntegerLayer:
-    layer, spec = unit.layer, unit.layer.weight_quantizer.spec
-    weight, bias, scale = unit.folded()
-    q = round_to_integer(weight / layer.channels(scale, weight), spec.rounding).clamp(
-        spec.quant_min, spec.quant_max
-    )
-    if bias is not None:
-        bias = quantize_bias(
-            bias, grid.scale * scale, layer.bias_spec.limit, layer.bias_spec.rounding
-        )
-    return IntegerLayer(without_parameters(layer), q, bias, scale, grid, output)

@@ -12,30 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.graph.calls import traits_of
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
-from edgeailite.quantization.integer.conversion import COMPUTES_INTEGERS
-from edgeailite.quantization.integer.operators import (
+from edgeailite.quantization.integer.grid import (
+    FLOAT_BYTES,
+    ApplyScale,
     Dequantize,
     GridModule,
-    IntegerLayer,
+    IntegerOperator,
     Quantize,
     Requantize,
-    StepsToReal,
 )
+from edgeailite.quantization.integer.memory_plan import lifetimes, peak
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.targets.tinpu.operators import (
-    Clip,
-    FixedPointLayer,
-    OffsetScaleShift,
-    WindowAverage,
-)
-
-_OFFSET_BYTES, _FLOAT_BYTES, _SHIFT_BYTES = 4, 4, 1
-_IN_PLACE_FUNCTIONS = (
-    "flatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous", "detach", "dropout",
-)  # fmt: skip
-_IN_PLACE_MODULES = (Clip, nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)
 
 
 @dataclass(frozen=True)
@@ -119,7 +110,7 @@ def estimate_memory(
         ValueError: The example does not pass through the model.
     """
     model = converted if isinstance(converted, GraphModel) else getattr(converted, "module", None)
-    if not isinstance(model, GraphModel) or model.export_view is not None:
+    if not isinstance(model, GraphModel) or model.stage != "integer":
         raise TypeError(
             f"estimate_memory got a {type(converted).__name__}; it needs a converted model: "
             "wrapper.convert()."
@@ -135,30 +126,14 @@ def estimate_memory(
             constants = _constants(str(node.target), model.module_of(node), source)
             if constants.total:
                 layers.append(constants)
-    ram, peak = _peak(model, shapes)
-    return MemoryEstimate(tuple(layers), ram, peak)
+    return MemoryEstimate(tuple(layers), *_peak(model, shapes))
 
 
 def _constants(path: str, module: Any, shape: torch.Size | None) -> LayerMemory:
-    if isinstance(module, FixedPointLayer):
-        steps = _steps(module.output)
-        weights = _packed(module.weight.numel(), module.weight_bits)
-        return LayerMemory(module.layer_path or path, weights, steps.offsets, steps.scales)
-    if isinstance(module, OffsetScaleShift):
-        return _steps(module, module.quantizer_path or path)
-    if isinstance(module, WindowAverage):
-        assert shape is not None
-        places = module.steps(shape)[2].factor.numel()
-        scales = places * (1 + _SHIFT_BYTES)
-        return LayerMemory(module.quantizer_path or path, 0, places * _OFFSET_BYTES, scales)
-    if isinstance(module, IntegerLayer):
-        weights = _packed(module.weight.numel(), module.operation.weight_quantizer.spec.bit_width)
-        biases = 0 if module.bias is None else module.bias.numel() * _OFFSET_BYTES
-        scales = module.weight_scale.numel() * _FLOAT_BYTES
-        return LayerMemory(module.layer_path or path, weights, biases, scales)
-    if isinstance(module, COMPUTES_INTEGERS):
-        return LayerMemory(path)
-    return LayerMemory(path, sum(t.numel() for t in _float_tensors(module)) * _FLOAT_BYTES)
+    if isinstance(module, IntegerOperator):
+        name = module.layer_path or module.quantizer_path or path
+        return LayerMemory(name, *module.constants(shape))
+    return LayerMemory(path, sum(t.numel() for t in _float_tensors(module)) * FLOAT_BYTES)
 
 
 def _float_tensors(module: nn.Module) -> list[Tensor]:
@@ -169,46 +144,31 @@ def _float_tensors(module: nn.Module) -> list[Tensor]:
     return own + [t for child in module.children() for t in _float_tensors(child)]
 
 
-def _packed(count: int, bits: int) -> int:
-    return -(-count * bits // 8)
-
-
-def _steps(module: OffsetScaleShift, path: str = "") -> LayerMemory:
-    count = module.factor.numel()
-    bits = module.multiplier_bits
-    size = _FLOAT_BYTES if bits is None else _SHIFT_BYTES + (1 if bits <= 8 else 2)
-    return LayerMemory(path, 0, module.offset.numel() * _OFFSET_BYTES, count * size)
-
-
 # ---- values --------------------------------------------------------------------------------------
 
 
 def _peak(model: GraphModel, shapes: dict[fx.Node, torch.Size]) -> tuple[int, str]:
-    """Bytes live together at most, and the operation at which they are."""
+    """Most bytes that live together, and the operation at which they do."""
     nodes = [n for n in model.graph.nodes if n in shapes or n.op == "output"]
     owner: dict[fx.Node, fx.Node] = {}  # whose room a value takes
-    size: dict[fx.Node, int] = {}
-    last: dict[fx.Node, int] = {}
+    sizes: dict[fx.Node, int] = {}
+    accesses: list[tuple[list[fx.Node], list[fx.Node]]] = []
     integer: set[fx.Node] = set()
-    for i, node in enumerate(nodes):
+    for node in nodes:
         operands = [n for n in node.all_input_nodes if n in owner]
-        last |= {owner[operand]: i for operand in operands}
+        reads = [owner[operand] for operand in operands]
         if node.op in ("output", "get_attr"):
+            accesses.append((reads, []))
             continue
         if _is_integer(model, node, operands, integer):
             integer.add(node)
         in_place = bool(operands) and _is_in_place(model, node)
         owner[node] = owner[operands[0]] if in_place else node
         if not in_place:
-            size[node] = shapes[node].numel() * (1 if node in integer else _FLOAT_BYTES)
-        last[owner[node]] = i
-    order = {node: i for i, node in enumerate(nodes)}
-    live = [
-        (sum(b for n, b in size.items() if order[n] <= i <= last[n]), node)
-        for i, node in enumerate(nodes)
-    ]
-    most, node = max(live, key=lambda found: found[0])
-    return most, str(node.target) if node.op == "call_module" else node.name
+            sizes[node] = shapes[node].numel() * (1 if node in integer else FLOAT_BYTES)
+        accesses.append((reads, [owner[node]]))
+    most, index = peak(lifetimes(accesses), sizes, len(nodes))
+    return most, call_name(nodes[index])
 
 
 def _is_integer(
@@ -217,28 +177,28 @@ def _is_integer(
     module = model.module_of(node)
     if isinstance(module, Dequantize):
         return _is_inside_kernel(model, node)
-    if isinstance(module, IntegerLayer) and module.output is None:
-        return False
-    if isinstance(module, (*COMPUTES_INTEGERS, Requantize)):
+    if isinstance(module, IntegerOperator):
+        return module.output_grid is not None
+    if isinstance(module, Requantize):
         return True
     return bool(operands) and all(n in integer for n in operands)
 
 
 def _is_inside_kernel(model: GraphModel, node: fx.Node) -> bool:
-    """Whether real values only serve operations whose results are integers again at once."""
-    ends = (Quantize, Requantize)
+    """Return True if real values only serve operations whose results are integers at once."""
+    ends = (Quantize, Requantize, ApplyScale)
     readers = [u for user in node.users for u in (user.users if user.users else [user])]
-    return all(isinstance(model.module_of(u), (*ends, StepsToReal)) for u in readers)
+    return all(isinstance(model.module_of(u), ends) for u in readers)
 
 
 def _is_in_place(model: GraphModel, node: fx.Node) -> bool:
     module, operand = model.module_of(node), node.all_input_nodes[0]
     if isinstance(module, Dequantize):
         return _is_inside_kernel(model, node)
-    if isinstance(module, Requantize | StepsToReal):
+    if isinstance(module, Requantize | ApplyScale):
         return True
     if isinstance(module, Quantize):
         return any(isinstance(model.module_of(n), Dequantize) for n in operand.all_input_nodes)
-    if module is not None:
-        return isinstance(module, _IN_PLACE_MODULES)
-    return getattr(node.target, "__name__", str(node.target)) in _IN_PLACE_FUNCTIONS
+    if isinstance(module, IntegerOperator):
+        return module.only_clamps
+    return traits_of(node).keeps_order

@@ -9,15 +9,15 @@ from torch import Tensor, fx, nn
 
 from edgeailite.quantization.arithmetic.qparams import activation_qparams
 from edgeailite.quantization.arithmetic.spec import QuantSpec
+from edgeailite.quantization.graph.calls import traits_of
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.operations import Kind
+from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.methods.range_candidates import FINE_PARTS, best_range
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.modules.activation import BATCHES_BEFORE_LEARNING, FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls, run_in_float
 from edgeailite.quantization.modules.pact2 import quantizers
-from edgeailite.quantization.prepare.insert import quantizer_of
 
 # Values of an activation, over all batches, that its error is measured on.
 SAMPLE_SIZE = 1 << 18
@@ -75,7 +75,7 @@ def _channel_importance(model: GraphModel) -> dict[str, Tensor]:
     energies: dict[str, Tensor] = {}
     readers: dict[fx.Node, int] = defaultdict(int)
     for call in layer_calls(model):
-        node = quantizer_of(model, call.input_node)
+        node = quantizer_of(call.input_node)
         if node is None:
             continue
         readers[node] += 1
@@ -89,9 +89,8 @@ def _channel_importance(model: GraphModel) -> dict[str, Tensor]:
 
 def _num_readers(node: fx.Node) -> int:
     """Operations that read a value, behind whatever only moves it."""
-    moves = (Kind.PRESERVE, Kind.PAD)
     return sum(
-        _num_readers(user) if user.meta["kind"] in moves else 1
+        _num_readers(user) if traits_of(user).moves_values else 1
         for user in node.users
         if user.op != "get_attr"
     )

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.methods.channel_means import correctable_bias
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
-from edgeailite.quantization.prepare.insert import quantizer_of
 
 
 @post_training_method("analytic_biases")
@@ -51,7 +51,7 @@ def _expected_input(
     model: GraphModel, call: LayerCall, made_by: dict[fx.Node, LayerCall]
 ) -> Tensor | None:
     """Mean of a layer's input per channel, from the batch norm in front; None without one."""
-    node = quantizer_of(model, call.input_node)
+    node = quantizer_of(call.input_node)
     if node is None or node is not call.input_node or not isinstance(node.args[0], fx.Node):
         return None
     producer, quantizer = made_by.get(node.args[0]), model.module_of(node)

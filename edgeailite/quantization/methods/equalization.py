@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite._extras import needs_extra
+from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.operations import Kind, argument
+from edgeailite.quantization.graph.operations import CAT
 from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.methods.registry import Batches, post_training_method
@@ -31,20 +32,6 @@ SMALLEST = 2.0**-10
 # No row of a layer's weights becomes larger than so many times the median row.
 ROW_LIMIT = 4.0
 
-_LETS_CHANNELS_THROUGH = (
-    Kind.QUANTIZER, Kind.RELU, Kind.AVERAGE, Kind.RESIZE, Kind.ADD, Kind.SUB, Kind.FORCE, Kind.PAD,
-)  # fmt: skip
-_SAME_CHANNELS = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
-    nn.Upsample, nn.UpsamplingNearest2d,
-)  # fmt: skip
-_SAME_CHANNELS_NAMES = frozenset(
-    {
-        "_max_pool1d", "_max_pool2d", "_max_pool3d", "max_pool2d", "dropout", "dropout1d",
-        "dropout2d", "interpolate", "contiguous", "clone", "detach",
-    }
-)  # fmt: skip
 # Stands for all channels that can't be scaled.
 _PINNED = 0
 
@@ -204,43 +191,28 @@ def _through(
     shapes: dict[fx.Node, torch.Size],
 ) -> list[np.ndarray] | None:
     """Channels of a value that hold what its inputs' do, one list per input; None if unknown."""
-    kind, module = node.meta["kind"], model.module_of(node)
+    module, traits = model.module_of(node), traits_of(node)
     sources = [n for n in node.all_input_nodes if n in value_of]
-    if not sources or kind in (Kind.INPUT, Kind.OUTPUT):
+    if not sources or node.op == "output":
         return None
     if isinstance(module, FakeQuantize) and not _is_homogeneous(module):
         return None
     count = shapes[node][1] if len(shapes[node]) > 1 else 1
-    if kind is Kind.CAT:
-        if argument(node, 1, "dim", 0) not in (1, 1 - len(shapes[node])):
+    if operation_of(node) is CAT:
+        if argument(node, "dim") not in (1, 1 - len(shapes[node])):
             return None
         return [np.concatenate([value_of[n] for n in sources])]
-    if _flattens(model, node, shapes, sources[0]):
+    if traits.keeps_order and _flattens(shapes[sources[0]], shapes[node]):
         return [np.repeat(value_of[sources[0]], count // len(value_of[sources[0]]))]
-    passes = kind in _LETS_CHANNELS_THROUGH or _keeps_channels(node, module)
-    if not passes or any(len(value_of[n]) != count for n in sources):
+    if not traits.keeps_channels or any(len(value_of[n]) != count for n in sources):
         return None
     if any(len(shapes[n]) < 2 for n in (node, *sources)):
         return None
     return [value_of[n] for n in sources]
 
 
-def _keeps_channels(node: fx.Node, module: nn.Module | None) -> bool:
-    """True if an operation that moves values leaves each in its channel."""
-    if module is not None:
-        return isinstance(module, _SAME_CHANNELS)
-    return getattr(node.target, "__name__", str(node.target)) in _SAME_CHANNELS_NAMES
-
-
-def _flattens(
-    model: GraphModel, node: fx.Node, shapes: dict[fx.Node, torch.Size], source: fx.Node
-) -> bool:
-    """True if a value (N, C, ...) becomes (N, C * ...)."""
-    names = ("flatten", "reshape", "view", "squeeze")
-    name = getattr(node.target, "__name__", str(node.target))
-    if not isinstance(model.module_of(node), nn.Flatten) and name not in names:
-        return False
-    before, after = shapes[source], shapes[node]
+def _flattens(before: torch.Size, after: torch.Size) -> bool:
+    """Return True if a value (N, C, ...) becomes (N, C * ...)."""
     return (
         len(before) >= 2
         and len(after) == 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
-from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.policy import Policy
 
 LearnedRanges = Literal["none", "activations", "weights", "all"]
 

@@ -14,6 +14,7 @@ from edgeailite.quantization.arithmetic.learned_range import simulate_learned, w
 from edgeailite.quantization.arithmetic.qparams import QParams, activation_qparams
 from edgeailite.quantization.arithmetic.ranges import mse_range, percentile_range, sample
 from edgeailite.quantization.arithmetic.spec import QuantSpec
+from edgeailite.quantization.graph.operations import QUANTIZER
 
 MIN_AVERAGING_WEIGHT = 0.001
 _FLAGS = ("observer_enabled", "fake_quant_enabled")
@@ -305,3 +306,6 @@ class FakeQuantize(RangeObserver):
         )
         for name, value in flags.items():
             setattr(self, name, bool(value))
+
+
+QUANTIZER.register(modules=(FakeQuantize,))

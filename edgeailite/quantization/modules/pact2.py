@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import nn
 
 from edgeailite.quantization.arithmetic.spec import QuantSpec, RangeRule, Rounding
+from edgeailite.quantization.graph.operations import KEEP_IN_FLOAT, QUANTIZE_HERE
 from edgeailite.quantization.modules.activation import FakeQuantize
 
 
@@ -88,6 +89,10 @@ class QAct(nn.Identity):
 
 class NoQAct(nn.Identity):
     """Identity that forbids a quantizer at this place: the value before it stays in float."""
+
+
+QUANTIZE_HERE.register(modules=(QAct,))
+KEEP_IN_FLOAT.register(modules=(NoQAct,))
 
 
 def get_fixed_pact2_type(

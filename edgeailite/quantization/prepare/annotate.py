@@ -1,154 +1,81 @@
-"""Policy: which value gets which spec. Nothing is inserted here; :mod:`insert` reads the result.
+"""Annotation: decides which value gets which grid. :mod:`insert` carries it out.
 
-Annotations are written to ``node.meta['quant']``. What is fused follows the hardware: convolution,
-transposed convolution or linear + batch norm + ReLU, ReLU6 or Hardtanh is one unit with one output
-quantizer.
+Annotations are written to ``node.meta``: ``quant`` (:class:`OutputAnnotation`), ``layer``
+(:class:`LayerAnnotation`) and ``module`` (:class:`ModuleAnnotation`). What is fused follows the
+hardware: convolution, transposed convolution or linear + batch norm + ReLU, ReLU6 or Hardtanh is
+one unit with one output quantizer.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-import re
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from edgeailite.quantization.arithmetic.fixed_point import MULTIPLIER_BITS
-from edgeailite.quantization.arithmetic.spec import FixedPoint, QConfig, QuantSpec
+from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
+from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.operations import Kind, argument, clamp_bounds, operands
+from edgeailite.quantization.graph.operations import (
+    CAT,
+    INPUT,
+    KEEP_IN_FLOAT,
+    OUTPUT,
+    QUANTIZE_HERE,
+    QUANTIZER,
+    RELU,
+    SCALAR,
+    STACK,
+    TRANSPOSED_CONVOLUTION,
+)
+from edgeailite.quantization.graph.patterns import (
+    call_sites,
+    clamp_bounds,
+    foldable_batch_norm,
+    last_values,
+    only_user,
+    operation_path,
+)
+from edgeailite.quantization.graph.registry import Operation
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
-from edgeailite.quantization.modules.normalization import is_foldable
+from edgeailite.quantization.prepare.policy import LayerAnnotation, OutputAnnotation, Policy
+from edgeailite.quantization.prepare.target import Target
 
-MOVES_VALUES = (Kind.PRESERVE, Kind.PAD)
-ACTIVATIONS = (Kind.RELU, Kind.CLAMP)
-COMPUTES_ON_GRID = (
-    Kind.LAYER, Kind.BATCH_NORM, Kind.RELU, Kind.CLAMP, Kind.ADD, Kind.SUB, Kind.MUL,
-    Kind.MATMUL, Kind.CAT, Kind.AVERAGE, Kind.RESIZE,
-)  # fmt: skip
-COMPUTES_IN_FIXED_POINT = (
-    Kind.LAYER, Kind.BATCH_NORM, Kind.RELU, Kind.CLAMP, Kind.ADD, Kind.CAT, Kind.AVERAGE,
-)  # fmt: skip
-_SHARES_SCALE = (Kind.ADD, Kind.CAT)
-_KEEPS_SIGN = (Kind.ADD, Kind.MUL, Kind.CAT, Kind.AVERAGE, Kind.RESIZE, *MOVES_VALUES)
+_MARKERS = (KEEP_IN_FLOAT, QUANTIZER, QUANTIZE_HERE)
+_EXACT_BITS = 24  # of whole numbers in float32
 
 
-@dataclass(frozen=True)
-class OutputAnnotation:
-    """The value of a node is quantized.
-
-    Attributes:
-        spec: Its grid.
-        path: Where the quantizer lives in the module tree (made unique on insertion).
-        bounds: Bounds of an absorbed activation function.
-        replaces_node: The node is a ReLU or clamp that the quantizer absorbs.
-        replaces_module: The quantizer takes the module's own path.
-        shares_scale: It has the scale of the operands, an add's or a concat's.
-    """
-
-    spec: QuantSpec
-    path: str
-    bounds: tuple[float, float] | None = None
-    replaces_node: bool = False
-    replaces_module: bool = False
-    shares_scale: bool = False
-
-
-@dataclass(frozen=True)
-class LayerAnnotation:
-    """A layer that quantizes its weight and bias, with the batch norm node it folds."""
-
-    qconfig: QConfig
-    batch_norm: fx.Node | None = None
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What the rules may be told. None instead of a configuration leaves in float.
-
-    Attributes:
-        qconfig: For every layer and value.
-        quantize_in: Quantize the network's inputs.
-        quantize_out: Quantize the last quantizable values.
-        by_path: Other configurations for modules (and all below them).
-        by_pattern: For modules whose path a regular expression matches from its start.
-        by_type: For module types, functions and the names of tensor methods.
-        fixed_point: The target's rules, or None for one that requantizes in float32.
-    """
-
-    qconfig: QConfig | None
-    quantize_in: bool = True
-    quantize_out: bool = True
-    by_path: dict[str, QConfig | None] = field(default_factory=dict)
-    by_pattern: dict[str, QConfig | None] = field(default_factory=dict)
-    by_type: dict[Any, QConfig | None] = field(default_factory=dict)
-    fixed_point: FixedPoint | None = None
-
-    @property
-    def grid_kinds(self) -> tuple[Kind, ...]:
-        """Operations whose operands and results are integers."""
-        return COMPUTES_ON_GRID if self.fixed_point is None else COMPUTES_IN_FIXED_POINT
-
-    @property
-    def input_kinds(self) -> tuple[Kind, ...]:
-        """Operations for which the network's input is quantized; a batch norm may normalise it."""
-        if self.fixed_point is None:
-            return self.grid_kinds
-        return tuple(kind for kind in self.grid_kinds if kind is not Kind.BATCH_NORM)
-
-    def of(self, path: str, operation: Any = None) -> QConfig | None:
-        """The configuration of one operation: by path, then by pattern, then by type.
-
-        Args:
-            path: Of the module that is called, or that calls the function; of several entries
-                the longest that is it or a parent of it counts.
-            operation: The module's type, the function, or the method's name.
-        """
-        matches = [p for p in self.by_path if path == p or path.startswith(p + ".")]
-        if matches:
-            return self.by_path[max(matches, key=len)]
-        for pattern, qconfig in self.by_pattern.items():
-            if re.match(pattern, path):
-                return qconfig
-        return self.by_type.get(operation, self.qconfig)
-
-
-def annotate(model: GraphModel, policy: Policy) -> None:
-    """Write a :class:`LayerAnnotation` and an :class:`OutputAnnotation` wherever one belongs.
-
-    Batch norms and averages that compute in fixed point get ``node.meta['fixed_point']``.
+def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
+    """Write the annotations of every node that one belongs to.
 
     Args:
         model: Captured model; only ``node.meta`` changes.
-        policy: The rules' settings.
+        policy: The configurations.
+        target: What the hardware computes.
     """
-    model.classify()
-    outputs = _last_values(model.graph)
-    last = set() if policy.quantize_out else outputs
-    call_sites = _call_sites(model.graph)
+    outputs = last_values(model.graph)
+    sites = call_sites(model.graph)
     for node in model.graph.nodes:
-        node.meta.pop("quant", None)
-        node.meta.pop("layer", None)
-        node.meta.pop("fixed_point", None)
-        kind = node.meta["kind"]
-        if kind is Kind.LAYER:
+        for key in ("quant", "layer", "module"):
+            node.meta.pop(key, None)
+        if traits_of(node).has_weight:
             _annotate_layer(model, node, policy)
-        if node in last or not _is_quantized_here(model, node, policy):
+        if node in outputs and not policy.quantize_out:
+            continue
+        if not _is_quantized_here(model, node, policy, target):
             continue
         qconfig = _qconfig_of(model, node, policy)
         if qconfig is None or qconfig.activation is None:
             continue
         spec = qconfig.activation
-        if qconfig.end_bits is not None and (kind is Kind.INPUT or node in outputs):
+        if qconfig.end_bits is not None and (operation_of(node) is INPUT or node in outputs):
             spec = replace(spec, bit_width=qconfig.end_bits)
-        annotation = _output_annotation(model, node, spec, call_sites)
-        if policy.fixed_point is not None:
-            annotation = _in_fixed_point(model, node, annotation, policy.fixed_point)
-        node.meta["quant"] = annotation
+        annotation = _output_annotation(model, node, spec, sites)
+        node.meta["quant"] = target.annotate(node, annotation)
 
 
 def _qconfig_of(model: GraphModel, node: fx.Node, policy: Policy) -> QConfig | None:
@@ -158,26 +85,7 @@ def _qconfig_of(model: GraphModel, node: fx.Node, policy: Policy) -> QConfig | N
     return policy.of(str(node.target), type(module))
 
 
-def _call_sites(graph: fx.Graph) -> dict[str, list[fx.Node]]:
-    """Nodes that call each module, by its path."""
-    sites: dict[str, list[fx.Node]] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            sites.setdefault(str(node.target), []).append(node)
-    return sites
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def foldable_batch_norm(model: GraphModel, layer: fx.Node) -> fx.Node | None:
-    """The batch norm that is the only reader of `layer` and that only `layer` feeds."""
-    user = _only_user(layer)
-    if user is None or user.meta["kind"] is not Kind.BATCH_NORM:
-        return None
-    calls = [n for n in model.graph.nodes if n.op == "call_module" and n.target == user.target]
-    return user if len(calls) == 1 and is_foldable(model.get_submodule(str(user.target))) else None
+# ---- layers -------------------------------------------------------------------------------------
 
 
 def _annotate_layer(model: GraphModel, node: fx.Node, policy: Policy) -> None:
@@ -189,34 +97,28 @@ def _annotate_layer(model: GraphModel, node: fx.Node, policy: Policy) -> None:
     if weight is None or qconfig is None or qconfig.weight is None:
         return
     node.meta["layer"] = LayerAnnotation(
-        _layer_qconfig(node, module, weight.shape, qconfig), foldable_batch_norm(model, node)
+        _layer_qconfig(node, weight.shape, qconfig), foldable_batch_norm(model, node)
     )
 
 
 def _weight_of(model: GraphModel, node: fx.Node) -> Tensor | None:
-    """A layer's weight; None for a functional layer whose weight is computed in the graph."""
+    """Return a layer's weight; None for a function whose weight is computed in the graph."""
     if node.op == "call_module":
         weight = model.get_submodule(str(node.target)).weight
         assert isinstance(weight, Tensor)
         return weight
-    weight = argument(node, 1, "weight")
+    weight = argument(node, "weight")
     if isinstance(weight, fx.Node) and weight.op == "get_attr":
         return operator.attrgetter(str(weight.target))(model)
     return None
 
 
-def _layer_qconfig(
-    node: fx.Node, module: nn.Module | None, shape: torch.Size, qconfig: QConfig
-) -> QConfig:
+def _layer_qconfig(node: fx.Node, shape: torch.Size, qconfig: QConfig) -> QConfig:
     """Per-channel weights only where asked for and where a grid per channel can be written down."""
     assert qconfig.weight is not None
-    if module is None:
-        assert callable(node.target)
-        groups = int(argument(node, 6, "groups", 1))
-        transposed = "transpose" in node.target.__name__
-    else:
-        groups = getattr(module, "groups", 1)
-        transposed = getattr(module, "transposed", False)
+    transposed = operation_of(node) is TRANSPOSED_CONVOLUTION
+    is_linear = "groups" not in operation_of(node).parameters
+    groups = 1 if is_linear else int(argument(node, "groups"))
     depthwise = groups > 1 and (shape[0] // groups if transposed else shape[1]) == 1
     # ONNX has one axis for the scales; here output channels lie along two.
     unsupported = transposed and groups > 1 and not (depthwise and shape[1] == 1)
@@ -236,123 +138,70 @@ def _with_exact_sums(qconfig: QConfig, shape: torch.Size, out_channels: int) -> 
         return qconfig
     fan_in = shape.numel() // out_channels
     largest = weight.quant_max * 256 * fan_in + (1 << (qconfig.bias.bit_width - 1))
-    bits = max(min(weight.scale_bits, 24 - largest.bit_length()), 1)
+    bits = max(min(weight.scale_bits, _EXACT_BITS - largest.bit_length()), 1)
     return replace(qconfig, weight=replace(weight, scale_bits=bits))
 
 
-def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy) -> bool:
-    """Whether this node's own value, and not that of what is fused behind it, gets a quantizer."""
-    kind, user = node.meta["kind"], _only_user(node)
-    if kind in (Kind.OUTPUT, Kind.SCALAR, Kind.QUANTIZER, Kind.FORBID) or not node.users:
+# ---- values -------------------------------------------------------------------------------------
+
+
+def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target: Target) -> bool:
+    """Return True if this node's value, not that of what is fused behind it, gets a quantizer."""
+    operation, traits, user = operation_of(node), traits_of(node), only_user(node)
+    if operation in (OUTPUT, SCALAR, QUANTIZER, KEEP_IN_FLOAT) or not node.users:
         return False
-    if any(u.meta["kind"] in (Kind.FORBID, Kind.QUANTIZER, Kind.FORCE) for u in node.users):
+    if any(operation_of(u) in _MARKERS for u in node.users):
         return False
-    if kind is Kind.FORCE:
+    if operation is QUANTIZE_HERE:
         return True
-    if user is not None and kind not in (Kind.INPUT, *MOVES_VALUES, *ACTIVATIONS):
-        if user.meta["kind"] is Kind.RELU or _is_clamp(model, user):
+    is_fused = not (operation is INPUT or traits.moves_values or traits.is_activation)
+    if user is not None and is_fused:
+        if _is_absorbed(user):
             return False
-        if kind is Kind.LAYER and foldable_batch_norm(model, node) is not None:
+        if traits.has_weight and foldable_batch_norm(model, node) is not None:
             return False
-    if kind is Kind.INPUT:
-        return policy.quantize_in and _feeds_grid(node, policy.input_kinds)
-    if kind in policy.grid_kinds and (kind is not Kind.CLAMP or _is_clamp(model, node)):
+    if operation is INPUT:
+        return policy.quantize_in and _feeds(node, target.quantizes_input_of)
+    if target.computes(operation) and (not traits.is_activation or _is_absorbed(node)):
         return True
-    return kind not in MOVES_VALUES and _feeds_grid(node, policy.grid_kinds)
+    return not traits.moves_values and _feeds(node, target.computes)
 
 
-def _is_clamp(model: GraphModel, node: fx.Node) -> bool:
-    return node.meta["kind"] is Kind.CLAMP and clamp_bounds(node, model.module_of(node)) is not None
+def _is_absorbed(node: fx.Node) -> bool:
+    """Return True for an activation function that the quantizer behind it computes."""
+    return operation_of(node) is RELU or clamp_bounds(node) is not None
 
 
-def _feeds_grid(node: fx.Node, kinds: tuple[Kind, ...]) -> bool:
-    """Whether the value, moved or not, is read by an operation of `kinds`."""
+def _feeds(node: fx.Node, wanted: Callable[[Operation], bool]) -> bool:
+    """Return True if the value, moved or not, is read by an operation that is `wanted`."""
     return any(
-        u.meta["kind"] in kinds or (u.meta["kind"] in MOVES_VALUES and _feeds_grid(u, kinds))
-        for u in node.users
+        wanted(operation_of(user)) or (traits_of(user).moves_values and _feeds(user, wanted))
+        for user in node.users
     )
 
 
-def _last_values(graph: fx.Graph) -> set[fx.Node]:
-    """The values that the outputs are, or are moved from."""
-    found, pending = set(), list(next(n for n in graph.nodes if n.op == "output").all_input_nodes)
-    while pending:
-        node = pending.pop()
-        found.add(node)
-        if node.meta["kind"] in MOVES_VALUES:
-            pending.extend(node.all_input_nodes)
-    return found
-
-
 def _output_annotation(
-    model: GraphModel, node: fx.Node, spec: QuantSpec, call_sites: dict[str, list[fx.Node]]
+    model: GraphModel, node: fx.Node, spec: QuantSpec, sites: dict[str, list[fx.Node]]
 ) -> OutputAnnotation:
-    kind, module = node.meta["kind"], model.module_of(node)
-    bounds = clamp_bounds(node, module) if kind is Kind.CLAMP else None
-    if kind is Kind.RELU and spec.signed:  # signed integers are asked for, whatever the values
+    is_relu, bounds = operation_of(node) is RELU, clamp_bounds(node)
+    if is_relu and spec.signed:  # signed integers are asked for, whatever the values
         bounds = (0.0, math.inf)
-    elif kind is Kind.RELU:
+    elif is_relu:
         spec = replace(spec, signed=False)
     elif bounds is not None:
         spec = _clamp_spec(spec, bounds)
-    elif not spec.signed and kind in _KEEPS_SIGN and _are_unsigned(model, operands(node)):
+    elif not spec.signed and traits_of(node).keeps_sign and _are_unsigned(model, operands(node)):
         spec = replace(spec, signed=False)
-    absorbs = kind is Kind.RELU or bounds is not None
+    absorbs = is_relu or bounds is not None
     if absorbs and node.op == "call_module":
-        sites = call_sites[str(node.target)]
-        own = node is sites[0] and all(_all_absorbed(model, s) for s in sites)
+        calls = sites[str(node.target)]
+        own = node is calls[0] and all(_all_absorbed(call) for call in calls)
         return OutputAnnotation(spec, str(node.target), bounds, True, replaces_module=own)
     return OutputAnnotation(spec, _added_path(model, node), bounds, absorbs)
 
 
-def _in_fixed_point(
-    model: GraphModel, node: fx.Node, annotation: OutputAnnotation, rules: FixedPoint
-) -> OutputAnnotation:
-    """The annotation of a target with offset, multiplier and shift."""
-    spec, producer = annotation.spec, _producer(node)
-    kind = producer.meta["kind"]
-    if spec.symmetric and spec.signed is None:
-        spec = replace(spec, signed=True)
-    if kind in (Kind.BATCH_NORM, Kind.AVERAGE):
-        on_grid = _is_on_grid(model, producer.all_input_nodes[0])
-        if on_grid or kind is Kind.BATCH_NORM:
-            bits = MULTIPLIER_BITS if on_grid else rules.input_multiplier_bits
-            producer.meta["fixed_point"] = bits
-    if "fixed_point" in producer.meta or _has_own_half_step(producer):
-        spec = replace(spec, rounding="floor")
-    return replace(annotation, spec=spec, shares_scale=kind in _SHARES_SCALE)
-
-
-def _producer(node: fx.Node) -> fx.Node:
-    """The operation whose result is quantized at `node`, from in front of what is absorbed."""
-    while node.meta["kind"] in ACTIVATIONS and "quant" not in node.all_input_nodes[0].meta:
-        node = node.all_input_nodes[0]
-    if node.meta["kind"] is Kind.BATCH_NORM and "layer" in node.all_input_nodes[0].meta:
-        layer = node.all_input_nodes[0]
-        return layer if layer.meta["layer"].batch_norm is node else node
-    return node
-
-
-def _is_on_grid(model: GraphModel, node: fx.Node) -> bool:
-    """Whether a value is quantized where it is made, or where what it moves is made."""
-    while "quant" not in node.meta and node.meta["kind"] is not Kind.QUANTIZER:
-        if node.meta["kind"] not in MOVES_VALUES or not node.all_input_nodes:
-            return False
-        node = node.all_input_nodes[0]
-    return True
-
-
-def _has_own_half_step(producer: fx.Node) -> bool:
-    """Whether a layer's offset holds a half step that is not exactly half of the output's."""
-    annotation = producer.meta.get("layer")
-    if annotation is None:
-        return False
-    qconfig = annotation.qconfig
-    return qconfig.weight.scale_bits is not None or qconfig.bias.is_float
-
-
-def _all_absorbed(model: GraphModel, site: fx.Node) -> bool:
-    return not any(u.meta["kind"] in (Kind.FORBID, Kind.QUANTIZER, Kind.FORCE) for u in site.users)
+def _all_absorbed(call: fx.Node) -> bool:
+    return not any(operation_of(user) in _MARKERS for user in call.users)
 
 
 def _clamp_spec(spec: QuantSpec, bounds: tuple[float, float]) -> QuantSpec:
@@ -365,13 +214,13 @@ def _clamp_spec(spec: QuantSpec, bounds: tuple[float, float]) -> QuantSpec:
 
 
 def is_unsigned(model: GraphModel, node: fx.Node) -> bool:
-    """Whether the grid of a node's value starts at zero, as far as the graph alone says."""
+    """Return True if the graph alone says that the grid of a node's value starts at zero."""
     if "quant" in node.meta:
         return node.meta["quant"].spec.signed is False
-    if node.meta["kind"] is Kind.QUANTIZER:
+    if operation_of(node) is QUANTIZER:
         quantizer = model.module_of(node)
         return isinstance(quantizer, FakeQuantize) and quantizer.spec.signed is False
-    if node.meta["kind"] in MOVES_VALUES or node.meta["kind"] is Kind.CAT:
+    if traits_of(node).moves_values or operation_of(node) in (CAT, STACK):
         return bool(operands(node)) and _are_unsigned(model, operands(node))
     return False
 
@@ -380,15 +229,18 @@ def _are_unsigned(model: GraphModel, nodes: list[fx.Node]) -> bool:
     return all(is_unsigned(model, node) for node in nodes)
 
 
+# ---- paths --------------------------------------------------------------------------------------
+
+
 def _added_path(model: GraphModel, node: fx.Node) -> str:
-    """Where a quantizer that replaces nothing lives.
+    """Path of a quantizer that replaces nothing.
 
     ``<first>.activation_in`` for an input, ``<module>.activation_q`` behind a module, else
     ``<owner>.<operation>_q``.
     """
-    if node.meta["kind"] is Kind.INPUT:
+    if operation_of(node) is INPUT:
         first = next(iter(node.users))
-        can_hold = first.op == "call_module" and first.meta["kind"] not in ACTIVATIONS
+        can_hold = first.op == "call_module" and not traits_of(first).is_activation
         return _held_by(model, first, "activation_in") if can_hold else "activation_in"
     if node.op == "call_module":
         return _held_by(model, node, "activation_q")
@@ -399,8 +251,7 @@ def _added_path(model: GraphModel, node: fx.Node) -> str:
         and not any(True for _ in module.children())
         and not any(True for _ in module.parameters())
     )
-    name = "activation_q" if is_operation else f"{node.name.rstrip('_0123456789')}_q"
-    return f"{owner}.{name}" if owner else name
+    return f"{owner}.activation_q" if is_operation else f"{operation_path(node)}_q"
 
 
 def _held_by(model: GraphModel, node: fx.Node, name: str) -> str:

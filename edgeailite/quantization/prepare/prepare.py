@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.modes import in_mode
-from edgeailite.quantization.prepare.annotate import Policy, annotate
+from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.prepare.annotate import annotate
 from edgeailite.quantization.prepare.insert import insert
+from edgeailite.quantization.prepare.policy import Policy
+from edgeailite.quantization.prepare.target import Target
 
 
 def prepare(
     model: nn.Module,
     policy: Policy,
+    target: Target,
     example_inputs: Sequence[Any] | None = None,
     leaf_modules: Iterable[str | type[nn.Module]] = (),
     example_kwargs: Mapping[str, Any] | None = None,
@@ -27,26 +31,38 @@ def prepare(
 
     Args:
         model: Float model; its modules become part of the result.
-        policy: What is quantized to what.
+        policy: The configurations.
+        target: What the hardware computes.
         example_inputs: Run once through the float model, so that a wrong shape is found here.
         leaf_modules: Paths or types that are called as they are and stay in float.
         example_kwargs: Inputs by name.
 
     Raises:
-        ValueError: The example inputs do not pass through the model, or a weight is NaN or
-            infinite.
+        ValueError: The model's modules are part of a wrapper already, the example inputs do not
+            pass through the model, or a weight is NaN or infinite.
         TraceError: The model cannot be captured.
     """
     leaf_modules = tuple(leaf_modules)
+    if not isinstance(model, GraphModel):
+        _refuse_quantized(model)
     check_finite_weights(model)
     if example_inputs is not None:
         _check_example(model, example_inputs, example_kwargs or {})
     num_inputs = None if example_inputs is None else len(example_inputs)
     graph = capture(model, leaf_modules, num_inputs, tuple(example_kwargs or ()))
-    annotate(graph, _without(policy, leaf_modules))
+    annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
-    graph.fixed_point = policy.fixed_point is not None
+    graph.stage, graph.target = "prepared", target
     return graph
+
+
+def _refuse_quantized(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, QuantLayer):
+            raise ValueError(
+                f"'{path}' is quantized already: {type(model).__name__} is part of a wrapper. "
+                "Give that wrapper's .module, or a copy of the model from before it was wrapped."
+            )
 
 
 def _without(policy: Policy, leaves: Iterable[str | type[nn.Module]]) -> Policy:

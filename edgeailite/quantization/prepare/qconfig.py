@@ -14,7 +14,7 @@ import torch
 
 from edgeailite.quantization.arithmetic.presets import PRESETS, QConfigType, get_preset
 from edgeailite.quantization.arithmetic.spec import MIN_BIT_WIDTH, QConfig, QuantSpec
-from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.policy import Policy
 
 # Bits of an activation that each backend's kernels take without overflow: where pairs of u8 * s8
 # products are summed in 16 bits, 8 would saturate.

@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.arithmetic.sqnr import sqnr
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.integer.conversion import COMPUTES_INTEGERS, convert, grid_of
+from edgeailite.quantization.integer.conversion import grid_of
+from edgeailite.quantization.integer.grid import Grid
 from edgeailite.quantization.integer.memory import estimate_memory
-from edgeailite.quantization.integer.operators import Grid
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
 from edgeailite.quantization.report.entries import ActivationEntry, LayerEntry, Report
@@ -24,7 +24,6 @@ from edgeailite.quantization.report.measure import measure
 from edgeailite.quantization.report.reasons import float_operations, operation_name
 from edgeailite.quantization.report.size import model_size
 from edgeailite.quantization.report.statistics import Statistics, histogram
-from edgeailite.quantization.targets.tinpu.conversion import convert_fixed_point
 
 Entry = LayerEntry | ActivationEntry
 
@@ -61,7 +60,6 @@ def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ..
         ValueError: A value is NaN or infinite on `batches`.
     """
     model = _prepared(wrapper)
-    model.classify()
     calls = {call.node: call for call in layer_calls(model)}
     quantizers = _quantizer_nodes(model)
     places = [node for node in model.graph.nodes if node in calls or node in quantizers]
@@ -89,7 +87,7 @@ def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ..
 
 def _add_memory(report: Report, model: GraphModel, batch: Tensor | tuple[Tensor, ...]) -> None:
     try:
-        converted = convert_fixed_point(model) if model.fixed_point else convert(model)
+        converted = model.target.convert(model)
         report.memory = estimate_memory(converted, batch)
     except ValueError as error:
         report.warnings.append(f"the model has no integer graph: {error}")
@@ -102,7 +100,7 @@ def _prepared(wrapper: nn.Module) -> GraphModel:
             f"{type(wrapper).__name__} holds no quantized model. Give a wrapper (QuantTrainModule, "
             "QATFxModule, ...), or its .module."
         )
-    if any(isinstance(module, COMPUTES_INTEGERS) for module in model.modules()):
+    if model.stage == "integer":
         raise TypeError(
             f"{type(wrapper).__name__} is converted to integers; report on the wrapper that it was "
             "converted from."

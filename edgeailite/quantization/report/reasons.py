@@ -6,22 +6,28 @@ from typing import Any
 
 from torch import fx, nn
 
+from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.operations import Kind, argument, operands, product_operands
-from edgeailite.quantization.integer.conversion import BETWEEN_GRIDS
+from edgeailite.quantization.graph.operations import (
+    BATCH_NORM,
+    INPUT,
+    KEEP_IN_FLOAT,
+    OUTPUT,
+    QUANTIZE_HERE,
+    QUANTIZER,
+    SCALAR,
+    UNKNOWN,
+)
+from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantFunctionalLayer, QuantLayer
 from edgeailite.quantization.modules.layer_calls import layer_call
 from edgeailite.quantization.modules.normalization import StandaloneBatchNorm, StandaloneLayerNorm
-from edgeailite.quantization.prepare.annotate import COMPUTES_IN_FIXED_POINT
-from edgeailite.quantization.prepare.insert import quantizer_of
 from edgeailite.quantization.report.entries import FloatEntry
-from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage, FixedPointBatchNorm
 
 _BY_CONFIGURATION = "the preset or configuration leaves it in float"
 _OFF_GRID = "lies on no grid, so the arithmetic is float"
-_ENGINE_TWINS = (QuantLayer, StandaloneBatchNorm, StandaloneLayerNorm, FixedPointBatchNorm)
-_BINARY = ("add", "sub", "mul", "matmul", "bmm", "truediv", "div", "pow")
+_ENGINE_TWINS = (QuantLayer, StandaloneBatchNorm, StandaloneLayerNorm)
 
 
 def float_operations(model: GraphModel) -> dict[str, FloatEntry]:
@@ -46,9 +52,7 @@ def operation_name(model: GraphModel, node: fx.Node) -> str:
         return getattr(node.target, "__name__", str(node.target))
     if isinstance(module, QuantFunctionalLayer):
         return module.function.__name__
-    if isinstance(module, FixedPointAverage):
-        module = module.sums.average
-    return _users_type(module).__name__
+    return _users_type(getattr(module, "stands_for", module)).__name__
 
 
 def _users_type(module: nn.Module) -> type[nn.Module]:
@@ -64,20 +68,20 @@ def _function_path(node: fx.Node) -> str:
 
 
 def _reason(model: GraphModel, node: fx.Node) -> str | None:
-    kind = node.meta["kind"]
-    if kind is Kind.FORBID:
+    operation, traits = operation_of(node), traits_of(node)
+    if operation is KEEP_IN_FLOAT:
         return "NoQAct asks for float"
-    if kind is Kind.LAYER:
+    if traits.has_weight:
         return _layer_reason(model, node)
-    if isinstance(model.module_of(node), FixedPointBatchNorm):
+    if "output_quantizer" in node.kwargs:  # a module of the target computes it
         return None
-    if kind is Kind.BATCH_NORM:
+    if operation is BATCH_NORM:
         return "no layer in front of it folds it, so it is computed as x * gain + offset in float"
-    if kind in (Kind.RELU, Kind.CLAMP, *BETWEEN_GRIDS):
-        return _arithmetic_reason(model, node)
-    if kind is Kind.FLOAT and node.op in ("call_module", "call_function", "call_method"):
+    if operation is UNKNOWN:
         return _unknown_reason(model, node)
-    return None
+    if traits.moves_values or operation in (INPUT, OUTPUT, SCALAR, QUANTIZER, QUANTIZE_HERE):
+        return None
+    return _arithmetic_reason(model, node)
 
 
 def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
@@ -85,10 +89,10 @@ def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
     if isinstance(module, QuantLayer):
         call = layer_call(model, node)
         assert call is not None
-        on_grid = quantizer_of(model, call.input_node) is not None
+        on_grid = quantizer_of(call.input_node) is not None
         return None if on_grid else f"its weight is quantized, but its input {_OFF_GRID}"
     if module is None:
-        weight = argument(node, 1, "weight")
+        weight = argument(node, "weight")
         if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
             return "its weight is computed by the model, it is no parameter"
     elif type(module) not in QUANT_LAYERS:
@@ -99,16 +103,16 @@ def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
 
 def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
     """Reason for an operation that computes on grids if operands and result have one."""
-    users = [user.meta["kind"] for user in node.users]
-    if Kind.FORBID in users:
+    readers = [operation_of(user) for user in node.users]
+    if KEEP_IN_FLOAT in readers:
         return "NoQAct behind it asks for float"
-    if model.fixed_point and node.meta["kind"] not in COMPUTES_IN_FIXED_POINT:
+    if not model.target.computes(operation_of(node)):
         return "the target has no integer form of it"
-    if Kind.QUANTIZER not in users:
+    if QUANTIZER not in readers:
         return _BY_CONFIGURATION
-    if node.meta["kind"] in (Kind.RELU, Kind.CLAMP):
+    if traits_of(node).is_activation:
         return "its bounds are not two numbers, so no grid can hold them"
-    if all(quantizer_of(model, operand) is not None for operand in operands(node)):
+    if all(quantizer_of(operand) is not None for operand in operands(node)):
         return None
     return f"an operand {_OFF_GRID}"
 
@@ -125,9 +129,7 @@ def _unknown_reason(model: GraphModel, node: fx.Node) -> str:
         return "a leaf module (leaf_modules, or one of torch's own): called without a look inside"
     if node.op == "call_function" and not _is_torch(node.target):
         return "a function that tracing does not enter (torch.fx.wrap): called as it is"
-    if module is None and _has_constant(node):
-        return "one operand is a constant or a parameter, which lies on no grid"
-    return "no integer form is known for it"
+    return node.meta["call"].reason or "no integer form is known for it"
 
 
 def _holds_a_network(module: nn.Module) -> bool:
@@ -140,14 +142,6 @@ def _is_torch(function: Any) -> bool:
     """True if a function is torch's own or one of Python's operators."""
     module = getattr(function, "__module__", None) or "torch"  # torch's builtins name none
     return module.partition(".")[0] in ("torch", "_operator", "operator", "builtins", "math")
-
-
-def _has_constant(node: fx.Node) -> bool:
-    name = getattr(node.target, "__name__", str(node.target)).strip("_")
-    if name.removeprefix("i") not in _BINARY and name not in _BINARY:
-        return False
-    factors = product_operands(node)
-    return any(not isinstance(a, fx.Node) or a.meta["kind"] is Kind.SCALAR for a in factors)
 
 
 def _inside(model: GraphModel, node: fx.Node) -> str:

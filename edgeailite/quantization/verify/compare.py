@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.modes import modes_kept
 from edgeailite.quantization.graph.recording import Hook, hooked, results_kept
-from edgeailite.quantization.integer.conversion import COMPUTES_INTEGERS
+from edgeailite.quantization.integer.grid import IntegerOperator
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.verify.notes import model_notes
 from edgeailite.quantization.verify.onnx_runtime import (
@@ -24,7 +24,7 @@ from edgeailite.quantization.verify.onnx_runtime import (
     first_onnx_difference,
     open_session,
 )
-from edgeailite.quantization.verify.outputs import OutputGrid, flat, module_grid, output_grids
+from edgeailite.quantization.verify.outputs import OutputGrid, flat, output_grids
 from edgeailite.quantization.verify.verification import Verification
 
 SIMULATION_INTEGER = "simulation vs integer graph"
@@ -158,7 +158,8 @@ def first_difference(
 
     def compare(path: str) -> Hook:
         def hook(module: nn.Module, _args: Any, output: Tensor) -> None:
-            grid = module_grid(module)
+            assert isinstance(module, IntegerOperator)
+            grid = module.output_grid
             if path in expected and grid is not None:
                 real = (output - grid.zero_point) * grid.scale
                 if not torch.equal(real, expected[path]):
@@ -166,7 +167,7 @@ def first_difference(
 
         return hook
 
-    computing = (m for m in converted.modules() if isinstance(m, COMPUTES_INTEGERS))
+    computing = (m for m in converted.modules() if isinstance(m, IntegerOperator))
     with hooked((m, compare(m.quantizer_path)) for m in computing if m.quantizer_path):
         converted(*inputs)
     return found[0] if found else None

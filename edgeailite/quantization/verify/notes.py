@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.integer.operators import IntegerLayer, Quantize, Requantize
+from edgeailite.quantization.integer.grid import Quantize, Requantize
+from edgeailite.quantization.integer.layer import IntegerLayer
 
 
 def model_notes(converted: GraphModel) -> list[str]:

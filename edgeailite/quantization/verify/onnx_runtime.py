@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.graph.recording import results_kept
-from edgeailite.quantization.integer.conversion import COMPUTES_INTEGERS
+from edgeailite.quantization.integer.grid import IntegerOperator
 
 LEVELS = {
     "off": "ORT_DISABLE_ALL",
@@ -79,7 +79,7 @@ def first_onnx_difference(
     """
     from edgeailite.quantization.export.proto import add_outputs
 
-    computing = (m for m in converted.modules() if isinstance(m, COMPUTES_INTEGERS))
+    computing = (m for m in converted.modules() if isinstance(m, IntegerOperator))
     with results_kept((m.quantizer_path, m) for m in computing if m.quantizer_path) as expected:
         converted(*inputs)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.graph.calls import traits_of
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.operations import node_kind
-from edgeailite.quantization.integer.conversion import COMPUTES_INTEGERS
-from edgeailite.quantization.integer.operators import Dequantize, Grid
-from edgeailite.quantization.prepare.annotate import MOVES_VALUES
+from edgeailite.quantization.integer.grid import Dequantize, IntegerOperator
 
 
 class OutputGrid(NamedTuple):
@@ -45,24 +43,18 @@ def output_grids(converted: GraphModel) -> list[OutputGrid]:
 def _output_grid(module: nn.Module | None) -> OutputGrid:
     if isinstance(module, Dequantize):
         return OutputGrid(module.grid.scale)
-    if not isinstance(module, COMPUTES_INTEGERS):
+    if not isinstance(module, IntegerOperator):
         return OutputGrid()
-    grid = module_grid(module)
+    grid = module.output_grid
     return OutputGrid(1.0, 1.0 if grid is None else grid.scale)
 
 
 def _origin(converted: GraphModel, node: fx.Node) -> nn.Module | None:
     """Module whose values an output has, perhaps moved."""
     module = converted.module_of(node)
-    while not isinstance(module, (*COMPUTES_INTEGERS, Dequantize)) and node.all_input_nodes:
-        if node_kind(node, module) not in MOVES_VALUES:
+    while not isinstance(module, IntegerOperator | Dequantize) and node.all_input_nodes:
+        if not traits_of(node).moves_values:
             break
         node = node.all_input_nodes[0]
         module = converted.module_of(node)
     return module
-
-
-def module_grid(module: Any) -> Grid | None:
-    """Return the grid that a module's integers lie on."""
-    holder = getattr(module, "output", module)
-    return None if holder is None else holder.grid

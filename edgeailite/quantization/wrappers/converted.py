@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.export.export_format import ExportFormat
-from edgeailite.quantization.export.formats import Arithmetic, OnnxOptions, find_writer, writers
+from edgeailite.quantization.export.formats import OnnxOptions, Writer, find_writer, writers
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.targets.tinpu.c_files import export_c
-from edgeailite.quantization.targets.tinpu.hardware_rules import check_hardware_rules
 
 
 class ConvertedModule(nn.Module):
@@ -23,25 +20,27 @@ class ConvertedModule(nn.Module):
 
     Args:
         model: From a conversion.
-        format: Default of :meth:`export`.
-        arithmetic: Arithmetic of the integers: ``"scale"`` or ``"fixed_point"``.
+        format: Default of :meth:`export`; None: the target's own.
     """
 
     def __init__(
         self,
         model: GraphModel,
-        format: ExportFormat | str = "QDQ_MODEL",
-        arithmetic: Arithmetic = "scale",
+        format: ExportFormat | str | None = None,
     ) -> None:
         super().__init__()
         self.module = model
-        self.format, self.arithmetic = ExportFormat.parse(format), arithmetic
+        self.format = ExportFormat.parse(format or model.target.default_format)
         self.training = False
 
     @property
     def formats(self) -> tuple[ExportFormat, ...]:
         """Formats that :meth:`export` writes."""
-        return tuple(ExportFormat(w.format) for w in writers(self.arithmetic, "converted"))
+        return tuple(ExportFormat(w.format) for w in self._writers)
+
+    @property
+    def _writers(self) -> list[Writer]:
+        return writers(self.module.target.arithmetic, "converted")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the integer graph: real values in and out, integers in between."""
@@ -105,12 +104,10 @@ class ConvertedModule(nn.Module):
         strict: bool,
     ) -> Path:
         """Write a file; :meth:`export` with its options in one object."""
-        chosen = find_writer(format or self.format, writers(self.arithmetic, "converted"))
-        if self.arithmetic == "fixed_point":
-            check_hardware_rules(self.module, example_input, strict)
-        elif strict:
-            warn_of_strict()
-        return chosen.write(self.module, as_tuple(example_input), path, options)
+        chosen = find_writer(format or self.format, self._writers)
+        inputs = as_tuple(example_input)
+        self.module.target.check(self.module, inputs, strict)
+        return chosen.write(self.module, inputs, path, options)
 
     def export_c(
         self, example_input: Tensor, folder: str | os.PathLike[str], name: str = "model"
@@ -128,12 +125,7 @@ class ConvertedModule(nn.Module):
         Raises:
             ValueError: The model is not of a TINPU wrapper, or an operation has no form in C.
         """
-        if self.arithmetic != "fixed_point":
-            raise ValueError(
-                f"C is written for models with offset, multiplier and shift; this one is a "
-                f"{self.format.value}. Use a TINPU wrapper."
-            )
-        return export_c(self.module, example_input, folder, name)
+        return self.module.target.write_c(self.module, example_input, folder, name)
 
 
 class TinyMLConvertedModule(ConvertedModule):
@@ -194,15 +186,6 @@ def one_format(
             f"{str.__str__(model_qconfig_format)!r}. Give one of them."
         )
     return format
-
-
-def warn_of_strict() -> None:
-    """Warn that `strict` has no effect where the target has no hardware rules."""
-    warnings.warn(
-        "strict=True has no effect: only integer graphs for TI's NPU are compared with what the "
-        "hardware computes.",
-        stacklevel=4,
-    )
 
 
 def as_tuple(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from edgeailite.files.weights import load_weights
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths
 from edgeailite.quantization.methods.training import TrainingMethods
-from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.prepare.qconfig import make_policy
+from edgeailite.quantization.prepare.target import Target
+from edgeailite.quantization.targets.registry import get_target
 from edgeailite.quantization.wrappers.quant_module import QuantModule
 
 Epoch = int | bool | None
@@ -120,6 +122,7 @@ class QATFxModule(QuantModule):
             prepare(
                 model,
                 policy,
+                self._target(),
                 _example_inputs(args, example_inputs, example_kwargs),
                 leaf_modules,
                 example_kwargs,
@@ -133,6 +136,10 @@ class QATFxModule(QuantModule):
             verbose=verbose,
         )
         self.trains = is_qat
+
+    def _target(self) -> Target:
+        """The hardware."""
+        return get_target("onnx_runtime")
 
     def _policy(self, model: nn.Module, qconfig_type: Any, backend: str) -> Policy:
         """What is quantized to what."""

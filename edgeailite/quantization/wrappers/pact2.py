@@ -13,9 +13,10 @@ from edgeailite.quantization.arithmetic.presets import get_preset
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, Rounding
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths
 from edgeailite.quantization.methods.training import TrainingMethods
-from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.report import describe
+from edgeailite.quantization.targets.registry import get_target
 from edgeailite.quantization.wrappers.quant_module import QuantModule, Wrapper
 
 CONSTRAIN_BIAS = {
@@ -127,7 +128,7 @@ class _PACT2Module(QuantModule):
         if methods is None or not self.takes_methods:
             methods = TrainingMethods()
         super().__init__(
-            prepare(module, methods.apply_to(policy), examples, leaf_modules),
+            prepare(module, methods.apply_to(policy), get_target("tidl"), examples, leaf_modules),
             batch_norm_epoch=total_epochs // 2 - 1 if total_epochs else None,
             range_epoch=total_epochs // 2 + 1 if total_epochs else None,
             clip_weights=not per_channel_q if constrain_weights is None else constrain_weights,

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,10 @@ from tqdm import tqdm
 from edgeailite.quantization.export.clip import clip_model
 from edgeailite.quantization.export.export_format import ExportFormat
 from edgeailite.quantization.export.fakeq import fakeq_model
-from edgeailite.quantization.export.formats import Arithmetic, OnnxOptions, find_writer, writers
+from edgeailite.quantization.export.formats import OnnxOptions, find_writer, writers
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
 from edgeailite.quantization.graph.running import as_batches
-from edgeailite.quantization.integer.conversion import convert
 from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.bias_corrector import BiasCorrector
 from edgeailite.quantization.methods.distillation import Teacher
@@ -40,7 +39,11 @@ from edgeailite.quantization.modules.pact2 import (
     unfreeze_quant_range,
 )
 from edgeailite.quantization.prepare.prepare import check_finite_weights
-from edgeailite.quantization.wrappers.converted import ConvertedModule, as_tuple, warn_of_strict
+from edgeailite.quantization.prepare.target import Target
+from edgeailite.quantization.wrappers.converted import ConvertedModule, as_tuple
+
+# What torch.onnx.export of a prepared model writes.
+_VIEWS = {"CLIP_MODEL": clip_model, "FAKEQ_MODEL": fakeq_model}
 
 Wrapper = TypeVar("Wrapper", bound="QuantModule")
 
@@ -62,16 +65,12 @@ class QuantModule(nn.Module):
     Attributes:
         trains: False: training mode only calibrates: ranges (and biases) learn from the data, batch
             norm and dropout stay in evaluation mode, no gradients.
-        arithmetic: Arithmetic of the integer graph: ``"scale"`` or ``"fixed_point"``.
-        default_format: Format that :meth:`export` writes unless told otherwise.
         post_training: What each method gained in the last :meth:`calibrate` with a `quality`.
         teacher: The float model that is learned from, as it was before the first calibration or
             training; None without distillation.
     """
 
     trains = True
-    arithmetic: ClassVar[Arithmetic] = "scale"
-    default_format: ClassVar[str] = "QDQ_MODEL"
 
     def __init__(
         self,
@@ -89,7 +88,7 @@ class QuantModule(nn.Module):
         super().__init__()
         self.methods, self.total_epochs = methods or TrainingMethods(), total_epochs
         self.module, self.verbose = model, verbose
-        model.export_view = fakeq_model if self.arithmetic == "fixed_point" else clip_model
+        model.export_view = _VIEWS[model.target.traced_format]
         self.batch_norm_epoch, self.range_epoch = batch_norm_epoch, range_epoch
         self.clip_weights, self.bias_rate = clip_weights, bias_rate
         self.epoch = -1
@@ -336,9 +335,14 @@ class QuantModule(nn.Module):
         return len(self.module.graph.find_nodes(op="placeholder"))
 
     @property
+    def target(self) -> Target:
+        """Hardware that the model is prepared for."""
+        return self.module.target
+
+    @property
     def formats(self) -> tuple[ExportFormat, ...]:
         """Formats that :meth:`export` writes."""
-        return tuple(ExportFormat(w.format) for w in writers(self.arithmetic))
+        return tuple(ExportFormat(w.format) for w in writers(self.target.arithmetic))
 
     def convert(self, format: ExportFormat | str | None = None) -> ConvertedModule:
         """Make the integer graph of the model as it is now; this module does not change.
@@ -352,11 +356,11 @@ class QuantModule(nn.Module):
         """
         chosen = self._converted_format(format)
         check_finite_weights(self.module)
-        return ConvertedModule(convert(self.module), chosen, self.arithmetic)
+        return ConvertedModule(self.target.convert(self.module), chosen)
 
     def _converted_format(self, name: ExportFormat | str | None) -> str:
         return find_writer(
-            name or self.default_format, writers(self.arithmetic, "converted")
+            name or self.target.default_format, writers(self.target.arithmetic, "converted")
         ).format
 
     def export(
@@ -404,12 +408,12 @@ class QuantModule(nn.Module):
         options: OnnxOptions,
         strict: bool,
     ) -> Path:
-        chosen = find_writer(format or self.default_format, writers(self.arithmetic))
+        chosen = find_writer(format or self.target.default_format, writers(self.target.arithmetic))
         if chosen.source == "converted":
             converted = self.convert(chosen.format)
             return converted.write(example_input, path, chosen.format, options, strict)
         if strict:
-            warn_of_strict()
+            self.target.warn_of_strict()
         return chosen.write(self.module, as_tuple(example_input), path, options)
 
     def export_c(

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeailite.quantization.arithmetic.spec import FixedPoint
 from edgeailite.quantization.export.export_format import ExportFormat
 from edgeailite.quantization.export.formats import OnnxOptions
-from edgeailite.quantization.integer.conversion import convert
 from edgeailite.quantization.methods.mixed_precision.qconfig_search import (
     apply_mixed_precision,
     search_as_told,
@@ -22,14 +20,15 @@ from edgeailite.quantization.methods.mixed_precision.qconfig_search import (
 from edgeailite.quantization.methods.mixed_precision.result import MixedPrecision
 from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.prepare import check_finite_weights
-from edgeailite.quantization.targets.tinpu.conversion import convert_fixed_point
-from edgeailite.quantization.targets.tinpu.qconfig import (
+from edgeailite.quantization.prepare.target import Target
+from edgeailite.quantization.prepare.tinyml_qconfig import (
     BIT_WIDTHS,
     make_tinyml_policy,
     weight_spec,
 )
+from edgeailite.quantization.targets.tinpu.target import Tinpu
 from edgeailite.quantization.wrappers.converted import TinyMLConvertedModule, one_format
 from edgeailite.quantization.wrappers.fx import Epoch, QATFxModule
 
@@ -46,7 +45,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         *args: ``qconfig_type, example_inputs, is_qat, backend, total_epochs`` in this order, or, if
             the first is a number, ``total_epochs, qconfig_type, example_inputs, is_qat, backend``.
         qconfig_type: Bits of the weights and more, see
-            :class:`~edgeailite.quantization.targets.tinpu.qconfig.TinyMLQConfigType`; None: 8 bits.
+            :class:`~edgeailite.quantization.prepare.tinyml_qconfig.TinyMLQConfigType`; None: 8 bits.
         example_inputs: Input of the shape the model is used with; with it, a wrong shape is found
             here.
         is_qat: False: training mode only calibrates.
@@ -115,10 +114,9 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         given = getattr(qconfig_type, "qconfig_type", qconfig_type)
         if isinstance(given, Mapping) and given.get("auto_quantization"):
             qconfig_type = run_auto_quantization(model, given, type(self))
-        rules = None
-        if self.arithmetic == "fixed_point":
-            rules = FixedPoint(input_multiplier_bits=None if "qdq" in self._float_ops else 12)
-        policy = make_tinyml_policy(model, qconfig_type, backend, rules, "fb" in self._float_ops)
+        policy = make_tinyml_policy(
+            model, self._target(), qconfig_type, backend, "fb" in self._float_ops
+        )
         return policy if self._prepare_qdq else Policy(None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -154,7 +152,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         """
         chosen = self._converted_format(one_format(format, model_qconfig_format))
         check_finite_weights(self.module)
-        return TinyMLConvertedModule(convert(self.module), chosen, self.arithmetic)
+        return TinyMLConvertedModule(self.target.convert(self.module), chosen)
 
     def _converted_format(self, name: ExportFormat | str | None) -> str:
         if not self._prepare_qdq:
@@ -263,8 +261,8 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
         **kwargs: As in :class:`TinyMLQuantFxBaseModule`.
     """
 
-    arithmetic = "fixed_point"
-    default_format = "TINPU_INT_MODEL"
+    def _target(self) -> Target:
+        return Tinpu(input_multiplier_bits=None) if "qdq" in self._float_ops else Tinpu()
 
     def __init__(
         self, model: nn.Module, *args: Any, output_int: bool | None = None, **kwargs: Any
@@ -295,8 +293,8 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
         chosen = self._converted_format(one_format(format, model_qconfig_format))
         check_finite_weights(self.module)
         integers = self.output_int if output_int is None else output_int
-        graph = convert_fixed_point(self.module, integers)
-        return TinyMLConvertedModule(graph, chosen, self.arithmetic)
+        graph = self.target.convert(self.module, integers)
+        return TinyMLConvertedModule(graph, chosen)
 
 
 class TINPUTinyMLPTQFxModule(TINPUTinyMLQATFxModule):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.integer.operators import IntegerLayer, Quantize, Requantize
+from edgeailite.quantization.integer.grid import Quantize, Requantize
+from edgeailite.quantization.integer.layer import IntegerLayer
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers import QuantCalibrateModule
 from tests.quantization.helpers import batch, run_onnx, trained

@@ -6,8 +6,9 @@ import onnx
 import pytest
 
 from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
-from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.prepare import prepare
+from edgeailite.quantization.targets.registry import get_target
 from edgeailite.quantization.wrappers import QuantModule
 from tests.quantization.helpers import (
     OPTIMIZATIONS,
@@ -124,7 +125,12 @@ def test_affine_power_of_two_grids(name, tmp_path):
     seed_everything(0)
     case = ZOO[name]
     config = QConfig(QuantSpec(signed=True), QuantSpec(symmetric=False))
-    model = prepare(randomize_batch_norms(case.make()), Policy(config), batch(case.shapes, 1))
+    model = prepare(
+        randomize_batch_norms(case.make()),
+        Policy(config),
+        get_target("onnx_runtime"),
+        batch(case.shapes, 1),
+    )
     wrapper, inputs = train_a_little(QuantModule(model), case.shapes), batch(case.shapes, 16)
     file, _ = export(wrapper, inputs, tmp_path)
     assert differing(file, inputs, outputs(wrapper.convert()(*inputs))) == [0, 0]

@@ -177,11 +177,11 @@ def test_a_graph_is_linted_and_pickles_with_max_pool_functions():
     assert torch.equal(pickle.loads(pickle.dumps(model))(x), Pools()(x))
 
 
-def test_module_of_and_classify():
+def test_module_of_and_calls():
     model = capture(Residual())
     calls = [n for n in model.graph.nodes if n.op == "call_module"]
     assert isinstance(model.module_of(calls[0]), nn.Conv2d)
-    assert all("kind" in n.meta for n in model.graph.nodes)
+    assert all("call" in n.meta for n in model.graph.nodes)
 
 
 def test_a_broken_rewrite_is_found():

@@ -10,11 +10,12 @@ from edgeailite.quantization.arithmetic.presets import get_preset
 from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.integer.conversion import grid_of
-from edgeailite.quantization.integer.operators import EXACT_IN_FLOAT32, IntegerLayer
+from edgeailite.quantization.integer.layer import EXACT_IN_FLOAT32, IntegerLayer
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.pact2 import PACT2
-from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.prepare import prepare
+from edgeailite.quantization.targets.registry import get_target
 from edgeailite.quantization.wrappers import ConvertedModule, QuantModule, QuantTrainModule
 from tests.quantization.helpers import (
     OPTIMIZATIONS,
@@ -207,7 +208,9 @@ MIXED = {
 
 def wrap(name: str, policy: Policy) -> QuantModule:
     model, shapes = randomize_batch_norms(ZOO[name].make()), ZOO[name].shapes
-    return train_a_little(QuantModule(prepare(model, policy, batch(shapes, 1))), shapes)
+    return train_a_little(
+        QuantModule(prepare(model, policy, get_target("onnx_runtime"), batch(shapes, 1))), shapes
+    )
 
 
 @pytest.mark.parametrize("name", [*EXPORTED, "zero_pad", "add_then_relu", "mul", "bilinear_x2"])

@@ -6,18 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
-from edgeailite.quantization.integer.operators import (
-    EXACT_IN_FLOAT32,
+from edgeailite.quantization.integer.grid import (
+    ApplyScale,
     Dequantize,
     Grid,
-    IntegerAdd,
-    IntegerLayer,
-    IntegerMul,
     Quantize,
     Requantize,
-    StepsToReal,
     has_kernel,
 )
+from edgeailite.quantization.integer.layer import EXACT_IN_FLOAT32, IntegerLayer
+from edgeailite.quantization.integer.operators import IntegerAdd, IntegerMul
 from edgeailite.quantization.modules.layer import QuantLayer
 from tests.quantization.arithmetic.test_fold import LAYERS
 
@@ -59,9 +57,9 @@ def test_quantize_then_dequantize_is_within_half_a_step(values):
 def test_steps_and_requantize_between_grids():
     q = torch.arange(-128.0, 128.0)
     wide = Grid(2.0**-3, 10, -128, 127)
-    steps = Dequantize(S8, in_steps=True)(q)
-    assert torch.equal(steps, q)
-    assert torch.equal(StepsToReal(S8)(steps), Dequantize(S8)(q))
+    centered = Dequantize(S8, scaled=False)(q)
+    assert torch.equal(centered, q)
+    assert torch.equal(ApplyScale(S8)(centered), Dequantize(S8)(q))
     expected = (torch.round(q * 0.25) + 10).clamp(-128, 127)
     assert torch.equal(Requantize(wide)(q * 0.25), expected)
     assert torch.equal(Quantize(wide)(Dequantize(S8)(q)), expected)

@@ -3,11 +3,26 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.arithmetic.presets import get_preset
-from edgeailite.quantization.arithmetic.spec import BiasSpec, FixedPoint, QConfig, QuantSpec
+from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QuantSpec
+from edgeailite.quantization.graph.calls import operation_of, traits_of
 from edgeailite.quantization.graph.capture import capture
-from edgeailite.quantization.graph.operations import Kind
+from edgeailite.quantization.graph.operations import (
+    ADD,
+    BATCH_NORM,
+    CAT,
+    CLAMP,
+    HARDTANH,
+    INPUT,
+    MUL,
+    RELU,
+    RELU6,
+    SUB,
+)
 from edgeailite.quantization.modules.pact2 import NoQAct, QAct
-from edgeailite.quantization.prepare.annotate import Policy, annotate
+from edgeailite.quantization.prepare.annotate import annotate
+from edgeailite.quantization.prepare.policy import Policy
+from edgeailite.quantization.targets.registry import get_target
+from edgeailite.quantization.targets.tinpu.target import Tinpu
 from tests.quantization.zoo import ZOO, Dense, Residual, SharedUnit, WeightStandardization
 
 PACT2 = get_preset("PACT2")
@@ -17,7 +32,7 @@ DEPTHWISE = QConfig(weight=ALL.weight, per_channel_depthwise_only=True)
 
 def annotated(model, qconfig=PACT2, **options):
     graph = capture(model)
-    annotate(graph, Policy(qconfig, **options))
+    annotate(graph, Policy(qconfig, **options), get_target("tidl"))
     return graph
 
 
@@ -46,17 +61,17 @@ def test_an_input_read_by_an_absorbed_relu_has_its_quantizer_at_the_root():
 
 def test_convolution_batch_norm_relu_is_one_unit():
     graph = annotated(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
-    layer = next(n for n in graph.graph.nodes if n.meta["kind"] is Kind.LAYER)
-    assert layer.meta["layer"].batch_norm.meta["kind"] is Kind.BATCH_NORM
-    assert [n.meta["kind"] for n in graph.graph.nodes if "quant" in n.meta] == [
-        Kind.INPUT,
-        Kind.RELU,
+    layer = next(n for n in graph.graph.nodes if traits_of(n).has_weight)
+    assert operation_of(layer.meta["layer"].batch_norm) is BATCH_NORM
+    assert [operation_of(n) for n in graph.graph.nodes if "quant" in n.meta] == [
+        INPUT,
+        RELU,
     ]
 
 
 def test_a_shared_relu_replaces_the_module_at_its_first_call_only():
     graph = annotated(Residual())
-    relus = [n.meta["quant"] for n in graph.graph.nodes if n.meta["kind"] is Kind.RELU]
+    relus = [n.meta["quant"] for n in graph.graph.nodes if operation_of(n) is RELU]
     assert [a.path for a in relus] == ["relu"] * 3
     assert [a.replaces_module for a in relus] == [True, False, False]
 
@@ -69,14 +84,14 @@ def test_a_shared_batch_norm_is_not_folded():
 
 def test_batch_norm_in_front_of_a_convolution_is_an_operation_of_its_own():
     graph = annotated(Dense())
-    norms = [n for n in graph.graph.nodes if n.meta["kind"] is Kind.BATCH_NORM]
+    norms = [n for n in graph.graph.nodes if operation_of(n) is BATCH_NORM]
     assert len(norms) == 3
     assert not any("quant" in n.meta for n in norms)  # the ReLU behind each is its quantizer
 
 
 def test_moves_share_their_inputs_grid():
     graph = annotated(ZOO["shuffle_unit"].make())
-    moves = [n for n in graph.graph.nodes if n.meta["kind"] is Kind.PRESERVE]
+    moves = [n for n in graph.graph.nodes if traits_of(n).moves_values]
     assert moves
     assert not any("quant" in n.meta for n in moves)
 
@@ -85,7 +100,9 @@ def test_bounds_of_absorbed_activations():
     graph = annotated(
         nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(), nn.Conv2d(4, 4, 1), nn.Hardtanh(-2, 2))
     )
-    first, second = (n.meta["quant"] for n in graph.graph.nodes if n.meta["kind"] is Kind.CLAMP)
+    first, second = (
+        n.meta["quant"] for n in graph.graph.nodes if operation_of(n) in (RELU6, HARDTANH, CLAMP)
+    )
     assert (first.bounds, first.spec.fixed_range, first.spec.signed) == ((0.0, 6.0), None, False)
     assert (second.bounds, second.spec.fixed_range) == ((-2.0, 2.0), (-2.0, 2.0))
     assert second.spec.signed is True
@@ -99,12 +116,12 @@ def test_a_sum_of_unsigned_values_is_unsigned():
 
     graph = annotated(Sums())
     signed = {
-        n.meta["kind"]: n.meta["quant"].spec.signed
+        operation_of(n): n.meta["quant"].spec.signed
         for n in graph.graph.nodes
-        if n.meta["kind"] in (Kind.ADD, Kind.SUB, Kind.MUL)
+        if operation_of(n) in (ADD, SUB, MUL)
     }
-    assert signed == {Kind.ADD: False, Kind.SUB: None, Kind.MUL: False}
-    cats = [n.meta["quant"].spec.signed for n in graph.graph.nodes if n.meta["kind"] is Kind.CAT]
+    assert signed == {ADD: False, SUB: None, MUL: False}
+    cats = [n.meta["quant"].spec.signed for n in graph.graph.nodes if operation_of(n) is CAT]
     assert cats == [False, None]
 
 
@@ -176,13 +193,13 @@ def test_a_layer_whose_weight_is_computed_stays_float():
 def test_annotating_twice_changes_nothing():
     graph = annotated(Residual())
     before = {n: (n.meta.get("quant"), n.meta.get("layer")) for n in graph.graph.nodes}
-    annotate(graph, Policy(PACT2))
+    annotate(graph, Policy(PACT2), get_target("tidl"))
     assert before == {n: (n.meta.get("quant"), n.meta.get("layer")) for n in graph.graph.nodes}
 
 
 def fixed_point_specs(model):
     graph = capture(model.eval())
-    annotate(graph, Policy(QConfig(), fixed_point=FixedPoint()))
+    annotate(graph, Policy(QConfig()), Tinpu())
     return {n.name: n.meta["quant"].spec for n in graph.graph.nodes if "quant" in n.meta}, graph
 
 
@@ -214,8 +231,9 @@ def test_raw_input_goes_to_the_batch_norm_and_products_stay_in_float():
     specs, graph = fixed_point_specs(_Mixed())
     assert "x" not in specs
     assert "mul" not in specs
-    bits = {n.name: n.meta["fixed_point"] for n in graph.graph.nodes if "fixed_point" in n.meta}
-    assert bits == {"norm": 12, "mean": 8}
+    modules = {n.name: n.meta["module"] for n in graph.graph.nodes if "module" in n.meta}
+    assert list(modules) == ["norm", "mean"]
+    assert modules["norm"].make.multiplier_bits == 12
     assert [specs[name].rounding for name in ("norm", "mean", "bn")] == [
         "floor",
         "floor",
@@ -234,7 +252,7 @@ def test_weight_scales_have_as_few_bits_as_exact_sums_need():
     found = []
     for inputs in (16, 64, 512, 4096):
         graph = capture(nn.Sequential(nn.Linear(inputs, 3)))
-        annotate(graph, Policy(QConfig(spec, bias=BiasSpec(16)), fixed_point=FixedPoint()))
+        annotate(graph, Policy(QConfig(spec, bias=BiasSpec(16))), Tinpu())
         (node,) = [n for n in graph.graph.nodes if "layer" in n.meta]
         found.append(node.meta["layer"].qconfig.weight.scale_bits)
         assert 7 * 256 * inputs * 2 ** found[-1] < 2**24

@@ -6,14 +6,19 @@ import torch
 from torch import nn
 
 from edgeailite.quantization.arithmetic.presets import get_preset
+from edgeailite.quantization.graph.calls import traits_of
 from edgeailite.quantization.graph.capture import capture
-from edgeailite.quantization.graph.operations import LAYER_MODULES, Kind
+from edgeailite.quantization.graph.operations import LAYERS
+from edgeailite.quantization.graph.patterns import quantizer_of
+from edgeailite.quantization.graph.registry import modules_of
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantFunctionalLayer, QuantLayer
 from edgeailite.quantization.modules.layer_calls import float_arithmetic
 from edgeailite.quantization.modules.pact2 import quantizers
-from edgeailite.quantization.prepare.annotate import Policy, annotate
-from edgeailite.quantization.prepare.insert import insert, quantizer_of
+from edgeailite.quantization.prepare.annotate import annotate
+from edgeailite.quantization.prepare.insert import insert
+from edgeailite.quantization.prepare.policy import Policy
+from edgeailite.quantization.targets.registry import get_target
 from tests.quantization.helpers import batch, outputs, randomize_batch_norms
 from tests.quantization.zoo import ZOO, Residual
 
@@ -22,7 +27,7 @@ POLICY = Policy(get_preset("PACT2"))
 
 def prepared(model: nn.Module):
     graph = capture(model)
-    annotate(graph, POLICY)
+    annotate(graph, POLICY, get_target("tidl"))
     insert(graph)
     return graph
 
@@ -37,7 +42,7 @@ def test_insertion_is_lint_clean_idempotent_and_keeps_float_arithmetic(name):
     assert float_keys <= set(graph.state_dict())
 
     code, keys = graph.graph.python_code("self").src, list(graph.state_dict())
-    annotate(graph, POLICY)
+    annotate(graph, POLICY, get_target("tidl"))
     insert(graph)
     assert graph.graph.python_code("self").src == code
     assert list(graph.state_dict()) == keys
@@ -51,8 +56,8 @@ def test_insertion_is_lint_clean_idempotent_and_keeps_float_arithmetic(name):
 def test_every_layer_quantizes_itself(name):
     graph = prepared(ZOO[name].make())
     for module in graph.modules():
-        assert isinstance(module, QuantLayer) or type(module) not in LAYER_MODULES
-    layers = [n for n in graph.graph.nodes if n.meta.get("kind") is Kind.LAYER]
+        assert isinstance(module, QuantLayer) or type(module) not in modules_of(*LAYERS)
+    layers = [n for n in graph.graph.nodes if traits_of(n).has_weight]
     assert all("input_quantizer" in n.kwargs for n in layers)
 
 
@@ -79,11 +84,11 @@ def test_quantizers_know_their_paths():
 def test_quantizer_of_looks_through_moves():
     graph = prepared(nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.Flatten()))
     (output,) = graph.graph.find_nodes(op="output")
-    found = quantizer_of(graph, output.args[0])
+    found = quantizer_of(output.args[0])
     assert isinstance(graph.module_of(found), FakeQuantize)
-    assert quantizer_of(graph, None) is None
+    assert quantizer_of(None) is None
     (placeholder,) = graph.graph.find_nodes(op="placeholder")
-    assert quantizer_of(graph, placeholder) is None
+    assert quantizer_of(placeholder) is None
 
 
 @pytest.mark.parametrize("name", list(ZOO))

@@ -7,9 +7,10 @@ from torch import nn
 from edgeailite.quantization.arithmetic.presets import PRESETS
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.modules.pact2 import PACT2
-from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.report import build_report, describe, spec_words
+from edgeailite.quantization.targets.registry import get_target
 from tests.quantization.helpers import trained
 from tests.quantization.zoo import Residual, SharedConvolution
 
@@ -128,7 +129,11 @@ def test_a_grid_adds_to_the_error_that_arrives():
 
 
 def test_a_sign_that_statistics_decide_is_named():
-    model = prepare(nn.Sequential(nn.Conv2d(3, 4, 1)), Policy(PRESETS["WT8SYMP2_AT8SYMP2"]))
+    model = prepare(
+        nn.Sequential(nn.Conv2d(3, 4, 1)),
+        Policy(PRESETS["WT8SYMP2_AT8SYMP2"]),
+        get_target("onnx_runtime"),
+    )
     model.train()
     model(torch.rand(2, 3, 8, 8))
     entries = build_report(model).activations

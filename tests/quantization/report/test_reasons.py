@@ -5,9 +5,10 @@ from torch import fx, nn
 
 from edgeailite.quantization.arithmetic.presets import PRESETS
 from edgeailite.quantization.modules.pact2 import NoQAct
-from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.report.reasons import float_operations
+from edgeailite.quantization.targets.registry import get_target
 from tests.quantization.zoo import Residual, WeightStandardization
 
 SYMMETRIC = PRESETS["WT8SYMP2_AT8SYMP2"]
@@ -38,8 +39,7 @@ class Inner(nn.Conv2d):
 
 
 def floats(model, policy=None, **options):
-    prepared = prepare(model, policy or Policy(SYMMETRIC), **options)
-    prepared.classify()
+    prepared = prepare(model, policy or Policy(SYMMETRIC), get_target("onnx_runtime"), **options)
     return float_operations(prepared)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from edgeailite.files.atomic import write_atomically
-from edgeailite.quantization.integer.operators import Grid, IntegerLayer
+from edgeailite.quantization.integer.grid import Grid
+from edgeailite.quantization.integer.layer import IntegerLayer
 
 
 def tidl_settings(converted: nn.Module) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.running import node_values
-from edgeailite.quantization.targets.tinpu.c_program import Operation, Program, make_program
+from edgeailite.quantization.targets.tinpu.c_program import Instruction, Program, make_program
 
 RUNNER = ("edgeailite_runner.h", "edgeailite_runner.c")
 _TYPES = {
@@ -32,7 +32,7 @@ def export_c(
     """Write ``<name>.h``, ``<name>_vectors.h`` and the runner; see docs/device_files.md.
 
     Args:
-        model: From :func:`~edgeailite.quantization.targets.tinpu.conversion.convert_fixed_point`.
+        model: From :func:`~edgeailite.quantization.targets.tinpu.target.Tinpu.convert`.
         example_input: Test vectors, one for each element of the batch; its shape is the device's.
         folder: Where to write; made if it is missing.
         name: A C identifier, with which all names begin.
@@ -79,19 +79,19 @@ def pack(weight: Tensor, bits: int) -> list[int]:
 
 def _network(program: Program, name: str) -> str:
     guard = f"{name.upper()}_H"
-    last = program.operations[-1].result
+    last = program.instructions[-1].result
     lines = [
-        f"/* Written by edgeailite: {len(program.operations)} operations. */",
+        f"/* Written by edgeailite: {len(program.instructions)} operations. */",
         f"#ifndef {guard}", f"#define {guard}", "", '#include "edgeailite_runner.h"', "",
         f"#define {name.upper()}_ARENA_SIZE {program.arena}",
-        f"#define {name.upper()}_OPERATIONS {len(program.operations)}",
+        f"#define {name.upper()}_OPERATIONS {len(program.instructions)}",
         f"#define {name.upper()}_OUTPUT {last.place} /* place in the arena */",
         f"#define {name.upper()}_OUTPUT_SIZE {last.size}",
         f"#define {name.upper()}_OUTPUT_SIGNED {int(last.is_signed)}",
         f"#define {name.upper()}_OUTPUT_SCALE {_float(last.grid.scale)} /* real value of 1 */", "",
     ]  # fmt: skip
     entries = []
-    for i, operation in enumerate(program.operations):
+    for i, operation in enumerate(program.instructions):
         tables = _tables(operation)
         for table, values in tables.items():
             lines += _array(_TYPES[table], f"{name}_{i}_{table}", values)
@@ -100,11 +100,11 @@ def _network(program: Program, name: str) -> str:
     return "\n".join([*lines, "#endif", ""])
 
 
-def _tables(operation: Operation) -> dict[str, list[Any]]:
+def _tables(operation: Instruction) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     if operation.weight is not None:
         found["weights"] = pack(operation.weight, operation.weight_bits)
-    if operation.kind == "INPUT":
+    if operation.opcode == "INPUT":
         return {"float_offsets": operation.offsets, "factors": operation.factors}
     for name in ("offsets", "multipliers", "shifts"):
         if values := getattr(operation, name):
@@ -112,11 +112,11 @@ def _tables(operation: Operation) -> dict[str, list[Any]]:
     return found
 
 
-def _entry(operation: Operation, tables: dict[str, str]) -> str:
+def _entry(operation: Instruction, tables: dict[str, str]) -> str:
     operands = [*operation.operands, None, None][:2]
     grid = operation.result.grid
     fields: dict[str, Any] = {
-        "kind": f"EDGEAILITE_{operation.kind}",
+        "kind": f"EDGEAILITE_{operation.opcode}",
         "is_signed": _signed(operands[0]), "other_is_signed": _signed(operands[1]),
         "weight_bits": operation.weight_bits,
         "input": operands[0].place if operands[0] else 0,
@@ -124,7 +124,7 @@ def _entry(operation: Operation, tables: dict[str, str]) -> str:
         "output": operation.result.place + operation.result_offset,
         "in": operation.shape_in, "out": operation.shape_out, "kernel": operation.kernel,
         "stride": operation.stride, "padding": operation.padding, "dilation": operation.dilation,
-        "groups": operation.groups, "steps": operation.steps,
+        "groups": operation.groups, "steps": operation.strides,
         "num_steps": max(len(operation.offsets), len(operation.factors)),
         **tables, "low": grid.quant_min, "high": grid.quant_max,
     }  # fmt: skip
@@ -158,7 +158,7 @@ def _float(value: float) -> str:
 def _vectors(model: GraphModel, program: Program, example_input: Tensor, name: str) -> str:
     """Inputs, and what every operation must give, for each element of the batch."""
     guard = f"{name.upper()}_VECTORS_H"
-    values = node_values(model, [example_input], {op.node for op in program.operations})
+    values = node_values(model, [example_input], {op.node for op in program.instructions})
     lines = [
         "/* Written by edgeailite: inputs and the expected result of every operation. */",
         f"#ifndef {guard}", f"#define {guard}", "", "#include <stdint.h>", "",
@@ -166,16 +166,16 @@ def _vectors(model: GraphModel, program: Program, example_input: Tensor, name: s
         f"#define {name.upper()}_INPUT_SIZE {example_input[0].numel()}", "",
     ]  # fmt: skip
     lines += _array("float", f"{name}_inputs", example_input.reshape(-1).tolist())
-    last = {id(op.result): i for i, op in enumerate(program.operations)}
+    last = {id(op.result): i for i, op in enumerate(program.instructions)}
     checked = sorted(last.values())
     for i in checked:
-        integers = values[program.operations[i].node].reshape(-1).to(torch.int64).tolist()
+        integers = values[program.instructions[i].node].reshape(-1).to(torch.int64).tolist()
         lines += _array("int16_t", f"{name}_expected_{i}", integers)
     lines += ["typedef struct {", "    uint32_t operation, place, size;", "    uint8_t is_signed;"]
     lines += ["    const int16_t *expected; /* of all vectors */", f"}} {name}_check;", ""]
     lines.append(f"static const {name}_check {name}_checks[] = {{")
     for i in checked:
-        result = program.operations[i].result
+        result = program.instructions[i].result
         words = f"{i}, {result.place}, {result.size}, {int(result.is_signed)}, {name}_expected_{i}"
         lines.append(f"    {{{words}}},")
     lines += ["};", f"#define {name.upper()}_CHECKS {len(checked)}", "", "#endif", ""]

@@ -10,43 +10,43 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.graph.calls import argument, operation_of
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.operations import Kind, argument
+from edgeailite.quantization.graph.operations import (
+    ADD,
+    CAT,
+    INPUT,
+    MAX_POOL,
+    OUTPUT,
+    PERMUTE,
+    SCALAR,
+    TRANSPOSE,
+)
+from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.graph.window_sums import Mean, Windows
-from edgeailite.quantization.integer.operators import Dequantize, Grid
+from edgeailite.quantization.integer.grid import Dequantize, Grid
+from edgeailite.quantization.integer.memory_plan import lifetimes, place
 from edgeailite.quantization.targets.tinpu.operators import (
-    Clip,
-    FixedPointLayer,
     OffsetScaleShift,
+    OffsetScaleShiftLayer,
+    Saturate,
     WindowAverage,
 )
 
-_SAME_BYTES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)
-_SAME_BYTES_NAMES = (
-    "flatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous", "detach", "dropout",
-    "unflatten",
-)  # fmt: skip
-_MAX_POOL_NAMES = ("_max_pool1d", "_max_pool2d", "max_pool1d", "max_pool2d")
-_PERMUTE_NAMES = ("permute", "transpose", "swapaxes", "swapdims", "t")
 
-
-@dataclass
+@dataclass(eq=False)
 class Buffer:
     """A value in the arena.
 
     Attributes:
         shape: Without the batch.
         grid: Its integers.
-        first: Operation that makes it.
-        last: Operation that reads it last.
         place: Byte in the arena where it starts.
     """
 
     shape: tuple[int, ...]
     grid: Grid
-    first: int
-    last: int = 0
     place: int = -1
 
     @property
@@ -61,7 +61,7 @@ class Buffer:
 
 
 @dataclass
-class Operation:
+class Instruction:
     """One call of the runner; fields as in ``edgeailite_runner.h``.
 
     Attributes:
@@ -71,7 +71,7 @@ class Operation:
         result: What it writes, `result_offset` bytes behind its start.
     """
 
-    kind: str
+    opcode: str
     name: str
     node: fx.Node
     operands: list[Buffer]
@@ -86,7 +86,7 @@ class Operation:
     groups: int = 1
     weight_bits: int = 8
     weight: Tensor | None = None
-    steps: tuple[int, int, int] = (0, 0, 0)
+    strides: tuple[int, int, int] = (0, 0, 0)
     offsets: list[float] = field(default_factory=list)
     multipliers: list[int] = field(default_factory=list)
     shifts: list[int] = field(default_factory=list)
@@ -95,9 +95,9 @@ class Operation:
 
 @dataclass
 class Program:
-    """Operations in order, and the size of the arena that they work in."""
+    """Instructions in order, and the size of the arena that they work in."""
 
-    operations: list[Operation]
+    instructions: list[Instruction]
     arena: int
 
 
@@ -105,7 +105,7 @@ def make_program(model: GraphModel, example_input: Tensor) -> Program:
     """Read an integer graph with offset, multiplier and shift.
 
     Args:
-        model: From :func:`~edgeailite.quantization.targets.tinpu.conversion.convert_fixed_point`.
+        model: From :func:`~edgeailite.quantization.targets.tinpu.target.Tinpu.convert`.
         example_input: Of the shape that the device will see; of a batch the first counts.
 
     Raises:
@@ -115,10 +115,10 @@ def make_program(model: GraphModel, example_input: Tensor) -> Program:
 
 
 def _unsupported(node: fx.Node, why: str) -> ValueError:
-    place = str(node.target) if node.op == "call_module" else node.name
     return ValueError(
-        f"'{place}' cannot be written as C: {why}. Written are convolutions, linear layers, batch "
-        "norm, average and max pooling, ReLU, add, concat, permutations and reshaping, in integers."
+        f"'{call_name(node)}' cannot be written as C: {why}. Written are convolutions, linear "
+        "layers, batch norm, average and max pooling, ReLU, add, concat, permutations and reshaping, in "
+        "integers."
     )
 
 
@@ -137,35 +137,32 @@ class _Reader:
         self.shapes = {n: tuple(s)[1:] for n, s in value_shapes(model, [example_input]).items()}
         self.buffers: dict[fx.Node, Buffer | None] = {inputs[0]: None}  # None: raw floats
         self.pending: dict[fx.Node, list[Buffer]] = {}  # adds and concats wait for their clip
-        self.operations: list[Operation] = []
+        self.instructions: list[Instruction] = []
 
     def read(self) -> Program:
-        self.model.classify()
         for node in self.model.graph.nodes:
-            if node.meta["kind"] not in (Kind.INPUT, Kind.OUTPUT, Kind.SCALAR):
+            if operation_of(node) not in (INPUT, OUTPUT, SCALAR):
                 self._read(node)
-        for node in self.model.graph.find_nodes(op="output"):
-            for result in node.all_input_nodes:
-                self._operand(result)
-        buffers = {id(b): b for b in self.buffers.values() if b is not None}
-        return Program(self.operations, plan_arena(list(buffers.values())))
+        (output,) = self.model.graph.find_nodes(op="output")
+        results = [self._operand(node) for node in output.all_input_nodes]
+        return Program(self.instructions, _plan_arena(self.instructions, results))
 
     def _read(self, node: fx.Node) -> None:
-        module = self.model.module_of(node)
+        module, operation = self.model.module_of(node), operation_of(node)
         for kind, read in _READERS.items():
             if isinstance(module, kind):
                 read(self, node, module)
                 return
-        name = getattr(node.target, "__name__", str(node.target)) if module is None else ""
-        if isinstance(module, _SAME_BYTES) or name in _SAME_BYTES_NAMES:
+        if operation.traits.keeps_order:
             self.buffers[node] = self._renamed(node)
-        elif isinstance(module, nn.MaxPool1d | nn.MaxPool2d) or name in _MAX_POOL_NAMES:
-            self._max_pool(node, module)
-        elif name in _PERMUTE_NAMES:
-            self._permute(node, name)
-        elif name in ("add", "iadd", "cat", "concat", "concatenate"):
+        elif operation is MAX_POOL:
+            self._max_pool(node)
+        elif operation in (PERMUTE, TRANSPOSE):
+            self._permute(node)
+        elif operation.traits.joins_grids:
             self.pending[node] = [self._operand(n) for n in node.all_input_nodes]
         else:
+            name = getattr(node.target, "__name__", str(node.target))
             what = type(module).__name__ if module is not None else name
             raise _unsupported(node, f"{what} is no operation of the runner")
 
@@ -173,7 +170,6 @@ class _Reader:
         buffer = self.buffers.get(node)
         if buffer is None:
             raise _unsupported(node, "its value is no integer")
-        buffer.last = len(self.operations)
         return buffer
 
     def _renamed(self, node: fx.Node) -> Buffer | None:
@@ -183,17 +179,15 @@ class _Reader:
     def _shape_of_operand(self, node: fx.Node) -> tuple[int, ...]:
         return self.shapes[node.all_input_nodes[0]]
 
-    def _emit(self, kind: str, node: fx.Node, grid: Grid, **options: Any) -> Operation:
+    def _emit(self, opcode: str, node: fx.Node, grid: Grid, **options: Any) -> Instruction:
         operands = options.pop("operands", None)
         if operands is None:
             operands = [self._operand(node.all_input_nodes[0])]
         result = options.pop("result", None)
         if result is None:
-            result = Buffer(self.shapes[node], grid, len(self.operations))
-        result.last = len(self.operations)
-        name = str(node.target) if node.op == "call_module" else node.name
-        made = Operation(kind, name, node, operands, result, **options)
-        self.operations.append(made)
+            result = Buffer(self.shapes[node], grid)
+        made = Instruction(opcode, call_name(node), node, operands, result, **options)
+        self.instructions.append(made)
         self.buffers[node] = result
         return made
 
@@ -212,7 +206,7 @@ class _Reader:
         tables = _tables(node, module.offset, multiplier, shift)
         self._emit("RESCALE", node, module.grid, shape_in=shape, shape_out=shape, **tables)
 
-    def _layer(self, node: fx.Node, module: FixedPointLayer) -> None:
+    def _layer(self, node: fx.Node, module: OffsetScaleShiftLayer) -> None:
         tables = _tables(node, module.output.offset, *module.output.multiplier_and_shift())
         grid, operation = module.output.grid, module.operation
         shape, out = self._shape_of_operand(node), self.shapes[node]
@@ -241,7 +235,7 @@ class _Reader:
     def _average(self, node: fx.Node, module: WindowAverage) -> None:
         shape = self._shape_of_operand(node)
         full = torch.Size((1, *shape))
-        _, _, steps = module.steps(full)
+        _, _, steps = module.requantization(full)
         tables = _tables(node, *(v.reshape(-1) for v in steps))
         average = module.sums.average
         channels, height, width = three(shape)
@@ -258,54 +252,54 @@ class _Reader:
             padding=_pair([w.padding for w in windows], 0), **tables,
         )  # fmt: skip
 
-    def _max_pool(self, node: fx.Node, module: nn.Module | None) -> None:
-        names = ("kernel_size", "stride", "padding", "dilation")
-        if module is not None:
-            given = {name: getattr(module, name) for name in names}
-        else:
-            given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-        shape, dims = self._shape_of_operand(node), len(self._shape_of_operand(node)) - 1
-        kernel = given["kernel_size"]
-        sizes = {
-            "kernel": kernel, "stride": given.get("stride") or kernel,
-            "padding": given.get("padding", 0), "dilation": given.get("dilation", 1),
-        }  # fmt: skip
+    def _max_pool(self, node: fx.Node) -> None:
+        shape = self._shape_of_operand(node)
+        names = {"kernel": "kernel_size", "stride": "stride", "padding": "padding"}
+        sizes = {key: argument(node, name) for key, name in (*names.items(), ("dilation",) * 2)}
+        if len(shape) > 3:
+            raise _unsupported(node, "it is 3-d")
+        sizes["stride"] = sizes["stride"] or sizes["kernel"]
         options = {
             name: _pair(
-                value if isinstance(value, tuple | list) else [value] * dims, name != "padding"
+                value if isinstance(value, tuple | list) else [value] * (len(shape) - 1),
+                name != "padding",
             )
             for name, value in sizes.items()
         }
-        operand = self._operand(node.all_input_nodes[0])
-        self._emit(
-            "MAX_POOL", node, operand.grid, operands=[operand], shape_in=three(shape),
-            shape_out=three(self.shapes[node]), **options,
-        )  # fmt: skip
+        self._move("MAX_POOL", node, **options)
 
-    def _permute(self, node: fx.Node, name: str) -> None:
+    def _permute(self, node: fx.Node) -> None:
         shape = self._shape_of_operand(node)
         full = torch.arange(math.prod(shape)).reshape(1, *shape)
-        call: Callable[..., Tensor] = getattr(torch.Tensor, name)
-        moved = call(full, *node.args[1:], **node.kwargs)
+        if operation_of(node) is PERMUTE:
+            moved = full.permute(argument(node, "dims"))
+        else:
+            moved = full.transpose(argument(node, "dim0"), argument(node, "dim1"))
         if torch.equal(moved.flatten(), full.flatten()):  # only axes of size 1 change places
             self.buffers[node] = self._renamed(node)
             return
         if moved.shape[0] != 1 or moved.dim() > 4:
             raise _unsupported(node, "it moves the batch, or has more than three axes")
-        steps = (*moved.stride()[1:], 0, 0)[:3]
+        self._move("PERMUTE", node, strides=(*moved.stride()[1:], 0, 0)[:3])
+
+    def _move(self, opcode: str, node: fx.Node, **options: Any) -> None:
+        """An instruction whose result lies on its operand's grid."""
         operand = self._operand(node.all_input_nodes[0])
         self._emit(
-            "PERMUTE", node, operand.grid, operands=[operand], shape_in=three(shape),
-            shape_out=three(self.shapes[node]), steps=steps,
-        )  # fmt: skip
+            opcode,
+            node,
+            operand.grid,
+            operands=[operand],
+            shape_in=three(self._shape_of_operand(node)),
+            shape_out=three(self.shapes[node]),
+            **options,
+        )
 
-    def _clip(self, node: fx.Node, module: Clip) -> None:
+    def _saturate(self, node: fx.Node, module: Saturate) -> None:
         """What ends an add or a concat."""
         source = node.all_input_nodes[0]
         operands = self.pending[source]
-        for operand in operands:
-            operand.last = len(self.operations) + len(operands)
-        if getattr(source.target, "__name__", str(source.target)) in ("add", "iadd"):
+        if operation_of(source) is ADD:
             if len({b.size for b in operands}) > 1 or operands[0].size != math.prod(
                 self.shapes[node]
             ):
@@ -314,10 +308,10 @@ class _Reader:
             both = operands * (2 // len(operands))
             self._emit("ADD", node, module.grid, operands=both, shape_in=shape, shape_out=shape)
             return
-        axis: Any = argument(source, 1, "dim", 0)
-        if axis % (len(self.shapes[node]) + 1) != 1:
+        axis: Any = argument(source, "dim")
+        if operation_of(source) is not CAT or axis % (len(self.shapes[node]) + 1) != 1:
             raise _unsupported(node, "it concatenates along another axis than the channels")
-        result = Buffer(self.shapes[node], module.grid, len(self.operations))
+        result = Buffer(self.shapes[node], module.grid)
         done = 0
         for operand in operands:
             shape = three(operand.shape)
@@ -336,9 +330,9 @@ class _Reader:
 
 _READERS: dict[type[nn.Module], Callable[..., None]] = {
     OffsetScaleShift: _Reader._scale,
-    FixedPointLayer: _Reader._layer,
+    OffsetScaleShiftLayer: _Reader._layer,
     WindowAverage: _Reader._average,
-    Clip: _Reader._clip,
+    Saturate: _Reader._saturate,
     Dequantize: _Reader._dequantize,
 }
 
@@ -360,19 +354,16 @@ def _tables(node: fx.Node, offset: Tensor, multiplier: Tensor, shift: Tensor) ->
     }
 
 
-def plan_arena(buffers: list[Buffer]) -> int:
-    """Give each buffer a place so that no two that live together overlap; returns the size.
+def _plan_arena(instructions: list[Instruction], results: list[Buffer]) -> int:
+    """Give each buffer its place; returns the size of the arena.
 
-    The largest first, each at the lowest place that is free while it lives.
+    Args:
+        instructions: In order.
+        results: Read when all instructions are done.
     """
-    placed: list[Buffer] = []
-    for buffer in sorted(buffers, key=lambda b: -b.size):
-        others = [b for b in placed if b.first <= buffer.last and buffer.first <= b.last]
-        place = 0
-        for other in sorted(others, key=lambda b: b.place):
-            if place + buffer.size <= other.place:
-                break
-            place = max(place, other.place + other.size)
-        buffer.place = place
-        placed.append(buffer)
-    return max((b.place + b.size for b in placed), default=0)
+    accesses = [(i.operands, [i.result]) for i in instructions]
+    live = lifetimes([*accesses, (results, [])])
+    sizes = {buffer: buffer.size for buffer in live}
+    for buffer, start in place(live, sizes, list(live)).items():
+        buffer.place = start
+    return max((b.place + b.size for b in live), default=0)

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.graph.calls import argument, operation_of
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.operations import MAX_POOL
+from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.graph.window_sums import Mean
-from edgeailite.quantization.integer.operators import Dequantize
-from edgeailite.quantization.targets.tinpu.operators import FixedPointLayer, WindowAverage
+from edgeailite.quantization.integer.grid import Dequantize
+from edgeailite.quantization.targets.tinpu.operators import OffsetScaleShiftLayer, WindowAverage
 
 FIRST_CHANNELS, CHANNEL_MULTIPLE = 1, 4
 FIRST_KERNEL_WIDTHS = range(1, 9)
@@ -26,7 +28,6 @@ STRIDES = ((1, 1), (2, 1), (2, 2))
 POOL_SIDES = range(1, 5)
 MIN_LINEAR_INPUTS = {8: 16, 4: 8, 2: 8}
 OFFSET_BITS = {8: 24, 4: 16, 2: 16}
-_MAX_POOLS = ("_max_pool1d", "_max_pool2d", "max_pool1d", "max_pool2d")
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,7 @@ def check_hardware_rules(
     """
     model: Any = converted if isinstance(converted, GraphModel) else converted.module
     inputs = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
-    shapes = value_shapes(model, [x[:1] for x in inputs])
-    findings = list(_findings(model, shapes))
+    findings = list(_findings(model, value_shapes(model, [x[:1] for x in inputs])))
     if strict and findings:
         listed = "\n".join(f"  {finding}" for finding in findings)
         raise ValueError(f"{len(findings)} things that the NPU does not compute:\n{listed}")
@@ -86,7 +86,7 @@ def _findings(model: GraphModel, shapes: dict[fx.Node, torch.Size]) -> Iterator[
     is_first = True
     for node in model.graph.nodes:
         module = model.module_of(node)
-        if isinstance(module, FixedPointLayer):
+        if isinstance(module, OffsetScaleShiftLayer):
             if module.weight.dim() == 2:
                 yield from _linear(module)
             else:
@@ -97,8 +97,8 @@ def _findings(model: GraphModel, shapes: dict[fx.Node, torch.Size]) -> Iterator[
             yield from _average(module, shapes[node.all_input_nodes[0]])
         elif isinstance(module, Dequantize):
             yield from _float_operations(model, node)
-        else:
-            yield from _max_pool(node, module)
+        elif operation_of(node) is MAX_POOL:
+            yield from _max_pool(node, shapes[node.all_input_nodes[0]])
 
 
 def _sides(value: Any) -> tuple[int, int]:
@@ -108,7 +108,7 @@ def _sides(value: Any) -> tuple[int, int]:
     return (int(value[0]), int(value[1]) if len(value) > 1 else 1)
 
 
-def _convolution(layer: FixedPointLayer, is_first: bool) -> Iterator[Finding]:
+def _convolution(layer: OffsetScaleShiftLayer, is_first: bool) -> Iterator[Finding]:
     operation, path = layer.operation, layer.layer_path
     inputs, outputs = (int(getattr(operation, f"{s}_channels", 0)) for s in ("in", "out"))
     if is_first:
@@ -139,7 +139,7 @@ def _convolution(layer: FixedPointLayer, is_first: bool) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _linear(layer: FixedPointLayer) -> Iterator[Finding]:
+def _linear(layer: OffsetScaleShiftLayer) -> Iterator[Finding]:
     count, bits = layer.weight.shape[1], layer.weight_bits
     least = MIN_LINEAR_INPUTS[bits]
     if count < least:
@@ -149,7 +149,7 @@ def _linear(layer: FixedPointLayer) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _offsets(layer: FixedPointLayer) -> Iterator[Finding]:
+def _offsets(layer: OffsetScaleShiftLayer) -> Iterator[Finding]:
     bits = OFFSET_BITS[layer.weight_bits]
     largest = float(layer.output.offset.abs().max())
     if largest >= 1 << (bits - 1):
@@ -177,21 +177,17 @@ def _average(module: WindowAverage, shape: torch.Size) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _max_pool(node: fx.Node, module: nn.Module | None) -> Iterator[Finding]:
-    name = getattr(node.target, "__name__", "")
-    if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
-        kernel: Any = module.kernel_size
-        if isinstance(module, nn.MaxPool1d) and isinstance(kernel, int):
-            kernel = (kernel,)
-    elif name in _MAX_POOLS or node.target in (F.max_pool1d, F.max_pool2d):
-        kernel = node.args[1] if len(node.args) > 1 else node.kwargs["kernel_size"]
-    else:
-        return
-    sides = _sides(kernel)
+def _max_pool(node: fx.Node, shape: torch.Size) -> Iterator[Finding]:
+    kernel = argument(node, "kernel_size")
+    # A time series has width 1.
+    sides = _sides((kernel,) if len(shape) == 3 and isinstance(kernel, int) else kernel)
     if any(side not in POOL_SIDES for side in sides):
-        place = str(node.target) if node.op == "call_module" else node.name
         yield Finding(
-            place, "a max-pool's kernel", str(sides), "sides of 1 to 4", "Pool in two steps."
+            call_name(node),
+            "a max-pool's kernel",
+            str(sides),
+            "sides of 1 to 4",
+            "Pool in two steps.",
         )
 
 

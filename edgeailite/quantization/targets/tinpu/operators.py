@@ -6,10 +6,11 @@ Integers are carried in float32, in PyTorch and in the ONNX file: ``Conv`` or ``
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeailite.quantization.arithmetic.fixed_point import (
     EXACT_BITS,
@@ -19,16 +20,25 @@ from edgeailite.quantization.arithmetic.fixed_point import (
     multiplier_and_shift,
 )
 from edgeailite.quantization.graph.window_sums import WindowSum
-from edgeailite.quantization.integer.operators import Grid, GridModule
+from edgeailite.quantization.integer.grid import (
+    FLOAT_BYTES,
+    OFFSET_BYTES,
+    Constants,
+    Grid,
+    GridModule,
+    IntegerOperator,
+    packed_bytes,
+)
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.normalization import plain_strides
 from edgeailite.quantization.targets.tinpu.modules import average_constants
 
 # Operator of the exported file, and the name of the constant that is its second input.
 _CONSTANT_NAMES = {"Add": "offset", "Mul": "factor"}
+_SHIFT_BYTES = 1
 
 
-class OffsetScaleShift(GridModule):
+class OffsetScaleShift(GridModule, IntegerOperator):
     """``clip(floor((x + offset) * multiplier * 2^-shift), q_min, q_max)``.
 
     Args:
@@ -62,12 +72,18 @@ class OffsetScaleShift(GridModule):
         """An accumulator, or raw input, in; integers out; any shape."""
         x = plain_strides(x)
         offset, factor = (self._along_channels(v, x) for v in (self.offset, self.factor))
-        return self.clip(torch.floor((x + offset) * factor))
+        return self.clamp(torch.floor((x + offset) * factor))
 
     def _along_channels(self, vector: Tensor, x: Tensor) -> Tensor:
         if vector.dim() == 0 or self.channels_last:
             return vector
         return vector.reshape(-1, *[1] * (x.dim() - 2))
+
+    def constants(self, input_shape: torch.Size | None) -> Constants:
+        """Offsets, and multipliers with their shifts, or float factors."""
+        bits = self.multiplier_bits
+        size = FLOAT_BYTES if bits is None else _SHIFT_BYTES + (1 if bits <= 8 else 2)
+        return Constants(0, self.offset.numel() * OFFSET_BYTES, self.factor.numel() * size)
 
     def multiplier_and_shift(self) -> tuple[Tensor, Tensor]:
         """The factor's whole numbers, in float64.
@@ -83,15 +99,17 @@ class OffsetScaleShift(GridModule):
         return multiplier_and_shift(self.factor, self.multiplier_bits, min_shift=-MAX_SHIFT)
 
 
-class Clip(GridModule):
-    """Integers that are steps of this grid already, cut at its ends."""
+class Saturate(GridModule, IntegerOperator):
+    """Integers that are multiples of this grid's scale already, clamped to its ends."""
+
+    only_clamps = True
 
     def forward(self, q: Tensor) -> Tensor:
         """Integers in and out; any shape."""
-        return self.clip(q)
+        return self.clamp(q)
 
 
-class WindowAverage(GridModule):
+class WindowAverage(GridModule, IntegerOperator):
     """Sums over windows, then offset, multiplier and shift by one over the area.
 
     Args:
@@ -108,16 +126,22 @@ class WindowAverage(GridModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Integers in and out, shapes as the average's."""
-        offset, factor, _ = self.steps(x.shape)
-        return self.clip(torch.floor((self.sums(x) + offset) * factor))
+        offset, factor, _ = self.requantization(x.shape)
+        return self.clamp(torch.floor((self.sums(x) + offset) * factor))
 
-    def steps(self, shape: torch.Size) -> tuple[Any, Any, Requantization]:
+    def constants(self, input_shape: torch.Size | None) -> Constants:
+        """An offset, a multiplier and a shift for each place that differs."""
+        assert input_shape is not None
+        places = self.requantization(input_shape)[2].factor.numel()
+        return Constants(0, places * OFFSET_BYTES, places * (1 + _SHIFT_BYTES))
+
+    def requantization(self, shape: torch.Size) -> tuple[Any, Any, Requantization]:
         """Offset and factor (numbers, or tensors where places differ), and the whole numbers."""
         return average_constants(self.sums, shape, self.source.scale, self.grid.scale)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Both grids."""
-        source = Clip(self.source).get_extra_state()
+        source = asdict(self.source)
         return {**super().get_extra_state(), "source": source}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -127,7 +151,7 @@ class WindowAverage(GridModule):
         super().set_extra_state(state)
 
 
-class FixedPointLayer(nn.Module):
+class OffsetScaleShiftLayer(IntegerOperator):
     """Integer convolution or linear without bias, then offset, multiplier and shift.
 
     Args:
@@ -141,8 +165,6 @@ class FixedPointLayer(nn.Module):
     """
 
     weight: Tensor
-    quantizer_path = ""
-    layer_path = ""  # of the layer in the user's model
 
     def __init__(
         self, layer: QuantLayer, weight: Tensor, output: OffsetScaleShift, source: Grid
@@ -157,6 +179,16 @@ class FixedPointLayer(nn.Module):
                 f"The sums reach {largest:.3g}, more than {EXACT_BITS} bits hold. Use fewer inputs "
                 "(a smaller kernel, fewer channels, more groups), or fewer bits for its weights."
             )
+
+    @property
+    def output_grid(self) -> Grid:
+        """Grid of the result."""
+        return self.output.grid
+
+    def constants(self, input_shape: torch.Size | None) -> Constants:
+        """Packed weights, and the constants of what follows the sums."""
+        weights = packed_bytes(self.weight.numel(), self.weight_bits)
+        return self.output.constants(None)._replace(weights=weights)
 
     @property
     def weight_bits(self) -> int:

@@ -5,7 +5,7 @@ from torch import nn
 
 from edgeailite.quantization import TINPUTinyMLPTQFxModule
 from edgeailite.quantization.methods.mixed_precision.search import search_bit_widths
-from edgeailite.quantization.targets.tinpu.qconfig import BIT_WIDTHS, weight_spec
+from edgeailite.quantization.prepare.tinyml_qconfig import BIT_WIDTHS, weight_spec
 
 
 def network():

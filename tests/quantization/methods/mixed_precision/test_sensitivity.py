@@ -6,7 +6,7 @@ from edgeailite.quantization import PTCFxModule, TINPUTinyMLPTQFxModule
 from edgeailite.quantization.methods.mixed_precision.sensitivity import (
     layer_sensitivity,
 )
-from edgeailite.quantization.targets.tinpu.qconfig import BIT_WIDTHS, weight_spec
+from edgeailite.quantization.prepare.tinyml_qconfig import BIT_WIDTHS, weight_spec
 
 
 def wrapper():

@@ -121,11 +121,15 @@ def test_buffers_that_live_together_do_not_overlap():
     for name in ("residual_relu_pool", "concat", "sequence"):
         wrapper, x = trained(name, TINPUTinyMLQATFxModule)
         program = make_program(wrapper.convert().module, x)
-        buffers = {id(op.result): op.result for op in program.operations}.values()
+        buffers = list({id(op.result): op.result for op in program.instructions}.values())
+        used = {
+            b: [i for i, op in enumerate(program.instructions) if b in (*op.operands, op.result)]
+            for b in buffers
+        }
         for a in buffers:
             assert a.place + a.size <= program.arena
             for b in buffers:
-                together = a is not b and a.first <= b.last and b.first <= a.last
+                together = a is not b and used[a][0] <= used[b][-1] and used[b][0] <= used[a][-1]
                 assert not together or a.place + a.size <= b.place or b.place + b.size <= a.place
         assert program.arena < sum(b.size for b in buffers)
 

@@ -14,8 +14,7 @@ from edgeailite.quantization import (
     TINPUTinyMLQATFxModule,
 )
 from edgeailite.quantization.modules.pact2 import NoQAct
-from edgeailite.quantization.targets.tinpu.conversion import convert_fixed_point
-from edgeailite.quantization.targets.tinpu.operators import FixedPointLayer
+from edgeailite.quantization.targets.tinpu.operators import OffsetScaleShiftLayer, Saturate
 from tests.quantization.helpers import OPTIMIZATIONS, run_onnx
 from tests.quantization.tinyml_networks import NETWORKS, trained
 
@@ -122,7 +121,7 @@ def test_an_add_without_relu_is_clipped_as_signed_integers():
     wrapper, _ = trained("residual_flatten", TINPUTinyMLQATFxModule)
     sums = [m for p, m in wrapper.module.named_modules() if p.startswith("add_q")]
     assert [q.spec.signed for q in sums] == [True, True]
-    clips = [m for m in wrapper.convert().module.modules() if type(m).__name__ == "Clip"]
+    clips = [m for m in wrapper.convert().module.modules() if isinstance(m, Saturate)]
     assert {(m.grid.quant_min, m.grid.quant_max) for m in clips} == {(-128, 127)}
 
 
@@ -159,7 +158,7 @@ def test_no_sum_needs_more_than_24_bits():
     x = torch.rand(16, 4096)
     with torch.no_grad():
         assert torch.equal(wrapper.convert(output_int=False)(x), wrapper(x))
-    layer = next(m for m in wrapper.convert().modules() if isinstance(m, FixedPointLayer))
+    layer = next(m for m in wrapper.convert().modules() if isinstance(m, OffsetScaleShiftLayer))
     sums = layer.weight.abs().sum(1) * layer.source.max_magnitude + layer.output.offset.abs()
     assert sums.max() < 2**24
 
@@ -189,7 +188,7 @@ def test_a_batch_norm_out_of_reach_has_a_clear_error():
 def test_a_wrapper_is_not_changed_by_its_conversion():
     wrapper, _ = trained("conv1d", TINPUTinyMLQATFxModule)
     before = {k: v.clone() for k, v in wrapper.module.state_dict().items()}
-    convert_fixed_point(wrapper.module)
+    wrapper.module.target.convert(wrapper.module)
     assert all(torch.equal(before[k], v) for k, v in wrapper.module.state_dict().items())
 
 

@@ -1,5 +1,5 @@
-"""``edgeailite.quantization.targets.tinpu.qconfig`` under its documented path."""
+"""``edgeailite.quantization.prepare.tinyml_qconfig`` under its documented path."""
 
-from edgeailite.quantization.targets.tinpu.qconfig import TinyMLQConfigType, get_default_qconfig
+from edgeailite.quantization.prepare.tinyml_qconfig import TinyMLQConfigType, get_default_qconfig
 
 __all__ = ["TinyMLQConfigType", "get_default_qconfig"]

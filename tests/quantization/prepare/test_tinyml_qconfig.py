@@ -4,18 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.arithmetic.spec import FixedPoint
-from edgeailite.quantization.targets.tinpu.qconfig import (
+from edgeailite.quantization.prepare.tinyml_qconfig import (
     TinyMLQConfigType,
     get_default_qconfig,
     make_tinyml_policy,
 )
+from edgeailite.quantization.targets.registry import get_target
 
 NETWORK = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
 
 
-def policy(given, fixed_point=FixedPoint()):  # noqa: B008 -- frozen
-    return make_tinyml_policy(NETWORK, given, fixed_point=fixed_point)
+def policy(given, target="tinpu"):
+    return make_tinyml_policy(NETWORK, get_target(target), given)
 
 
 def test_the_default_is_eight_bits_and_shifts():
@@ -37,8 +37,8 @@ def test_fewer_bits_have_free_scales_of_eight_bits(bits, largest, soft):
 
 
 def test_the_generic_target_rounds_to_even():
-    assert policy(None, None).qconfig.activation.rounding == "half_even"
-    assert policy("WC8_AT8", None).qconfig.activation.symmetric is False
+    assert policy(None, "onnx_runtime").qconfig.activation.rounding == "half_even"
+    assert policy("WC8_AT8", "onnx_runtime").qconfig.activation.symmetric is False
 
 
 def test_a_dict_and_the_class_say_the_same_and_nothing_is_changed():
@@ -107,7 +107,7 @@ def test_what_the_target_cannot_do_is_refused(name):
 
 
 def test_the_generic_target_may_have_free_scales_at_eight_bits():
-    found = policy({"weight": {"power2_scale": False}}, None).qconfig.weight
+    found = policy({"weight": {"power2_scale": False}}, "onnx_runtime").qconfig.weight
     assert (found.power_of_two, found.scale_bits) == (False, 8)
 
 
@@ -119,5 +119,5 @@ def test_the_class_refuses_what_it_does_not_know():
 
 
 def test_the_default_configuration_has_its_own_function():
-    assert get_default_qconfig() == policy(None, None).qconfig
+    assert get_default_qconfig() == policy(None, "onnx_runtime").qconfig
     assert get_default_qconfig({"weight": {"bitwidth": 2}}).weight.bit_width == 2

@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from edgeailite.quantization.arithmetic.spec import BiasSpec, FixedPoint, QConfig, QuantSpec
-from edgeailite.quantization.graph.operations import LAYER_MODULES
-from edgeailite.quantization.prepare.annotate import Policy
+from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QuantSpec, Rounding
+from edgeailite.quantization.graph.operations import LAYERS
+from edgeailite.quantization.graph.registry import modules_of
+from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.qconfig import make_policy, read_spec
+from edgeailite.quantization.prepare.target import Target
 
 BIT_WIDTHS = (8, 4, 2)
 FLOAT_BITS = 32
@@ -91,22 +93,24 @@ class TinyMLQConfigType:
 
 
 def get_default_qconfig(
-    qconfig_dict: Mapping[str, Any] | None = None, fixed_point: FixedPoint | None = None
+    qconfig_dict: Mapping[str, Any] | None = None, target: Target | None = None
 ) -> QConfig:
     """The configuration of a dict's ``weight`` and ``activation``.
 
     Args:
         qconfig_dict: None: 8 bits.
-        fixed_point: The rules of a target with offset, multiplier and shift, or None.
+        target: The hardware; None: any, with ties to even.
 
     Raises:
         ValueError: A value is outside of what it allows, or of what the target computes.
     """
     given = dict(qconfig_dict or {})
     weight, soft = _read_weight(dict(given.get("weight") or {}))
-    activation = _read_activation(dict(given.get("activation") or {}), fixed_point is not None)
-    if fixed_point is not None:
-        _check_fixed_point(weight, activation)
+    activation = _read_activation(
+        dict(given.get("activation") or {}), "half_even" if target is None else target.rounding
+    )
+    if target is not None:
+        target.check_specs(weight, activation)
     return QConfig(weight, activation, _BIASES[min(weight.bit_width, 8)], soft_weight=soft)
 
 
@@ -133,10 +137,10 @@ def _read_weight(given: dict[str, Any]) -> tuple[QuantSpec, bool]:
     return made, _SOFT[soft]
 
 
-def _read_activation(given: dict[str, Any], half_up: bool) -> QuantSpec:
+def _read_activation(given: dict[str, Any], rounding: Rounding) -> QuantSpec:
     given.pop("mixed_precision", None)
     given.pop("soft_quant", None)
-    spec = QuantSpec(range_rule="percentile", rounding="half_up" if half_up else "half_even")
+    spec = QuantSpec(range_rule="percentile", rounding=rounding)
     made = read_spec(given, "activation", _with_observer(spec, given, "activation"))
     assert made is not None
     return made
@@ -153,28 +157,11 @@ def _with_observer(spec: QuantSpec, given: dict[str, Any], role: str) -> QuantSp
     return replace(spec, range_rule=observer)
 
 
-def _check_fixed_point(weight: QuantSpec, activation: QuantSpec) -> None:
-    """Raise a ValueError for what a multiplier of 8 bits and a shift cannot compute."""
-    if weight.bit_width == 8 and not weight.power_of_two:
-        raise ValueError(
-            "8-bit weights have power2_scale=False, but at 8 bits this target only shifts: its "
-            "scales are powers of two. Leave power2_scale out, use 4 or 2 bits, or a Generic "
-            "wrapper."
-        )
-    if not (activation.symmetric and activation.power_of_two and activation.bit_width <= 8):
-        raise ValueError(
-            "Activations of this target have up to 8 bits, no zero point, and a power of two as "
-            f"scale; given: {activation.bit_width} bits, symmetric={activation.symmetric}, "
-            f"power2_scale={activation.power_of_two}. Use torch.per_tensor_symmetric with "
-            "power2_scale=True, or a Generic wrapper."
-        )
-
-
 def make_tinyml_policy(
     model: nn.Module,
+    target: Target,
     qconfig_type: Any = None,
     backend: str = "qnnpack",
-    fixed_point: FixedPoint | None = None,
     float_offset: bool = False,
 ) -> Policy:
     """The annotation rules that a microcontroller wrapper's arguments ask for.
@@ -182,9 +169,9 @@ def make_tinyml_policy(
     Args:
         model: Whose modules ``mixed_precision`` names.
         qconfig_type: None, a :class:`TinyMLQConfigType`, or a dict like its ``qconfig_type``
-            (not changed); without `fixed_point` also what the other fx wrappers take.
+            (not changed); for a target that takes presets also what the other fx wrappers take.
         backend: As of the other fx wrappers.
-        fixed_point: The rules of a target with offset, multiplier and shift, or None.
+        target: The hardware; None: any, with ties to even.
         float_offset: Do not round biases to integers.
 
     Raises:
@@ -193,7 +180,7 @@ def make_tinyml_policy(
     """
     given = getattr(qconfig_type, "qconfig_type", qconfig_type)
     if given is not None and not isinstance(given, Mapping):
-        if fixed_point is not None:
+        if not target.takes_presets:
             raise TypeError(
                 f"qconfig_type is a {type(given).__name__}; TINPU wrappers take None, a dict "
                 "{'weight': {...}, 'activation': {...}}, or a TinyMLQConfigType."
@@ -207,11 +194,10 @@ def make_tinyml_policy(
             "'mixed_precision', and those of the search (see TinyMLQConfigType)."
         )
     make_policy(None, backend)  # refuses an unknown backend
-    qconfig = _final(get_default_qconfig(given, fixed_point), float_offset)
+    qconfig = _final(get_default_qconfig(given, target), float_offset)
     return Policy(
         qconfig,
-        by_path=_mixed_precision(model, given, fixed_point, float_offset),
-        fixed_point=fixed_point,
+        by_path=_mixed_precision(model, given, target, float_offset),
     )
 
 
@@ -222,7 +208,7 @@ def _final(qconfig: QConfig, float_offset: bool) -> QConfig:
 def _mixed_precision(
     model: nn.Module,
     given: Mapping[str, Any],
-    fixed_point: FixedPoint | None,
+    target: Target,
     float_offset: bool,
 ) -> dict[str, QConfig | None]:
     """The configuration of each module that ``mixed_precision`` names."""
@@ -236,7 +222,7 @@ def _mixed_precision(
             changed["weight"] = {**_portable(changed["weight"]), "bitwidth": bits}
         if activations.get(name, FLOAT_BITS) != FLOAT_BITS:
             changed["activation"]["bitwidth"] = activations[name]
-        qconfig = _final(get_default_qconfig(changed, fixed_point), float_offset)
+        qconfig = _final(get_default_qconfig(changed, target), float_offset)
         if bits == FLOAT_BITS:
             qconfig = replace(qconfig, weight=None)
         found[name] = qconfig
@@ -253,7 +239,7 @@ def _portable(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named_bits(model: nn.Module, given: Mapping[int, list[str]] | None) -> dict[str, int]:
-    layers = [n for n, m in model.named_modules() if isinstance(m, LAYER_MODULES)]
+    layers = [n for n, m in model.named_modules() if isinstance(m, modules_of(*LAYERS))]
     found: dict[str, int] = {}
     for bits, names in (given or {}).items():
         if int(bits) not in (*BIT_WIDTHS, FLOAT_BITS):

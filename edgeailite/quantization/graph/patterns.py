@@ -1,0 +1,91 @@
+"""Patterns in a graph: readers, call sites, what belongs together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
+from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.operations import (
+    BATCH_NORM,
+    CLAMP,
+    HARDTANH,
+    QUANTIZE_HERE,
+    QUANTIZER,
+    RELU6,
+)
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """Return the reader of a value that has one; None for a value with none or several."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def call_sites(graph: fx.Graph) -> dict[str, list[fx.Node]]:
+    """Nodes that call each module, by its path."""
+    sites: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            sites.setdefault(str(node.target), []).append(node)
+    return sites
+
+
+def last_values(graph: fx.Graph) -> set[fx.Node]:
+    """Values that the outputs are, or are moved from."""
+    found, pending = set(), list(graph.find_nodes(op="output")[0].all_input_nodes)
+    while pending:
+        node = pending.pop()
+        found.add(node)
+        if traits_of(node).moves_values:
+            pending.extend(node.all_input_nodes)
+    return found
+
+
+def foldable_batch_norm(model: GraphModel, layer: fx.Node) -> fx.Node | None:
+    """Batch norm with running statistics that alone reads `layer` and that only `layer` feeds."""
+    user = only_user(layer)
+    if user is None or operation_of(user) is not BATCH_NORM:
+        return None
+    module = model.get_submodule(str(user.target))
+    has_statistics = getattr(module, "running_mean", None) is not None
+    alone = len(call_sites(model.graph)[str(user.target)]) == 1
+    return user if alone and has_statistics else None
+
+
+def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
+    """``(low, high)`` of a ReLU6, Hardtanh or clamp; None for others, or where one is no number."""
+    operation = operation_of(node)
+    if operation is RELU6:
+        return 0.0, 6.0
+    names = {HARDTANH: ("min_val", "max_val"), CLAMP: ("min", "max")}.get(operation)
+    if names is None:
+        return None
+    bounds = [argument(node, name) for name in names]
+    if all(isinstance(bound, int | float) for bound in bounds):
+        return float(bounds[0]), float(bounds[1])
+    return None
+
+
+def quantizer_of(node: Any) -> fx.Node | None:
+    """Quantizer node whose grid a node's value lies on; None for a float value."""
+    while isinstance(node, fx.Node):
+        operation = operation_of(node)
+        if operation is QUANTIZER:
+            return node
+        if not operation.traits.moves_values and operation is not QUANTIZE_HERE:
+            return None
+        node = node.all_input_nodes[0] if node.all_input_nodes else None
+    return None
+
+
+def operation_path(node: fx.Node) -> str:
+    """``<owner>.<operation>`` of a function or method, after the module whose forward calls it."""
+    owner, name = node.meta.get("owner", ""), node.name.rstrip("_0123456789")
+    return f"{owner}.{name}" if owner else name
+
+
+def call_name(node: fx.Node) -> str:
+    """Path of the module that a node calls, else the node's own name."""
+    return str(node.target) if node.op == "call_module" else node.name

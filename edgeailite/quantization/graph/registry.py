@@ -1,0 +1,189 @@
+"""Rows of the table of operations: what a row holds, and how it is found.
+
+The rows are in :mod:`~edgeailite.quantization.graph.operations`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+
+from edgeailite.quantization.graph.traits import Traits
+
+
+class _Required:
+    """Stands for the default of a parameter that has none."""
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED = _Required()
+
+
+Variant = tuple[str, str]
+"""Name of the row that a call belongs to instead, and why, for the report."""
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """A row of the table.
+
+    Attributes:
+        name: Unique, as the rest of the engine names the operation.
+        traits: See :class:`Traits`.
+        parameters: Names of the arguments in the order of the call, with their defaults.
+        variadic: The parameter that takes all further positional arguments, or one sequence.
+        attributes: Where a module holds a parameter under another name.
+        variant: Looks at a call's arguments: the row that the call belongs to instead, or None.
+        onnx: The ONNX operators that an operation which moves values is written as.
+    """
+
+    name: str
+    traits: Traits
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    variadic: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    variant: Callable[[fx.Node, Mapping[str, Any]], Variant | None] | None = None
+    onnx: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are the row itself."""
+        return operation_named, (self.name,)
+
+    def register(
+        self,
+        *,
+        modules: Iterable[type[nn.Module]] = (),
+        functions: Iterable[Callable[..., Any]] = (),
+        methods: Iterable[str] = (),
+        type_names: Iterable[str] = (),
+    ) -> None:
+        """Let modules, functions and tensor methods be calls of this operation.
+
+        Args:
+            modules: Types; subclasses count, the most specific registered type decides.
+            functions: Functions as ``torch.fx`` records them.
+            methods: Names of tensor methods.
+            type_names: Names of module types of libraries that are not imported here.
+
+        Raises:
+            ValueError: One of them belongs to another operation.
+        """
+        for table, keys in (
+            (_BY_MODULE, modules),
+            (_BY_FUNCTION, functions),
+            (_BY_METHOD, methods),
+            (_BY_TYPE_NAME, type_names),
+        ):
+            for key in keys:
+                known = table.setdefault(key, self)
+                if known is not self:
+                    raise ValueError(
+                        f"{key!r} is a call of operation '{known.name}' and cannot be registered "
+                        f"as '{self.name}' too."
+                    )
+
+
+OPERATIONS: dict[str, Operation] = {}
+_BY_MODULE: dict[Any, Operation] = {}
+_BY_FUNCTION: dict[Any, Operation] = {}
+_BY_METHOD: dict[Any, Operation] = {}
+_BY_TYPE_NAME: dict[Any, Operation] = {}
+
+
+def register_operation(
+    name: str,
+    traits: Traits,
+    parameters: str = "",
+    *,
+    attributes: Mapping[str, str] | None = None,
+    variant: Callable[[fx.Node, Mapping[str, Any]], Variant | None] | None = None,
+    onnx: tuple[str, ...] = (),
+    modules: Iterable[type[nn.Module]] = (),
+    functions: Iterable[Callable[..., Any]] = (),
+    methods: Iterable[str] = (),
+    type_names: Iterable[str] = (),
+) -> Operation:
+    """Add a row to the table.
+
+    Args:
+        name: See :class:`Operation`, as for `traits`, `attributes`, `variant` and `onnx`.
+        traits: Answers to all traits.
+        parameters: The call as a Python signature, the tensors first:
+            ``"input, dim=0, keepdim=False"``; ``*dims`` takes all that follow, or one sequence.
+        attributes: Where a module holds a parameter under another name.
+        variant: Chooses another row by the arguments.
+        onnx: The ONNX operators of an operation that moves values.
+        modules: The calls of it; see :meth:`Operation.register`.
+        functions: Likewise.
+        methods: Likewise.
+        type_names: Likewise.
+
+    Raises:
+        ValueError: An operation of this name exists, or a call belongs to another one.
+    """
+    if name in OPERATIONS:
+        raise ValueError(f"There is an operation '{name}' already.")
+    defaults, variadic = _read_signature(parameters)
+    operation = Operation(name, traits, defaults, variadic, attributes or {}, variant, onnx)
+    operation.register(modules=modules, functions=functions, methods=methods, type_names=type_names)
+    OPERATIONS[name] = operation
+    return operation
+
+
+def _read_signature(parameters: str) -> tuple[dict[str, Any], str | None]:
+    """Parameters with their defaults, and the one that takes all that follow."""
+    function = ast.parse(f"def call({parameters}): pass").body[0]
+    assert isinstance(function, ast.FunctionDef)
+    names = [parameter.arg for parameter in function.args.args]
+    defaults = [ast.literal_eval(default) for default in function.args.defaults]
+    required = [REQUIRED] * (len(names) - len(defaults))
+    found = dict(zip(names, [*required, *defaults], strict=True))
+    if function.args.vararg is None:
+        return found, None
+    variadic = function.args.vararg.arg
+    return {**found, variadic: REQUIRED}, variadic
+
+
+def operation_named(name: str) -> Operation:
+    """Look a row up by its name.
+
+    Raises:
+        ValueError: There is none; the message lists those there are.
+    """
+    if name not in OPERATIONS:
+        raise ValueError(f"There is no operation '{name}'; there are: {', '.join(OPERATIONS)}.")
+    return OPERATIONS[name]
+
+
+def operation_of_module(module: nn.Module) -> Operation | None:
+    """Row of the most specific type of a module that is registered; None if there is none."""
+    by_name = _BY_TYPE_NAME.get(type(module).__name__)
+    if by_name is not None:
+        return by_name
+    return next((_BY_MODULE[t] for t in type(module).__mro__ if t in _BY_MODULE), None)
+
+
+def is_registered(module_type: type[nn.Module]) -> bool:
+    """Return True if this very type is a call of an operation, so that nobody looks inside."""
+    return module_type in _BY_MODULE or module_type.__name__ in _BY_TYPE_NAME
+
+
+def operation_of_function(function: Any) -> Operation | None:
+    """Row of a function; None if it has none."""
+    return _BY_FUNCTION.get(function)
+
+
+def operation_of_method(name: str) -> Operation | None:
+    """Row of a tensor method; None if it has none."""
+    return _BY_METHOD.get(name)
+
+
+def modules_of(*names: str) -> tuple[type[nn.Module], ...]:
+    """Module types that are calls of operations, in the order of their registration."""
+    return tuple(t for t, operation in _BY_MODULE.items() if operation.name in names)

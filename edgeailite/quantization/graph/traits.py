@@ -1,0 +1,62 @@
+"""Traits: the questions that every operation of the table answers, and families of answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Answers that every operation gives; none has a default.
+
+    Attributes:
+        has_weight: A layer with a weight, and perhaps a bias, of its own.
+        moves_values: The result holds values of the operand, or zeros, so it lies on its grid.
+        keeps_order: The values stay in their order in memory: only the shape changes.
+        splits: The result is a tuple of tensors.
+        is_activation: A function that the quantizer behind it computes: a lower, an upper bound.
+        reads_one: One operand; further tensors in the call are sizes.
+        keeps_sign: Operands without negative values give a result without them.
+        keeps_channels: A positive factor on channel ``c`` of all operands is one on channel ``c``
+            of the result, and on no other.
+        joins_grids: The result holds sums or copies of operands, so one scale can serve them all.
+        sums_one_grid: The result is a weighted sum of values of its single operand.
+        may_overwrite: Neither the operation's backward pass nor another operation needs the
+            result: a quantizer behind it may overwrite it.
+    """
+
+    has_weight: bool
+    moves_values: bool
+    keeps_order: bool
+    splits: bool
+    is_activation: bool
+    reads_one: bool
+    keeps_sign: bool
+    keeps_channels: bool
+    joins_grids: bool
+    sums_one_grid: bool
+    may_overwrite: bool
+
+
+NONE = Traits(
+    has_weight=False,
+    moves_values=False,
+    keeps_order=False,
+    splits=False,
+    is_activation=False,
+    reads_one=False,
+    keeps_sign=False,
+    keeps_channels=False,
+    joins_grids=False,
+    sums_one_grid=False,
+    may_overwrite=False,
+)
+LAYER = replace(NONE, has_weight=True, may_overwrite=True)
+ACTIVATION = replace(NONE, is_activation=True)
+MOVE = replace(NONE, moves_values=True, reads_one=True, keeps_sign=True)
+MOVE_IN_CHANNEL = replace(MOVE, keeps_channels=True)
+RESHAPE = replace(MOVE, keeps_order=True)
+IDENTITY = replace(RESHAPE, keeps_channels=True)
+SPLIT = replace(MOVE, splits=True)
+ARITHMETIC = replace(NONE, may_overwrite=True)
+AVERAGE = replace(NONE, reads_one=True, keeps_sign=True, keeps_channels=True, sums_one_grid=True)

@@ -1,0 +1,214 @@
+"""Integer convolutions and linear layers of a converted graph."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeailite.quantization.arithmetic.rounding import round_to_integer
+from edgeailite.quantization.arithmetic.weights import quantize_bias
+from edgeailite.quantization.integer.grid import (
+    FLOAT_BYTES,
+    OFFSET_BYTES,
+    Constants,
+    Dequantize,
+    Grid,
+    IntegerOperator,
+    Requantize,
+    dequantize_linear,
+    packed_bytes,
+)
+from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.layer_calls import LayerCall
+
+EXACT_IN_FLOAT32 = float(1 << 24)
+_X_DIGIT = 256
+
+
+class IntegerLayer(IntegerOperator):
+    """Convolution or linear in integers: ``round((sum (x_q - z_x) * w_q + b_q) * M) + z_y``.
+
+    ``M = s_x * s_w / s_y`` per output channel, computed and applied in float32, as ONNX Runtime's
+    integer kernels do. The sum runs in float32 where ``sum |w_q| * max |x_q - z_x| + |b_q| < 2^24``
+    for every output channel, which makes it exact; else in float64.
+
+    Args:
+        layer: Says which operation; its own parameters are not used.
+        weight: Integers, shape of the layer's weight.
+        bias: Integers, shape ``(C_out,)``, or None.
+        weight_scale: Scales of the output channels, float32, shape ``(C_out,)``.
+        input_grid: Of the input.
+        output_grid: Of the output; None: the accumulator is returned in real units, ``acc * s_x *
+            s_w``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_scale: Tensor
+    weight_digits: Tensor | None
+
+    def __init__(
+        self, layer: QuantLayer, weight: Tensor, bias: Tensor | None, weight_scale: Tensor,
+        input_grid: Grid, output_grid: Grid | None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.operation = layer
+        self.input = Dequantize(input_grid, scaled=False)
+        self.output = None if output_grid is None else Requantize(output_grid)
+        narrow = layer.weight_quantizer.spec.bit_width <= 8
+        self.register_buffer("weight", weight.to(torch.int8 if narrow else torch.int32))
+        self.register_buffer("bias", None if bias is None else bias.to(torch.int32))
+        per_tensor = layer.weight_quantizer.spec.granularity == "per_tensor"
+        self.register_buffer(
+            "weight_scale", (weight_scale[0] if per_tensor else weight_scale).clone()
+        )
+        self._set_bound(self._accumulator_bound())
+
+    @property
+    def output_grid(self) -> Grid | None:
+        """Grid of the output."""
+        return None if self.output is None else self.output.grid
+
+    def constants(self, input_shape: torch.Size | None) -> Constants:
+        """Packed weights, biases, and a float scale for each channel or for all."""
+        weights = packed_bytes(self.weight.numel(), self.operation.weight_quantizer.spec.bit_width)
+        biases = 0 if self.bias is None else self.bias.numel() * OFFSET_BYTES
+        return Constants(weights, biases, self.weight_scale.numel() * FLOAT_BYTES)
+
+    def _accumulator_bound(self) -> float:
+        """Largest magnitude that any partial sum can have."""
+        magnitude = self.input.grid.max_magnitude
+        rows = self.operation.rows(self.weight.float())
+        sums = torch.linalg.vector_norm(rows, ord=1, dim=1, dtype=torch.float64) * magnitude
+        return float((sums if self.bias is None else sums + self.bias.double().abs()).max())
+
+    def _set_bound(self, bound: float) -> None:
+        self.bound = bound
+        needs_digits = bound >= EXACT_IN_FLOAT32 and not self.has_onnx_form
+        digits = self._weight_digits() if needs_digits else None
+        self.register_buffer("weight_digits", digits, persistent=False)
+
+    @property
+    def _axis(self) -> int:
+        return 1 if self.operation.is_transposed and self.operation.num_groups == 1 else 0
+
+    @property
+    def has_onnx_form(self) -> bool:
+        """True if input, weight and output all have an ONNX form."""
+        output = self.output is None or self.output.grid.has_onnx_form
+        return self.weight.dtype == torch.int8 and output and self.input.grid.has_onnx_form
+
+    @property
+    def exports_onnx_form(self) -> bool:
+        """True if this call is traced for an ONNX file in which the layer has a form of its own."""
+        return self.has_onnx_form and torch.compiler.is_exporting()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integers in; integers out, or real values if there is no output grid."""
+        if self.exports_onnx_form:
+            return self._onnx_form(x)
+        acc = self.accumulate(self.input.centered(x))
+        if self.output is None:
+            return acc * self._per_channel(self.input.scale * self.weight_scale)
+        multiplier = self.input.scale * self.weight_scale / self.output.scale
+        return self.output.integers(acc * self._per_channel(multiplier))
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """``sum x * w_q + b_q``, exactly; `x` has its zero point taken off. Returned in float32."""
+        dtype = torch.float32 if self.bound < EXACT_IN_FLOAT32 else torch.float64
+        if dtype == torch.float64 and torch.compiler.is_exporting():
+            return self._accumulate_digits(x)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return self.operation.operate(x.to(dtype), self.weight.to(dtype), bias).float()
+
+    def _accumulate_digits(self, x: Tensor) -> Tensor:
+        """:meth:`accumulate` by digits: ONNX Runtime has no float64 convolution."""
+        assert self.weight_digits is not None
+        x_digits = [x]
+        if self.input.grid.max_magnitude > _X_DIGIT:
+            high = torch.floor(x / _X_DIGIT)
+            x_digits = [x - high * _X_DIGIT, high]
+        base = 1 << (16 // self.weight_digits.shape[0])
+        total = None if self.bias is None else self._per_channel(self.bias.double())
+        for i, x_digit in enumerate(x_digits):
+            for j, weight in enumerate(self.weight_digits):
+                part = self.operation.operate(x_digit, weight, None).double()
+                part = part * float(_X_DIGIT**i * base**j)
+                total = part if total is None else total + part
+        assert total is not None
+        return total.float()
+
+    def _weight_digits(self) -> Tensor:
+        """Digits with ``w = sum_j base^j * digit_j``, so small that the sums stay below 2^24.
+
+        Returns:
+            2, 4 or 8 digits, float32, shape ``(digits, *weight.shape)``;
+            ``base = 2^(16 / digits)``.
+        """
+        for count in (2, 4, 8):
+            base, rest, digits = float(1 << (16 // count)), self.weight.double(), []
+            for _ in range(count - 1):
+                digits.append((rest + base / 2).remainder(base) - base / 2)
+                rest = (rest - digits[-1]) / base
+            digits.append(rest)
+            sums = max(float(self.operation.rows(d).abs().sum(dim=1).max()) for d in digits)
+            if sums * _X_DIGIT < EXACT_IN_FLOAT32:
+                break
+        return torch.stack(digits).float()
+
+    def _per_channel(self, vector: Tensor) -> Tensor:
+        """A vector over channels, shaped to multiply the accumulator: only linear has them last."""
+        if vector.dim() == 0 or self.weight.dim() == 2:
+            return vector
+        return vector.reshape(-1, *[1] * (self.weight.dim() - 2))
+
+    def _onnx_form(self, x: Tensor) -> Tensor:
+        axis = None if self.weight_scale.dim() == 0 else self._axis
+        zero = torch.zeros_like(self.weight_scale, dtype=torch.int8)
+        weight = dequantize_linear(self.weight, self.weight_scale, zero, axis)
+        bias = None
+        if self.bias is not None:
+            scale = self.input.scale * self.weight_scale
+            zero = torch.zeros_like(scale, dtype=torch.int32)
+            bias = dequantize_linear(self.bias, scale, zero, None if axis is None else 0)
+        y = self.operation.operate(self.input(x), weight, bias)
+        return y if self.output is None else self.output(y)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The accumulator's bound."""
+        return {"bound": self.bound}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the bound of a saved model; its weights are in already, its grids not yet."""
+        self._set_bound(float(state["bound"]))
+
+
+def integer_layer(call: LayerCall, grid: Grid, output: Grid | None) -> IntegerLayer:
+    """Return the integers of a layer.
+
+    Args:
+        call: Of the layer in the prepared model.
+        grid: Of the input.
+        output: Of the result; None: real values.
+    """
+    layer, spec = call.layer, call.layer.weight_quantizer.spec
+    weight, bias, scale = call.folded()
+    q = round_to_integer(weight / layer.channels(scale, weight), spec.rounding).clamp(
+        spec.quant_min, spec.quant_max
+    )
+    if bias is not None:
+        bias = quantize_bias(
+            bias, grid.scale * scale, layer.bias_spec.limit, layer.bias_spec.rounding
+        )
+    return IntegerLayer(without_parameters(layer), q, bias, scale, grid, output)
+
+
+def without_parameters(layer: QuantLayer) -> QuantLayer:
+    """A copy of `layer` that still knows its operation but holds no weights and no children."""
+    bare = copy.copy(layer)
+    bare._parameters = dict.fromkeys(layer._parameters)
+    bare._modules = {}
+    return bare
