@@ -27,7 +27,7 @@ def is_traceable_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> bool:
-    """Whether :func:`multihead_attention` computes this call: self-attention without masks."""
+    """Return True for self-attention without masks: :func:`multihead_attention` computes it."""
     assert isinstance(module, nn.MultiheadAttention)
     plain = module.bias_k is None and not module.add_zero_attn and module._qkv_same_embed_dim
     unmasked = key_padding_mask is None and attn_mask is None and not is_causal
@@ -45,7 +45,7 @@ def multihead_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Any, Any]:
-    """What ``module(query, key, value, ...)`` returns, in traceable operations.
+    """Compute ``module(query, key, value, ...)`` in traceable operations.
 
     Args:
         module: Its parameters are used where they are.

@@ -143,7 +143,7 @@ def capture(
 
 
 def _is_batch_norm_with_activation(module: nn.Module) -> bool:
-    """Whether `module` is timm's batch norm that also calls its children `drop` and `act`."""
+    """Return True for timm's batch norm that also calls its children `drop` and `act`."""
     kind = type(module)
     return kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm.")
 

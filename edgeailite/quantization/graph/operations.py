@@ -9,19 +9,14 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.graph import traits, variants
+from edgeailite.quantization.graph.registry import each
 from edgeailite.quantization.graph.registry import register_operation as row
-
-
-def each(owner: Any, *names: str) -> tuple[Any, ...]:
-    """Attributes of a module for one, two and three dimensions: ``{}`` stands for the number."""
-    return tuple(getattr(owner, name.format(n)) for name in names for n in (1, 2, 3))
 
 
 def is_training(module: nn.Module) -> bool:
@@ -264,8 +259,7 @@ row(
     modules=(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
     functions=(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
 )
-# They leave a branch, a block or single values out at random in training, and read their training
-# flag when they run: as dropout, they are not traced. Known by name: torchvision's and timm's.
+# Not traced, as dropout: they read their training flag when they run. torchvision's and timm's.
 DROP_PATH = row(
     "drop_path",
     traits.RESHAPE,

@@ -187,3 +187,8 @@ def operation_of_method(name: str) -> Operation | None:
 def modules_of(*names: str) -> tuple[type[nn.Module], ...]:
     """Module types that are calls of operations, in the order of their registration."""
     return tuple(t for t, operation in _BY_MODULE.items() if operation.name in names)
+
+
+def each(owner: Any, *names: str) -> tuple[Any, ...]:
+    """Attributes of a module for one, two and three dimensions: ``{}`` stands for the number."""
+    return tuple(getattr(owner, name.format(n)) for name in names for n in (1, 2, 3))

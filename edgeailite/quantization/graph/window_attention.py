@@ -18,13 +18,13 @@ MASKED = -100.0
 
 
 def is_window_attention(module: nn.Module) -> bool:
-    """Whether `module` is torchvision's, without the cosine attention of its second version."""
+    """Return True for torchvision's module without the cosine attention of its second version."""
     kind = type(module)
     return kind.__name__ == "ShiftedWindowAttention" and kind.__module__.startswith("torchvision.")
 
 
 def window_padding(size: int, window: int) -> int:
-    """How much is missing to the next multiple of `window`."""
+    """Padding up to the next multiple of `window`."""
     return -size % window
 
 
@@ -61,7 +61,7 @@ def mask_windows(
 
 
 def _regions(size: int, window: int, shift: int) -> Tensor:
-    """Which stripe each pixel of a shifted side is from: one, or three; shape ``(size,)``."""
+    """Stripe that each pixel of a shifted side is from, of one or three; shape ``(size,)``."""
     position = torch.arange(size)
     if shift == 0:
         return torch.zeros_like(position)
@@ -74,7 +74,7 @@ fx.wrap("mask_windows")
 
 
 def window_attention(module: Any, x: Any) -> Any:
-    """What ``module(x)`` returns, in traceable operations.
+    """Compute ``module(x)`` in traceable operations.
 
     Args:
         module: One that :func:`is_window_attention` accepts; torchvision ships no types. Its

@@ -103,7 +103,7 @@ class WindowSum(nn.Module):
         return _CONVOLUTIONS[len(windows)](x, ones, None, stride, padding, 1, x.shape[1])
 
     def areas(self, shape: Sequence[int]) -> Tensor:
-        """What each sum is divided by, for an input of `shape`; float64.
+        """Divisor of each sum, for an input of `shape`; float64.
 
         Returns:
             Shape ``()``, or ``(1, 1, *output)`` where the places differ.

@@ -51,9 +51,14 @@ class IntegerLayer(IntegerOperator):
     weight_digits: Tensor | None
 
     def __init__(
-        self, layer: QuantLayer, weight: Tensor, bias: Tensor | None, weight_scale: Tensor,
-        input_grid: Grid, output_grid: Grid | None,
-    ) -> None:  # fmt: skip
+        self,
+        layer: QuantLayer,
+        weight: Tensor,
+        bias: Tensor | None,
+        weight_scale: Tensor,
+        input_grid: Grid,
+        output_grid: Grid | None,
+    ) -> None:
         super().__init__()
         self.operation = layer
         self.input = Dequantize(input_grid, scaled=False)

@@ -1,4 +1,4 @@
-"""What a converted model takes on a microcontroller: flash for its constants, RAM for its values.
+"""Memory of a converted model on a microcontroller: flash for constants, RAM for values.
 
 An estimate: code, and what a runtime needs for itself, come on top.
 """

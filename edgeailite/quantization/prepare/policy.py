@@ -56,7 +56,7 @@ class ModuleAnnotation:
 
 @dataclass(frozen=True)
 class Policy:
-    """What the rules may be told. None instead of a configuration leaves in float.
+    """Configurations that the annotation rules follow; None instead of one leaves in float.
 
     Attributes:
         qconfig: For every layer and value.

@@ -1,4 +1,4 @@
-"""What users may give as ``qconfig_type``, made into the engine's specs and policy.
+"""Configurations of users: the argument ``qconfig_type``, made into specs and a policy.
 
 A preset's name, a dict, our own :class:`QConfig`, or a ``QConfig`` or ``QConfigMapping`` of
 ``torch.ao.quantization``. The latter two are read by their attributes: torch.ao is never imported.
@@ -109,9 +109,16 @@ def _read_dict(given: Mapping[str, Any]) -> QConfig:
 
 
 _KEYS = (
-    "bitwidth", "qscheme", "dtype", "quant_min", "quant_max", "power2_scale", "range_max",
-    "fixed_range", "range_shrink_percentile",
-)  # fmt: skip
+    "bitwidth",
+    "qscheme",
+    "dtype",
+    "quant_min",
+    "quant_max",
+    "power2_scale",
+    "range_max",
+    "fixed_range",
+    "range_shrink_percentile",
+)
 
 
 def read_spec(given: Any, role: str, spec: QuantSpec) -> QuantSpec | None:

@@ -1,4 +1,4 @@
-"""What users of the microcontroller wrappers may give as ``qconfig_type``, made into a policy."""
+"""Configurations of users of the microcontroller wrappers, made into a policy."""
 
 from __future__ import annotations
 
@@ -22,14 +22,24 @@ _EXACT = 24  # bits of a sum that float32 carries
 _WEIGHTS = {
     8: QuantSpec(8, True, "per_channel", quant_range=(-127, 127)),
     4: QuantSpec(
-        4, True, "per_channel", power_of_two=False, scale_bits=8, range_rule="mse",
+        4,
+        True,
+        "per_channel",
+        power_of_two=False,
+        scale_bits=8,
+        range_rule="mse",
         quant_range=(-7, 7),
     ),
     2: QuantSpec(
-        2, True, "per_channel", power_of_two=False, scale_bits=8, range_rule="mse",
+        2,
+        True,
+        "per_channel",
+        power_of_two=False,
+        scale_bits=8,
+        range_rule="mse",
         quant_range=(-1, 1),
     ),
-}  # fmt: skip
+}
 _BIASES = {
     8: BiasSpec(24, "reduce_weight_scale", accumulator_bits=_EXACT),
     4: BiasSpec(16, "reduce_weight_scale", accumulator_bits=_EXACT),
@@ -38,10 +48,19 @@ _BIASES = {
 _OBSERVERS = ("min_max", "percentile", "mse")
 _SOFT = {"default": False, "soft_sigmoid": True, "dbq": True, False: False, True: True, None: False}
 _SEARCH_KEYS = (
-    "auto_quantization", "inputs", "targets", "criterion", "calibration_dataloader",
-    "eval_dataloader", "task_type", "float_metric", "example_inputs", "max_bytes",
-    "autoquant_tolerance_classification", "autoquant_tolerance_regression",
-)  # fmt: skip
+    "auto_quantization",
+    "inputs",
+    "targets",
+    "criterion",
+    "calibration_dataloader",
+    "eval_dataloader",
+    "task_type",
+    "float_metric",
+    "example_inputs",
+    "max_bytes",
+    "autoquant_tolerance_classification",
+    "autoquant_tolerance_regression",
+)
 
 
 class TinyMLQConfigType:
@@ -234,7 +253,7 @@ def _part(given: Mapping[str, Any], role: str) -> Mapping[int, list[str]] | None
 
 
 def _portable(given: dict[str, Any]) -> dict[str, Any]:
-    """What of a weight's settings does not depend on its bits."""
+    """Settings of a weight that do not depend on its bits."""
     return {k: given[k] for k in ("qscheme", "observer", "range_max") if k in given}
 
 

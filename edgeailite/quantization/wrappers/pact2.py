@@ -27,12 +27,18 @@ CONSTRAIN_BIAS = {
 
 
 def _qconfig(
-    bitwidth_weights: int, bitwidth_activations: int,
-    per_channel_q: bool | str, histogram_range: bool,
-    range_shrink_weights: float | None, range_shrink_activations: float | None,
-    power2_weight_range: bool | None, power2_activation_range: bool | None,
-    constrain_bias: str | None, rounding: Rounding, range_rule: str | None,
-) -> QConfig:  # fmt: skip
+    bitwidth_weights: int,
+    bitwidth_activations: int,
+    per_channel_q: bool | str,
+    histogram_range: bool,
+    range_shrink_weights: float | None,
+    range_shrink_activations: float | None,
+    power2_weight_range: bool | None,
+    power2_activation_range: bool | None,
+    constrain_bias: str | None,
+    rounding: Rounding,
+    range_rule: str | None,
+) -> QConfig:
     """The PACT2 preset with a wrapper's arguments applied; errors name the argument."""
     if per_channel_q not in (False, True, "all"):
         raise ValueError(
@@ -114,11 +120,18 @@ class _PACT2Module(QuantModule):
         bit_widths: BitWidths | None = None,
     ) -> None:
         qconfig = _qconfig(
-            bitwidth_weights, bitwidth_activations, per_channel_q, histogram_range,
-            range_shrink_weights, range_shrink_activations,
-            power2_weight_range, power2_activation_range,
-            constrain_bias, rounding, range_rule,
-        )  # fmt: skip
+            bitwidth_weights,
+            bitwidth_activations,
+            per_channel_q,
+            histogram_range,
+            range_shrink_weights,
+            range_shrink_activations,
+            power2_weight_range,
+            power2_activation_range,
+            constrain_bias,
+            rounding,
+            range_rule,
+        )
         examples = (
             *(dummy_input if isinstance(dummy_input, tuple | list) else (dummy_input,)),
             *args,
@@ -223,9 +236,14 @@ class QuantCalibrateModule(_PACT2Module):
     trains = False
 
     def __init__(
-        self, module: nn.Module, dummy_input: Any, *args: Any,
-        bias_calibration: bool = True, lr_calib: float = 0.05, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        module: nn.Module,
+        dummy_input: Any,
+        *args: Any,
+        bias_calibration: bool = True,
+        lr_calib: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             module,
             dummy_input,

@@ -45,7 +45,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         *args: ``qconfig_type, example_inputs, is_qat, backend, total_epochs`` in this order, or, if
             the first is a number, ``total_epochs, qconfig_type, example_inputs, is_qat, backend``.
         qconfig_type: Bits of the weights and more, see
-            :class:`~edgeailite.quantization.prepare.tinyml_qconfig.TinyMLQConfigType`; None: 8 bits.
+            :class:`~edgeailite.quantization.TinyMLQConfigType`; None: 8 bits.
         example_inputs: Input of the shape the model is used with; with it, a wrong shape is found
             here.
         is_qat: False: training mode only calibrates.
@@ -90,9 +90,12 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         methods: TrainingMethods | None = None,
     ) -> None:
         named: dict[str, Any] = {
-            "qconfig_type": qconfig_type, "example_inputs": example_inputs, "is_qat": is_qat,
-            "backend": backend, "total_epochs": total_epochs,
-        }  # fmt: skip
+            "qconfig_type": qconfig_type,
+            "example_inputs": example_inputs,
+            "is_qat": is_qat,
+            "backend": backend,
+            "total_epochs": total_epochs,
+        }
         named |= _positional(args)
         self._prepare_qdq, self._float_ops = prepare_qdq, _read_float_ops(float_ops)
         if not named["is_qat"] and named["total_epochs"] == 0:

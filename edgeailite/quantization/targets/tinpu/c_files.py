@@ -20,9 +20,13 @@ from edgeailite.quantization.targets.tinpu.c_program import Instruction, Program
 
 RUNNER = ("edgeailite_runner.h", "edgeailite_runner.c")
 _TYPES = {
-    "weights": "uint8_t", "offsets": "int32_t", "multipliers": "int16_t", "shifts": "uint8_t",
-    "float_offsets": "float", "factors": "float",
-}  # fmt: skip
+    "weights": "uint8_t",
+    "offsets": "int32_t",
+    "multipliers": "int16_t",
+    "shifts": "uint8_t",
+    "float_offsets": "float",
+    "factors": "float",
+}
 
 
 @torch.no_grad()
@@ -82,14 +86,19 @@ def _network(program: Program, name: str) -> str:
     last = program.instructions[-1].result
     lines = [
         f"/* Written by edgeailite: {len(program.instructions)} operations. */",
-        f"#ifndef {guard}", f"#define {guard}", "", '#include "edgeailite_runner.h"', "",
+        f"#ifndef {guard}",
+        f"#define {guard}",
+        "",
+        '#include "edgeailite_runner.h"',
+        "",
         f"#define {name.upper()}_ARENA_SIZE {program.arena}",
         f"#define {name.upper()}_OPERATIONS {len(program.instructions)}",
         f"#define {name.upper()}_OUTPUT {last.place} /* place in the arena */",
         f"#define {name.upper()}_OUTPUT_SIZE {last.size}",
         f"#define {name.upper()}_OUTPUT_SIGNED {int(last.is_signed)}",
-        f"#define {name.upper()}_OUTPUT_SCALE {_float(last.grid.scale)} /* real value of 1 */", "",
-    ]  # fmt: skip
+        f"#define {name.upper()}_OUTPUT_SCALE {_float(last.grid.scale)} /* real value of 1 */",
+        "",
+    ]
     entries = []
     for i, operation in enumerate(program.instructions):
         tables = _tables(operation)
@@ -117,17 +126,25 @@ def _entry(operation: Instruction, tables: dict[str, str]) -> str:
     grid = operation.result.grid
     fields: dict[str, Any] = {
         "kind": f"EDGEAILITE_{operation.opcode}",
-        "is_signed": _signed(operands[0]), "other_is_signed": _signed(operands[1]),
+        "is_signed": _signed(operands[0]),
+        "other_is_signed": _signed(operands[1]),
         "weight_bits": operation.weight_bits,
         "input": operands[0].place if operands[0] else 0,
         "other": operands[1].place if operands[1] else 0,
         "output": operation.result.place + operation.result_offset,
-        "in": operation.shape_in, "out": operation.shape_out, "kernel": operation.kernel,
-        "stride": operation.stride, "padding": operation.padding, "dilation": operation.dilation,
-        "groups": operation.groups, "steps": operation.strides,
+        "in": operation.shape_in,
+        "out": operation.shape_out,
+        "kernel": operation.kernel,
+        "stride": operation.stride,
+        "padding": operation.padding,
+        "dilation": operation.dilation,
+        "groups": operation.groups,
+        "steps": operation.strides,
         "num_steps": max(len(operation.offsets), len(operation.factors)),
-        **tables, "low": grid.quant_min, "high": grid.quant_max,
-    }  # fmt: skip
+        **tables,
+        "low": grid.quant_min,
+        "high": grid.quant_max,
+    }
     words = ", ".join(f".{field} = {_value(value)}" for field, value in fields.items())
     return f"    /* {operation.name} */\n    {{{words}}},"
 
@@ -161,10 +178,15 @@ def _vectors(model: GraphModel, program: Program, example_input: Tensor, name: s
     values = node_values(model, [example_input], {op.node for op in program.instructions})
     lines = [
         "/* Written by edgeailite: inputs and the expected result of every operation. */",
-        f"#ifndef {guard}", f"#define {guard}", "", "#include <stdint.h>", "",
+        f"#ifndef {guard}",
+        f"#define {guard}",
+        "",
+        "#include <stdint.h>",
+        "",
         f"#define {name.upper()}_VECTORS {len(example_input)}",
-        f"#define {name.upper()}_INPUT_SIZE {example_input[0].numel()}", "",
-    ]  # fmt: skip
+        f"#define {name.upper()}_INPUT_SIZE {example_input[0].numel()}",
+        "",
+    ]
     lines += _array("float", f"{name}_inputs", example_input.reshape(-1).tolist())
     last = {id(op.result): i for i, op in enumerate(program.instructions)}
     checked = sorted(last.values())

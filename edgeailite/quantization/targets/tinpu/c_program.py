@@ -56,7 +56,7 @@ class Buffer:
 
     @property
     def is_signed(self) -> bool:
-        """Whether its bytes are."""
+        """True if its bytes are signed."""
         return self.grid.quant_min < 0
 
 
@@ -117,8 +117,8 @@ def make_program(model: GraphModel, example_input: Tensor) -> Program:
 def _unsupported(node: fx.Node, why: str) -> ValueError:
     return ValueError(
         f"'{call_name(node)}' cannot be written as C: {why}. Written are convolutions, linear "
-        "layers, batch norm, average and max pooling, ReLU, add, concat, permutations and reshaping, in "
-        "integers."
+        "layers, batch norm, average and max pooling, ReLU, add, concat, permutations and "
+        "reshaping, in integers."
     )
 
 
@@ -197,10 +197,15 @@ class _Reader:
             raise _unsupported(node, "its factor is a float (float_ops has 'qdq')")
         if self.buffers[node.all_input_nodes[0]] is None:
             self._emit(
-                "INPUT", node, module.grid, operands=[], shape_in=shape, shape_out=shape,
+                "INPUT",
+                node,
+                module.grid,
+                operands=[],
+                shape_in=shape,
+                shape_out=shape,
                 offsets=module.offset.reshape(-1).tolist(),
                 factors=module.factor.reshape(-1).tolist(),
-            )  # fmt: skip
+            )
             return
         multiplier, shift = module.multiplier_and_shift()
         tables = _tables(node, module.offset, multiplier, shift)
@@ -214,9 +219,13 @@ class _Reader:
         if module.weight.dim() == 2:
             rows = math.prod(shape[:-1])
             self._emit(
-                "LINEAR", node, grid, shape_in=(rows, shape[-1], 1), shape_out=(rows, out[-1], 1),
+                "LINEAR",
+                node,
+                grid,
+                shape_in=(rows, shape[-1], 1),
+                shape_out=(rows, out[-1], 1),
                 **common,
-            )  # fmt: skip
+            )
             return
         if module.weight.dim() > 4:
             raise _unsupported(node, "it is 3-d")
@@ -227,10 +236,17 @@ class _Reader:
             raise _unsupported(node, "its padding is not a number of zeros")
         options = {n: _pair(getattr(operation, n)) for n in ("stride", "dilation")}
         self._emit(
-            "TRANSPOSED_CONVOLUTION" if operation.is_transposed else "CONVOLUTION", node, grid,
-            shape_in=three(shape), shape_out=three(out), kernel=_pair(module.weight.shape[2:]),
-            padding=_pair(operation.padding, 0), groups=operation.num_groups, **options, **common,
-        )  # fmt: skip
+            "TRANSPOSED_CONVOLUTION" if operation.is_transposed else "CONVOLUTION",
+            node,
+            grid,
+            shape_in=three(shape),
+            shape_out=three(out),
+            kernel=_pair(module.weight.shape[2:]),
+            padding=_pair(operation.padding, 0),
+            groups=operation.num_groups,
+            **options,
+            **common,
+        )
 
     def _average(self, node: fx.Node, module: WindowAverage) -> None:
         shape = self._shape_of_operand(node)
@@ -246,11 +262,16 @@ class _Reader:
         else:
             windows = [window for window, _ in module.sums.windows(full)]
         self._emit(
-            "WINDOW_SUM", node, module.grid, shape_in=(channels, height, width),
+            "WINDOW_SUM",
+            node,
+            module.grid,
+            shape_in=(channels, height, width),
             shape_out=(channels, *(*(len(w.lengths) for w in windows), 1)[:2]),
-            kernel=_pair([w.kernel for w in windows]), stride=_pair([w.stride for w in windows]),
-            padding=_pair([w.padding for w in windows], 0), **tables,
-        )  # fmt: skip
+            kernel=_pair([w.kernel for w in windows]),
+            stride=_pair([w.stride for w in windows]),
+            padding=_pair([w.padding for w in windows], 0),
+            **tables,
+        )
 
     def _max_pool(self, node: fx.Node) -> None:
         shape = self._shape_of_operand(node)
@@ -296,7 +317,7 @@ class _Reader:
         )
 
     def _saturate(self, node: fx.Node, module: Saturate) -> None:
-        """What ends an add or a concat."""
+        """An add or a concat, of which this clamp is the end."""
         source = node.all_input_nodes[0]
         operands = self.pending[source]
         if operation_of(source) is ADD:
@@ -316,9 +337,15 @@ class _Reader:
         for operand in operands:
             shape = three(operand.shape)
             self._emit(
-                "COPY", node, module.grid, operands=[operand], result=result, result_offset=done,
-                shape_in=shape, shape_out=shape,
-            )  # fmt: skip
+                "COPY",
+                node,
+                module.grid,
+                operands=[operand],
+                result=result,
+                result_offset=done,
+                shape_in=shape,
+                shape_out=shape,
+            )
             done += operand.size
 
     def _dequantize(self, node: fx.Node, module: Dequantize) -> None:

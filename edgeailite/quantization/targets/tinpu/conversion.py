@@ -23,8 +23,8 @@ from edgeailite.quantization.integer.layer import without_parameters
 from edgeailite.quantization.modules.bias import float_offset
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_call
 from edgeailite.quantization.targets.tinpu.modules import (
-    FixedPointAverage,
-    FixedPointBatchNorm,
+    OffsetScaleShiftAverage,
+    OffsetScaleShiftBatchNorm,
 )
 from edgeailite.quantization.targets.tinpu.operators import (
     OffsetScaleShift,
@@ -72,38 +72,38 @@ def convert_joining(converter: Converter, node: fx.Node, quantizer: fx.Node, gri
 
 
 def _is_average(converter: Converter, node: fx.Node) -> bool:
-    return isinstance(converter.model.module_of(node), FixedPointAverage)
+    return isinstance(converter.model.module_of(node), OffsetScaleShiftAverage)
 
 
 @RULES.converts("avg_pool", "adaptive_avg_pool", "mean", when=_is_average)
 def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Sum over windows, then offset, multiplier and shift."""
     module, (operand,) = converter.model.module_of(node), operands(node)
-    assert isinstance(module, FixedPointAverage)
+    assert isinstance(module, OffsetScaleShiftAverage)
     made = WindowAverage(module.sums, converter.grid(operand), grid)
     value = converter.call(str(node.target), made, converter.values[operand])
     converter.set(quantizer, value, grid)
 
 
 def _is_batch_norm(converter: Converter, node: fx.Node) -> bool:
-    return isinstance(converter.model.module_of(node), FixedPointBatchNorm)
+    return isinstance(converter.model.module_of(node), OffsetScaleShiftBatchNorm)
 
 
 @RULES.converts("batch_norm", when=_is_batch_norm)
 def convert_batch_norm(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Offset, multiplier and shift for each channel."""
     module, operand = converter.model.module_of(node), operands(node)[0]
-    assert isinstance(module, FixedPointBatchNorm)
+    assert isinstance(module, OffsetScaleShiftBatchNorm)
     source = quantizer_of(operand)
     given = None if source is None else converter.quantizer(source)
-    steps, _ = module.steps(converter.quantizer(quantizer), given)
-    if given is not None and bool((steps.multiplier.abs() >= 1 << MULTIPLIER_BITS).any()):
-        largest = float(steps.factor.abs().max())
+    found, _ = module.requantization(converter.quantizer(quantizer), given)
+    if given is not None and bool((found.multiplier.abs() >= 1 << MULTIPLIER_BITS).any()):
+        largest = float(found.factor.abs().max())
         raise ValueError(
             f"Batch norm '{node.target}' multiplies with up to {largest:.4g}, more than "
             f"{MULTIPLIER_BITS} bits hold. Is its variance right (calibrate on real data)?"
         )
-    made = OffsetScaleShift(steps, grid, module.multiplier_bits)
+    made = OffsetScaleShift(found, grid, module.multiplier_bits)
     value = converter.call(str(node.target), made, converter.values[operand])
     converter.set(quantizer, value, grid)
 
@@ -116,19 +116,19 @@ def _rescale(source: Grid | None, grid: Grid) -> OffsetScaleShift:
     if grid.rounding == "floor":  # what made the value has added the half step
         half = torch.zeros_like(half)
     lowest = -MAX_SHIFT if source is None else 0  # what quantizes real values may shift left
-    steps = Requantization(
+    found = Requantization(
         half.float(), *multiplier_and_shift(factor, MULTIPLIER_BITS, min_shift=lowest)
     )
-    return OffsetScaleShift(_checked(steps, factor), grid)
+    return OffsetScaleShift(_checked(found, factor), grid)
 
 
-def _checked(steps: Requantization, factor: torch.Tensor) -> Requantization:
-    """The steps, if multiplier and shift are exactly the wanted factor.
+def _checked(found: Requantization, factor: torch.Tensor) -> Requantization:
+    """Return the numbers, if multiplier and shift are exactly the wanted factor.
 
     Raises:
         ValueError: They are not.
     """
-    wrong = (steps.factor.double() != factor) | (steps.multiplier >= 1 << MULTIPLIER_BITS)
+    wrong = (found.factor.double() != factor) | (found.multiplier >= 1 << MULTIPLIER_BITS)
     if bool(wrong.any()):
         value = float(factor.reshape(-1)[wrong.reshape(-1)][0])
         raise ValueError(
@@ -136,7 +136,7 @@ def _checked(steps: Requantization, factor: torch.Tensor) -> Requantization:
             f"{MULTIPLIER_BITS} bits with a right shift of 0 to 31. Is the output's range right "
             f"(calibrate on real data), or the layer dead (all outputs zero)?"
         )
-    return steps
+    return found
 
 
 def _integer_layer(call: LayerCall, source: Grid, grid: Grid) -> OffsetScaleShiftLayer:
@@ -156,10 +156,10 @@ def _integer_layer(call: LayerCall, source: Grid, grid: Grid) -> OffsetScaleShif
             rounding = bias_spec.rounding
             offset = offset + quantize_bias(bias, accumulator, layer.bias_spec.limit, rounding)
     try:
-        steps = _checked(
+        found = _checked(
             Requantization(offset.float(), *multiplier_and_shift(factor, MULTIPLIER_BITS)), factor
         )
-        output = OffsetScaleShift(steps, grid, channels_last=call.channel_axis == -1)
+        output = OffsetScaleShift(found, grid, channels_last=call.channel_axis == -1)
         made = OffsetScaleShiftLayer(without_parameters(layer), integers, output, source)
     except ValueError as error:
         raise ValueError(f"Layer '{call.path}': {error}") from error

@@ -1,4 +1,4 @@
-"""What TI's NPU computes, and what of a converted model it does not: the hardware linter.
+"""Hardware linter: rules of TI's NPU that a converted model breaks.
 
 The NPU is on F28P55x, AM13E2x and MSPM0G5187; see the device's documentation.
 """
@@ -114,29 +114,41 @@ def _convolution(layer: OffsetScaleShiftLayer, is_first: bool) -> Iterator[Findi
     if is_first:
         if inputs != FIRST_CHANNELS:
             yield Finding(
-                path, "the number of the first convolution's input channels", str(inputs),
-                str(FIRST_CHANNELS), "Lay the channels along the height of the input.",
-            )  # fmt: skip
+                path,
+                "the number of the first convolution's input channels",
+                str(inputs),
+                str(FIRST_CHANNELS),
+                "Lay the channels along the height of the input.",
+            )
         width = layer.weight.shape[-1]
         if width not in FIRST_KERNEL_WIDTHS:
             yield Finding(
-                path, "the first convolution's kernel width", str(width), "1 to 8",
+                path,
+                "the first convolution's kernel width",
+                str(width),
+                "1 to 8",
                 "Use a narrower kernel.",
-            )  # fmt: skip
+            )
     channels = {"output": outputs} if is_first else {"input": inputs, "output": outputs}
     for side, count in channels.items():
         if count % CHANNEL_MULTIPLE:
             better = -(-count // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
             yield Finding(
-                path, f"the number of {side} channels", str(count),
-                f"multiples of {CHANNEL_MULTIPLE}", f"Use {better}.",
-            )  # fmt: skip
+                path,
+                f"the number of {side} channels",
+                str(count),
+                f"multiples of {CHANNEL_MULTIPLE}",
+                f"Use {better}.",
+            )
     stride = _sides(operation.stride)
     if stride not in STRIDES:
         yield Finding(
-            path, "the stride", str(stride), ", ".join(map(str, STRIDES)),
+            path,
+            "the stride",
+            str(stride),
+            ", ".join(map(str, STRIDES)),
             "Reduce by a pooling, or by two layers.",
-        )  # fmt: skip
+        )
 
 
 def _linear(layer: OffsetScaleShiftLayer) -> Iterator[Finding]:
@@ -144,9 +156,12 @@ def _linear(layer: OffsetScaleShiftLayer) -> Iterator[Finding]:
     least = MIN_LINEAR_INPUTS[bits]
     if count < least:
         yield Finding(
-            layer.layer_path, "the number of a linear layer's inputs", str(count),
-            f"at least {least} ({bits}-bit weights)", "Use more features in front of it.",
-        )  # fmt: skip
+            layer.layer_path,
+            "the number of a linear layer's inputs",
+            str(count),
+            f"at least {least} ({bits}-bit weights)",
+            "Use more features in front of it.",
+        )
 
 
 def _offsets(layer: OffsetScaleShiftLayer) -> Iterator[Finding]:
@@ -154,15 +169,20 @@ def _offsets(layer: OffsetScaleShiftLayer) -> Iterator[Finding]:
     largest = float(layer.output.offset.abs().max())
     if largest >= 1 << (bits - 1):
         yield Finding(
-            layer.layer_path, "the largest offset (bias and half step)", f"{largest:.0f}",
+            layer.layer_path,
+            "the largest offset (bias and half step)",
+            f"{largest:.0f}",
             f"{bits} bits ({layer.weight_bits}-bit weights)",
             "Use more weight bits, or train with weight decay on the biases.",
-        )  # fmt: skip
+        )
     if not bool((layer.output.offset == torch.round(layer.output.offset)).all()):
         yield Finding(
-            layer.layer_path, "the offset", "a float (float_ops has 'fb')", "integers",
+            layer.layer_path,
+            "the offset",
+            "a float (float_ops has 'fb')",
+            "integers",
             "Leave 'fb' out of float_ops.",
-        )  # fmt: skip
+        )
 
 
 def _average(module: WindowAverage, shape: torch.Size) -> Iterator[Finding]:
@@ -171,10 +191,12 @@ def _average(module: WindowAverage, shape: torch.Size) -> Iterator[Finding]:
     is_global = isinstance(average, Mean) or hasattr(average, "output_size")
     if is_global and area <= 2:
         yield Finding(
-            module.quantizer_path.removesuffix(".activation_q"), "the averaged area",
-            f"{area:.0f} values", "global averages of more than 2",
+            module.quantizer_path.removesuffix(".activation_q"),
+            "the averaged area",
+            f"{area:.0f} values",
+            "global averages of more than 2",
             "Leave the pooling out, or pool a larger map.",
-        )  # fmt: skip
+        )
 
 
 def _max_pool(node: fx.Node, shape: torch.Size) -> Iterator[Finding]:
@@ -199,7 +221,9 @@ def _float_operations(model: GraphModel, dequantized: fx.Node) -> Iterator[Findi
         module = model.module_of(user)
         what = getattr(user.target, "__name__", str(user.target))
         yield Finding(
-            place, "the operation", f"{type(module).__name__ if module else what} in float",
+            place,
+            "the operation",
+            f"{type(module).__name__ if module else what} in float",
             "convolutions, linear layers, batch norm, pooling, ReLU, add, concat and reshaping",
             "It runs on the CPU, between integers.",
-        )  # fmt: skip
+        )

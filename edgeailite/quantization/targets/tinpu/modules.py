@@ -1,4 +1,4 @@
-"""What offset, multiplier and shift make of batch norms and averages: the maths, and the layers.
+"""Batch norms and averages with offset, multiplier and shift, in the simulation.
 
 An integer device computes ``floor((x_q + offset) * multiplier * 2^-shift)``. The layers here
 simulate just that in evaluation mode: the quantizer behind them rounds down, they have added the
@@ -37,19 +37,19 @@ def average_constants(
     """Requantization of an average in numbers, for a graph that is being exported as well.
 
     Returns:
-        Offset (in steps of the input) and factor, numbers or, where places differ, tensors; and the
+        Offset (in multiples of the input scale) and factor, numbers or, where places differ, tensors; and the
         whole numbers.
     """
     with _disable_current_modes():
         scales = torch.tensor(input_scale), torch.tensor(output_scale)
-        steps = average_requantization(sums.areas(shape), *scales)
-        offset, factor = steps.offset.tolist(), steps.factor.tolist()
+        found = average_requantization(sums.areas(shape), *scales)
+        offset, factor = found.offset.tolist(), found.factor.tolist()
     if isinstance(offset, float):
-        return offset, factor, steps
-    return torch.tensor(offset), torch.tensor(factor), steps
+        return offset, factor, found
+    return torch.tensor(offset), torch.tensor(factor), found
 
 
-class FixedPointBatchNorm(nn.Module):
+class OffsetScaleShiftBatchNorm(nn.Module):
     """Mixin over torch's batch norms that no layer folds; at the network's input: normalisation.
 
     Attributes:
@@ -59,12 +59,14 @@ class FixedPointBatchNorm(nn.Module):
     multiplier_bits: int | None
 
     @classmethod
-    def from_float(cls, batch_norm: nn.Module, multiplier_bits: int | None) -> FixedPointBatchNorm:
+    def from_float(
+        cls, batch_norm: nn.Module, multiplier_bits: int | None
+    ) -> OffsetScaleShiftBatchNorm:
         """Make the twin of one of torch's batch norms; a twin is returned with the new bits."""
         twin = (
             batch_norm
-            if isinstance(batch_norm, FixedPointBatchNorm)
-            else make_twin(batch_norm, FIXED_POINT_BATCH_NORMS[type(batch_norm)])
+            if isinstance(batch_norm, OffsetScaleShiftBatchNorm)
+            else make_twin(batch_norm, OFFSET_SCALE_SHIFT_BATCH_NORMS[type(batch_norm)])
         )
         twin.multiplier_bits = multiplier_bits
         return twin
@@ -94,12 +96,12 @@ class FixedPointBatchNorm(nn.Module):
     def frozen(
         self, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize | None = None
     ) -> AddMultiply:
-        """What evaluation mode computes, as it is now."""
-        steps, unit = self.steps(output_quantizer, input_quantizer)
-        factor = steps.factor * (output_quantizer.qparams().scale / unit)
-        return AddMultiply(steps.offset * unit, factor)
+        """Make the module that computes what evaluation mode does, on the grids as they are now."""
+        found, unit = self.requantization(output_quantizer, input_quantizer)
+        factor = found.factor * (output_quantizer.qparams().scale / unit)
+        return AddMultiply(found.offset * unit, factor)
 
-    def steps(
+    def requantization(
         self, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize | None
     ) -> tuple[Requantization, Tensor]:
         """The fixed-point form, and the unit of its input (1 for raw values)."""
@@ -132,22 +134,22 @@ class AddMultiply(nn.Module):
         return (x + self.offset.reshape(-1, *tail)) * self.factor.reshape(-1, *tail)
 
 
-def _twin_type(base: type[nn.Module]) -> type[FixedPointBatchNorm]:
+def _twin_type(base: type[nn.Module]) -> type[OffsetScaleShiftBatchNorm]:
     twin = type(
-        f"FixedPoint{base.__name__}",
-        (FixedPointBatchNorm, base),
+        f"OffsetScaleShift{base.__name__}",
+        (OffsetScaleShiftBatchNorm, base),
         {"__module__": __name__, "__doc__": f"{base.__name__} in fixed point."},
     )
     globals()[twin.__name__] = twin
     return twin
 
 
-FIXED_POINT_BATCH_NORMS: dict[type[nn.Module], type[FixedPointBatchNorm]] = {
+OFFSET_SCALE_SHIFT_BATCH_NORMS: dict[type[nn.Module], type[OffsetScaleShiftBatchNorm]] = {
     base: _twin_type(base) for base in BATCH_NORMS
 }
 
 
-class FixedPointAverage(nn.Module):
+class OffsetScaleShiftAverage(nn.Module):
     """An average as a sum, an offset, a multiplier and a shift.
 
     Args:
@@ -171,19 +173,19 @@ class FixedPointAverage(nn.Module):
         if not output_quantizer.fake_quant_enabled:
             return self.sums.average(x)
         unit, scale = input_quantizer.qparams().scale, output_quantizer.qparams().scale
-        steps = average_requantization(self.sums.areas(x.shape), unit, scale)
-        return (self.sums(x) + steps.offset * unit) * (steps.factor * (scale / unit))
+        found = average_requantization(self.sums.areas(x.shape), unit, scale)
+        return (self.sums(x) + found.offset * unit) * (found.factor * (scale / unit))
 
     def frozen(
         self, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize
-    ) -> FrozenAverage:
-        """What it computes on the grids as they are now."""
+    ) -> AverageOnGrids:
+        """Make the module that computes the same on the grids as they are now."""
         scales = (float(q.qparams().scale) for q in (input_quantizer, output_quantizer))
-        return FrozenAverage(self.sums, *scales)
+        return AverageOnGrids(self.sums, *scales)
 
 
-class FrozenAverage(nn.Module):
-    """:class:`FixedPointAverage` between two fixed power-of-two steps.
+class AverageOnGrids(nn.Module):
+    """:class:`OffsetScaleShiftAverage` between two constant power-of-two scales.
 
     Args:
         sums: Of the windows.

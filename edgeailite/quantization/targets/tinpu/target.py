@@ -23,7 +23,10 @@ from edgeailite.quantization.prepare.target import Target
 from edgeailite.quantization.targets.tinpu.c_files import export_c
 from edgeailite.quantization.targets.tinpu.conversion import RULES
 from edgeailite.quantization.targets.tinpu.hardware_rules import check_hardware_rules
-from edgeailite.quantization.targets.tinpu.modules import FixedPointAverage, FixedPointBatchNorm
+from edgeailite.quantization.targets.tinpu.modules import (
+    OffsetScaleShiftAverage,
+    OffsetScaleShiftBatchNorm,
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Tinpu(Target):
         folder: str | os.PathLike[str],
         name: str,
     ) -> list[Path]:
-        """Write C for the runner; see :func:`~edgeailite.quantization.targets.tinpu.c_files.export_c`."""
+        """Write C for the runner."""
         return export_c(converted, example_input, folder, name)
 
 
@@ -124,7 +127,7 @@ def _is_average(operation: Operation) -> bool:
 
 
 def _make_average(node: fx.Node, module: nn.Module | None) -> nn.Module:
-    return FixedPointAverage(average_module(node, module))
+    return OffsetScaleShiftAverage(average_module(node, module))
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class _MakeBatchNorm:
 
     def __call__(self, node: fx.Node, module: nn.Module | None) -> nn.Module:
         assert module is not None
-        return FixedPointBatchNorm.from_float(module, self.multiplier_bits)
+        return OffsetScaleShiftBatchNorm.from_float(module, self.multiplier_bits)
 
 
 def _producer(node: fx.Node) -> fx.Node:

@@ -6,8 +6,8 @@ from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.graph.window_sums import WindowSum
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.targets.tinpu.modules import (
-    FixedPointAverage,
-    FixedPointBatchNorm,
+    OffsetScaleShiftAverage,
+    OffsetScaleShiftBatchNorm,
     average_constants,
 )
 
@@ -32,7 +32,7 @@ def test_a_batch_norm_trains_as_ever_and_adds_the_half_step(twin):
     norm = twin(3)
     x = torch.randn(8, 3, 4, 4) if twin is nn.BatchNorm2d else torch.randn(8, 3)
     expected = twin(3)(x)
-    norm = FixedPointBatchNorm.from_float(norm, 12)
+    norm = OffsetScaleShiftBatchNorm.from_float(norm, 12)
     output = quantizer(-4.0, 4.0)
     torch.testing.assert_close(norm(x, output), expected + output.qparams().scale / 2)
     output.fake_quant_enabled = False
@@ -41,7 +41,7 @@ def test_a_batch_norm_trains_as_ever_and_adds_the_half_step(twin):
 
 def test_gradients_of_a_frozen_normalisation_are_the_batch_norms():
     norm = nn.BatchNorm2d(2).eval()
-    norm = FixedPointBatchNorm.from_float(norm, 12)
+    norm = OffsetScaleShiftBatchNorm.from_float(norm, 12)
     x = torch.randn(4, 2, 3, 3, requires_grad=True)
     norm(x, quantizer(-4.0, 4.0)).sum().backward()
     torch.testing.assert_close(x.grad, torch.ones_like(x) / (1 + norm.eps) ** 0.5)
@@ -49,7 +49,7 @@ def test_gradients_of_a_frozen_normalisation_are_the_batch_norms():
 
 
 def test_an_average_in_float_is_the_average():
-    module = FixedPointAverage(nn.AvgPool2d(3))
+    module = OffsetScaleShiftAverage(nn.AvgPool2d(3))
     source, output = quantizer(0.0, 4.0), quantizer(0.0, 4.0)
     x = torch.rand(2, 3, 9, 9)
     output.fake_quant_enabled = False
