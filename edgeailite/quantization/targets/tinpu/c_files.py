@@ -16,7 +16,8 @@ from torch import Tensor
 from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.running import node_values
-from edgeailite.quantization.targets.tinpu.c_program import Instruction, Program, make_program
+from edgeailite.quantization.targets.tinpu.c_instructions import Instruction, Program
+from edgeailite.quantization.targets.tinpu.c_program import make_program
 
 RUNNER = ("edgeailite_runner.h", "edgeailite_runner.c")
 _TYPES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,79 +25,18 @@ from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.graph.window_sums import Mean, Windows
 from edgeailite.quantization.integer.grid import Dequantize, Grid
-from edgeailite.quantization.integer.memory_plan import lifetimes, place
+from edgeailite.quantization.targets.tinpu.c_instructions import (
+    Buffer,
+    Instruction,
+    Program,
+    plan_arena,
+)
 from edgeailite.quantization.targets.tinpu.operators import (
     OffsetScaleShift,
     OffsetScaleShiftLayer,
     Saturate,
     WindowAverage,
 )
-
-
-@dataclass(eq=False)
-class Buffer:
-    """A value in the arena.
-
-    Attributes:
-        shape: Without the batch.
-        grid: Its integers.
-        place: Byte in the arena where it starts.
-    """
-
-    shape: tuple[int, ...]
-    grid: Grid
-    place: int = -1
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return math.prod(self.shape)
-
-    @property
-    def is_signed(self) -> bool:
-        """True if its bytes are signed."""
-        return self.grid.quant_min < 0
-
-
-@dataclass
-class Instruction:
-    """One call of the runner; fields as in ``edgeailite_runner.h``.
-
-    Attributes:
-        name: Path of the module it comes from.
-        node: Whose value its result is.
-        operands: What it reads.
-        result: What it writes, `result_offset` bytes behind its start.
-    """
-
-    opcode: str
-    name: str
-    node: fx.Node
-    operands: list[Buffer]
-    result: Buffer
-    result_offset: int = 0
-    shape_in: tuple[int, ...] = (1, 1, 1)
-    shape_out: tuple[int, ...] = (1, 1, 1)
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    weight_bits: int = 8
-    weight: Tensor | None = None
-    strides: tuple[int, int, int] = (0, 0, 0)
-    offsets: list[float] = field(default_factory=list)
-    multipliers: list[int] = field(default_factory=list)
-    shifts: list[int] = field(default_factory=list)
-    factors: list[float] = field(default_factory=list)
-
-
-@dataclass
-class Program:
-    """Instructions in order, and the size of the arena that they work in."""
-
-    instructions: list[Instruction]
-    arena: int
 
 
 def make_program(model: GraphModel, example_input: Tensor) -> Program:
@@ -145,7 +83,7 @@ class _Reader:
                 self._read(node)
         (output,) = self.model.graph.find_nodes(op="output")
         results = [self._operand(node) for node in output.all_input_nodes]
-        return Program(self.instructions, _plan_arena(self.instructions, results))
+        return Program(self.instructions, plan_arena(self.instructions, results))
 
     def _read(self, node: fx.Node) -> None:
         module, operation = self.model.module_of(node), operation_of(node)
@@ -327,20 +265,23 @@ class _Reader:
                 raise _unsupported(node, "it adds values of different shapes")
             shape = three(self.shapes[node])
             both = operands * (2 // len(operands))
-            self._emit("ADD", node, module.grid, operands=both, shape_in=shape, shape_out=shape)
+            self._emit(
+                "ADD", node, module.grid, operands=both, holds=2, shape_in=shape, shape_out=shape
+            )
             return
         axis: Any = argument(source, "dim")
         if operation_of(source) is not CAT or axis % (len(self.shapes[node]) + 1) != 1:
             raise _unsupported(node, "it concatenates along another axis than the channels")
         result = Buffer(self.shapes[node], module.grid)
         done = 0
-        for operand in operands:
+        for left, operand in zip(range(len(operands), 0, -1), operands, strict=True):
             shape = three(operand.shape)
             self._emit(
                 "COPY",
                 node,
                 module.grid,
                 operands=[operand],
+                holds=left,
                 result=result,
                 result_offset=done,
                 shape_in=shape,
@@ -379,18 +320,3 @@ def _tables(node: fx.Node, offset: Tensor, multiplier: Tensor, shift: Tensor) ->
         name: [int(v) for v in vector.reshape(-1).expand(count).tolist()]
         for name, vector in zip(names, (offset, multiplier, shift), strict=True)
     }
-
-
-def _plan_arena(instructions: list[Instruction], results: list[Buffer]) -> int:
-    """Give each buffer its place; returns the size of the arena.
-
-    Args:
-        instructions: In order.
-        results: Read when all instructions are done.
-    """
-    accesses = [(i.operands, [i.result]) for i in instructions]
-    live = lifetimes([*accesses, (results, [])])
-    sizes = {buffer: buffer.size for buffer in live}
-    for buffer, start in place(live, sizes, list(live)).items():
-        buffer.place = start
-    return max((b.place + b.size for b in live), default=0)

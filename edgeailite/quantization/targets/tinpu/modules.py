@@ -37,8 +37,8 @@ def average_constants(
     """Requantization of an average in numbers, for a graph that is being exported as well.
 
     Returns:
-        Offset (in multiples of the input scale) and factor, numbers or, where places differ, tensors; and the
-        whole numbers.
+        Offset (in multiples of the input scale) and factor, numbers or, where places differ,
+        tensors; and the whole numbers.
     """
     with _disable_current_modes():
         scales = torch.tensor(input_scale), torch.tensor(output_scale)
