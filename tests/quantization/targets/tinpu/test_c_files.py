@@ -156,5 +156,5 @@ def test_bad_names_and_other_targets_are_refused(tmp_path):
     with pytest.raises(ValueError, match="name is '8bit'; it must be a C identifier"):
         wrapper.convert().export_c(x[:1], tmp_path, name="8bit")
     generic = GenericTinyMLPTQFxModule(nn.Sequential(nn.Linear(4, 2))).calibrate([x[:, :4]])
-    with pytest.raises(ValueError, match="this one is for target 'onnx_runtime'. Use a TINPU"):
+    with pytest.raises(ValueError, match=r"this one is for target 'onnx_runtime'\. Use a TINPU"):
         generic.convert().export_c(x[:1, :4], tmp_path)
