@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeailite.quantization.arithmetic.fold import batch_norm_gain
+from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
 from edgeailite.quantization.graph.twins import make_twin
 
 
@@ -103,7 +104,6 @@ def _twin_type(base: type[nn.Module]) -> type[StandaloneBatchNorm]:
     return twin
 
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 STANDALONE_BATCH_NORMS: dict[type[nn.Module], type[StandaloneBatchNorm]] = {
-    base: _twin_type(base) for base in BATCH_NORMS
+    base: _twin_type(base) for base in BATCH_NORM_MODULES
 }

@@ -8,7 +8,6 @@ from edgeailite.quantization.arithmetic.spec import (
     MAX_BIT_WIDTH,
     MIN_BIT_WIDTH,
     BiasSpec,
-    FixedPoint,
     QConfig,
     QuantSpec,
 )
@@ -94,9 +93,3 @@ def test_with_activation_changes_a_copy():
 def test_scale_bits_need_a_free_scale(bits, power_of_two):
     with pytest.raises(ValueError, match=rf"scale_bits is {bits}; allowed: 1 to 16, with power_of"):
         QuantSpec(scale_bits=bits, power_of_two=power_of_two)
-
-
-@pytest.mark.parametrize("bits", [1, 17])
-def test_multipliers_have_a_few_bits(bits):
-    with pytest.raises(ValueError, match=rf"input_multiplier_bits is {bits}; allowed: 2 to 16"):
-        FixedPoint(input_multiplier_bits=bits)

@@ -103,7 +103,7 @@ def test_a_format_from_outside_is_written_by_name(wrapper_type, toy, tmp_path):
     path = wrapper.export(x[:1], tmp_path / "m.txt", format="TOY", opset_version=15)
     count, opset, *kinds = path.read_text().split()
     assert (count, opset) == ("1", "15")
-    assert {"IntegerLayer", "FixedPointLayer"} & set(kinds)
+    assert {"IntegerLayer", "OffsetScaleShiftLayer"} & set(kinds)
     converted = wrapper.convert("TOY")
     assert converted.format == "TOY"
     assert converted.export(x[:1], tmp_path / "c", opset_version=15).read_text() == path.read_text()

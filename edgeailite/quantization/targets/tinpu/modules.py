@@ -20,11 +20,11 @@ from edgeailite.quantization.arithmetic.fixed_point import (
     batch_norm_requantization,
 )
 from edgeailite.quantization.arithmetic.rounding import straight_through
+from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
 from edgeailite.quantization.graph.twins import make_twin
 from edgeailite.quantization.graph.window_sums import WindowSum
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.normalization import (
-    BATCH_NORMS,
     channel_affine,
     gain_and_offset,
     plain_strides,
@@ -145,7 +145,7 @@ def _twin_type(base: type[nn.Module]) -> type[OffsetScaleShiftBatchNorm]:
 
 
 OFFSET_SCALE_SHIFT_BATCH_NORMS: dict[type[nn.Module], type[OffsetScaleShiftBatchNorm]] = {
-    base: _twin_type(base) for base in BATCH_NORMS
+    base: _twin_type(base) for base in BATCH_NORM_MODULES
 }
 
 
