@@ -12,12 +12,16 @@ grids).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from edgeailite.quantization.arithmetic.fake_quantize import learned_fake_quantize
 from edgeailite.quantization.arithmetic.qparams import MIN_RANGE, QParams
-from edgeailite.quantization.arithmetic.spec import QuantSpec
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec
 
 
 def simulate_learned(

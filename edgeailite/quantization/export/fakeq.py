@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from edgeailite.quantization.export.formats import OnnxOptions, writer
 from edgeailite.quantization.export.plain import plain_model
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.integer.conversion import grid_of
 from edgeailite.quantization.integer.grid import Dequantize, Quantize
-from edgeailite.quantization.modules.activation import FakeQuantize
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.modules.activation import FakeQuantize
 
 
 class RoundTrip(nn.Module):

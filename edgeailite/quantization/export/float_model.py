@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from edgeailite.quantization.export.formats import OnnxOptions, writer
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.modules.layer_calls import disable_quantization
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 def float_model(model: GraphModel) -> GraphModel:

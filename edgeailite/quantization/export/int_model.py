@@ -6,12 +6,15 @@ import logging
 import os
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from edgeailite.quantization.export.formats import OnnxOptions, writer
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.integer.layer import IntegerLayer
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 _LOG = logging.getLogger(__name__)
 

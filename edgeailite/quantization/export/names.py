@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from edgeailite.quantization.export.proto import ProtoGraph
-from edgeailite.quantization.graph.model import GraphModel
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _PARAMETERS = {"scale": 1, "zero_point": 2}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import attribute
 from edgeailite.quantization.integer.float_modules import FloatInputLayer
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_calls import LayerCall, attribute, layer_calls
+from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 @torch.no_grad()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from edgeailite.quantization.export.formats import OnnxOptions, writer
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.targets.tidl.settings import write_tidl_settings
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 @writer(

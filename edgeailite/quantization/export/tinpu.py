@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from edgeailite.quantization.export.formats import OnnxOptions, writer
-from edgeailite.quantization.graph.model import GraphModel
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 DEFAULT_OPSET = 17
 

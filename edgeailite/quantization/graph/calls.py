@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
@@ -26,8 +26,10 @@ from edgeailite.quantization.graph.registry import (
     operation_of_method,
     operation_of_module,
 )
-from edgeailite.quantization.graph.traits import Traits
 from edgeailite.quantization.graph.variants import factors_of
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.traits import Traits
 
 # Other names of parameters, by which torch takes them as well or some calls of a row know them.
 _ALIASES = {

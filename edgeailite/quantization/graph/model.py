@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -103,3 +104,8 @@ class GraphModel(nn.Module):
             count += 1
             candidate = f"{name}_{count}"
         return f"{parent}.{candidate}" if parent else candidate
+
+
+def attribute(model: nn.Module, path: str) -> Any:
+    """Return the module, parameter or buffer at a dotted path."""
+    return operator.attrgetter(path)(model)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     CLAMP,
@@ -16,6 +15,9 @@ from edgeailite.quantization.graph.operations import (
     QUANTIZER,
     RELU6,
 )
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

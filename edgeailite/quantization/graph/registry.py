@@ -8,11 +8,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
-from edgeailite.quantization.graph.traits import Traits
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.traits import Traits
 
 
 class _Required:

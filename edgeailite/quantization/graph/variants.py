@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from edgeailite.quantization.graph.registry import Variant
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.registry import Variant
 
 
 def is_scalar(value: Any) -> bool:

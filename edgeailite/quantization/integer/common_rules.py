@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import fx
 
 from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.integer.conversion import Converter, Rules
 from edgeailite.quantization.integer.float_modules import ChannelAffine, FloatInputLayer
-from edgeailite.quantization.integer.grid import Grid
 from edgeailite.quantization.integer.layer import IntegerLayer, integer_layer
 from edgeailite.quantization.modules.layer_calls import layer_call
 from edgeailite.quantization.modules.normalization import StandaloneBatchNorm, gain_and_offset
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.integer.grid import Grid
 
 COMMON = Rules()
 

@@ -15,13 +15,12 @@ import torch
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import operands, operation_of, traits_of
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import GraphModel, attribute
 from edgeailite.quantization.graph.operations import OUTPUT, QUANTIZER, SCALAR, is_training
 from edgeailite.quantization.graph.patterns import only_user, quantizer_of
 from edgeailite.quantization.graph.registry import Operation, operation_named
 from edgeailite.quantization.integer.grid import Dequantize, Grid, IntegerOperator
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_calls import attribute
 
 
 def grid_of(quantizer: FakeQuantize) -> Grid:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from edgeailite.quantization.integer.layer import without_parameters
-from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.normalization import channel_affine
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.modules.layer import QuantLayer
 
 
 class FloatInputLayer(nn.Module):

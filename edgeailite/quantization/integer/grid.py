@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.arithmetic.rounding import round_to_integer
-from edgeailite.quantization.arithmetic.spec import Rounding
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import Rounding
 
 
 @dataclass(frozen=True)

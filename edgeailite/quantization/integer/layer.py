@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,10 @@ from edgeailite.quantization.integer.grid import (
     dequantize_linear,
     packed_bytes,
 )
-from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.modules.layer_calls import LayerCall
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.modules.layer import QuantLayer
+    from edgeailite.quantization.modules.layer_calls import LayerCall
 
 EXACT_IN_FLOAT32 = float(1 << 24)
 _X_DIGIT = 256

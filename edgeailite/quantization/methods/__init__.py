@@ -9,14 +9,9 @@ from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.bias_absorption import absorb_biases
 from edgeailite.quantization.methods.bias_correction import correct_biases
 from edgeailite.quantization.methods.equalization import equalize
+from edgeailite.quantization.methods.gains import MethodGain, render_gains
 from edgeailite.quantization.methods.learned_rounding import learn_rounding
-from edgeailite.quantization.methods.post_training import (
-    QUALITIES,
-    MethodGain,
-    methods_named,
-    post_training,
-    render_gains,
-)
+from edgeailite.quantization.methods.post_training import QUALITIES, methods_named, post_training
 from edgeailite.quantization.methods.registry import METHODS, post_training_method
 from edgeailite.quantization.methods.training import LearnedRanges, TrainingMethods
 from edgeailite.quantization.methods.weight_clipping import constrain_weights

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.arithmetic.qparams import activation_qparams
-from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.graph.calls import traits_of
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.patterns import quantizer_of
-from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.methods.range_candidates import FINE_PARTS, best_range
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.modules.activation import BATCHES_BEFORE_LEARNING, FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls, run_in_float
 from edgeailite.quantization.modules.pact2 import quantizers
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.graph.recording import Hook
 
 # Values of an activation, over all batches, that its error is measured on.
 SAMPLE_SIZE = 1 << 18

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.methods.channel_means import correctable_bias
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 @post_training_method("analytic_biases")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.modes import modes_kept
 from edgeailite.quantization.methods.channel_means import over_processes
-from edgeailite.quantization.methods.registry import Batches
 from edgeailite.quantization.modules.layer_calls import layer_calls
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.methods.registry import Batches
 
 
 @torch.no_grad()

@@ -7,13 +7,11 @@ readers' biases add again, it fills its range from 0 to 1.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.methods.channel_means import correctable_bias
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.modules.activation import FakeQuantize
@@ -23,6 +21,10 @@ from edgeailite.quantization.modules.layer_calls import (
     quantizer_behind,
     run_in_float,
 )
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.graph.recording import Hook
 
 
 @post_training_method("bias_absorption")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from tqdm import tqdm
 
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.running import sweep
 from edgeailite.quantization.methods.channel_means import (
     ChannelMeans,
@@ -21,6 +22,9 @@ from edgeailite.quantization.modules.layer_calls import (
     layer_calls,
     recorded_outputs,
 )
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 @post_training_method("biases")

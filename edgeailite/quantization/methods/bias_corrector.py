@@ -5,19 +5,21 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.methods.channel_means import ChannelMeans, correctable_bias
 from edgeailite.quantization.modules.layer_calls import (
     float_arithmetic,
     layer_calls,
     recorded_outputs,
 )
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 class _LoadingHook:

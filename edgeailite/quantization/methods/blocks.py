@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import attribute
 from edgeailite.quantization.graph.running import GraphRunner
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import (
-    attribute,
     layer_call,
     layer_calls,
     quantizer_behind,
 )
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 class Block:

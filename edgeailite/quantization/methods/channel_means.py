@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch.distributed as dist
 from torch import Tensor
 
-from edgeailite.quantization.modules.layer_calls import LayerCall
+if TYPE_CHECKING:
+    from edgeailite.quantization.modules.layer_calls import LayerCall
 
 
 class ChannelMeans:

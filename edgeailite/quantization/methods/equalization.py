@@ -8,7 +8,7 @@ grid for the whole tensor a channel then has 255 values instead of 2.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,14 +16,16 @@ from torch import Tensor, fx, nn
 
 from edgeailite._extras import needs_extra
 from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import CAT
-from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.methods.weight_ranges import start_weight_ranges
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls, run_in_float
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.graph.recording import Hook
 
 # Largest magnitude of every scaled channel: it fills a power-of-two range of 8 bits.
 FILLED = 1.0 - 2.0**-8

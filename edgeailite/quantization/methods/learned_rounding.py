@@ -10,13 +10,12 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.running import NodeRun, input_values, sweep
 from edgeailite.quantization.methods.blocks import Block, find_blocks
 from edgeailite.quantization.methods.channel_means import correctable_bias
@@ -27,6 +26,9 @@ from edgeailite.quantization.modules.layer_calls import (
     float_arithmetic,
 )
 from edgeailite.quantization.modules.normalization import gain_and_offset
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 # Of the registered methods: iterations of each layer or block, and time of all.
 ITERATIONS = 2000

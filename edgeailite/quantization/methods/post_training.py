@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from edgeailite.quantization.arithmetic.sqnr import flat_outputs, sqnr
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.methods.gains import MethodGain
 from edgeailite.quantization.methods.registry import METHODS, Batches
 from edgeailite.quantization.modules.layer_calls import float_arithmetic
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 # As measured by benchmarks/post_training.py: narrower weights help only where rounding is learned,
 # and biases only where it is not.
@@ -19,24 +22,6 @@ QUALITIES: dict[str, tuple[str, ...]] = {
     "fast": ("equalization", "activation_ranges", "biases"),
     "best": ("equalization", "activation_ranges", "weight_ranges", "learned_rounding"),
 }
-
-
-@dataclass(frozen=True)
-class MethodGain:
-    """Effect of one method.
-
-    Attributes:
-        method: Its name.
-        num_changed: Number of quantizers or layers that it changed.
-        sqnr: SQNR of the network's output behind it against the float model, in dB, on the data
-            that it learned from.
-        seconds: Time that it took.
-    """
-
-    method: str
-    num_changed: int
-    sqnr: float
-    seconds: float
 
 
 def methods_named(quality: str | Sequence[str]) -> tuple[str, ...]:
@@ -98,10 +83,3 @@ def post_training(
             outputs = flat_outputs(model(*batch) for batch in batches)
         gains.append(MethodGain(name, len(changed), sqnr(reference, outputs), seconds))
     return gains
-
-
-def render_gains(gains: Sequence[MethodGain]) -> str:
-    """Render the effect of each method as a table."""
-    lines = [f"{'method':20} {'changed':>8} {'SQNR dB':>8} {'seconds':>8}"]
-    lines += [f"{g.method:20} {g.num_changed:8} {g.sqnr:8.2f} {g.seconds:8.1f}" for g in gains]
-    return "\n".join(lines)

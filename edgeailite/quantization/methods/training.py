@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
-from edgeailite.quantization.prepare.policy import Policy
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
+    from edgeailite.quantization.prepare.policy import Policy
 
 LearnedRanges = Literal["none", "activations", "weights", "all"]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from edgeailite.quantization.arithmetic.qparams import ceil_power_of_two
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
 from edgeailite.quantization.modules.normalization import gain_and_offset
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 MAX_UNCLIPPED = 15.0
 MAX_OVER_MEDIAN = 16.0

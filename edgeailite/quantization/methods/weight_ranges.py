@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.arithmetic.qparams import weight_scale
 from edgeailite.quantization.arithmetic.ranges import weight_max_abs
-from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.methods.range_candidates import best_range
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.modules.bias import min_weight_scale
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls, run_in_float
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.graph.recording import Hook
 
 
 @post_training_method("weight_ranges")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from edgeailite.quantization.arithmetic.fake_quantize import fake_quantize, in_m
 from edgeailite.quantization.arithmetic.learned_range import simulate_learned, with_range_gradient
 from edgeailite.quantization.arithmetic.qparams import QParams, activation_qparams
 from edgeailite.quantization.arithmetic.ranges import mse_range, percentile_range, sample
-from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.graph.operations import QUANTIZER
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec
 
 MIN_AVERAGING_WEIGHT = 0.001
 _FLAGS = ("observer_enabled", "fake_quant_enabled")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from edgeailite.quantization.arithmetic.spec import BiasSpec
 from edgeailite.quantization.arithmetic.weights import fake_quantize_bias
-from edgeailite.quantization.modules.activation import FakeQuantize
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import BiasSpec
+    from edgeailite.quantization.modules.activation import FakeQuantize
 
 
 def min_weight_scale(

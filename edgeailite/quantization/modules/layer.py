@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeailite.quantization.arithmetic.fold import channel_view, fold_bias, weight_rows
-from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
 from edgeailite.quantization.graph.twins import make_twin
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.bias import (
@@ -22,6 +21,9 @@ from edgeailite.quantization.modules.bias import (
 )
 from edgeailite.quantization.modules.normalization import gain_and_offset
 from edgeailite.quantization.modules.weight_quantizer import WeightQuantizer
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
 
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import attribute
 from edgeailite.quantization.graph.recording import Hook, hooked
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import FoldedLayer, QuantFunctionalLayer, QuantLayer
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,6 @@ class LayerCall:
         return self.layer.quantized_parameters(
             self.weight, self.bias, self.batch_norm, self.input_quantizer, self.output_quantizer
         )
-
-
-def attribute(model: nn.Module, path: str) -> Any:
-    """Return the module, parameter or buffer at a dotted path."""
-    return operator.attrgetter(path)(model)
 
 
 def layer_call(model: GraphModel, node: fx.Node) -> LayerCall | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,12 +11,14 @@ from torch import Tensor
 from edgeailite.quantization.arithmetic.learned_range import follow_range, simulate_learned
 from edgeailite.quantization.arithmetic.qparams import weight_scale
 from edgeailite.quantization.arithmetic.ranges import weight_max_abs
-from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.arithmetic.weights import (
     damped,
     fake_quantize_weight,
     soft_quantize_weight,
 )
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec
 
 
 @dataclass

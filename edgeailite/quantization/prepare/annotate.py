@@ -12,13 +12,12 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
 
-from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import (
     CAT,
     INPUT,
@@ -39,11 +38,15 @@ from edgeailite.quantization.graph.patterns import (
     only_user,
     operation_path,
 )
-from edgeailite.quantization.graph.registry import Operation
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
 from edgeailite.quantization.prepare.policy import LayerAnnotation, OutputAnnotation, Policy
-from edgeailite.quantization.prepare.target import Target
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.graph.registry import Operation
+    from edgeailite.quantization.prepare.target import Target
 
 _MARKERS = (KEEP_IN_FLOAT, QUANTIZER, QUANTIZE_HERE)
 _EXACT_BITS = 24  # of whole numbers in float32

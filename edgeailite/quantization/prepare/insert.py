@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
@@ -13,7 +13,6 @@ from edgeailite.quantization.graph.calls import (
     operation_of,
     traits_of,
 )
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import BATCH_NORM, QUANTIZER, SCALAR
 from edgeailite.quantization.graph.patterns import operation_path, quantizer_of
 from edgeailite.quantization.graph.twins import replace_modules
@@ -25,11 +24,14 @@ from edgeailite.quantization.modules.normalization import (
     is_foldable,
 )
 from edgeailite.quantization.modules.pact2 import PACT2
-from edgeailite.quantization.prepare.policy import (
-    LayerAnnotation,
-    ModuleAnnotation,
-    OutputAnnotation,
-)
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.prepare.policy import (
+        LayerAnnotation,
+        ModuleAnnotation,
+        OutputAnnotation,
+    )
 
 # Twin of each of the model's own modules that gets one.
 Twins = dict[nn.Module, nn.Module]

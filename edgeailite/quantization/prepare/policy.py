@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
-from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,10 @@ from edgeailite.quantization.graph.modes import in_mode
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import annotate
 from edgeailite.quantization.prepare.insert import insert
-from edgeailite.quantization.prepare.policy import Policy
-from edgeailite.quantization.prepare.target import Target
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.prepare.policy import Policy
+    from edgeailite.quantization.prepare.target import Target
 
 
 def prepare(

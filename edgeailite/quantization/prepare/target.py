@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, fx
 
-from edgeailite.quantization.arithmetic.spec import QuantSpec, Rounding
-
 if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec, Rounding
     from edgeailite.quantization.graph.model import GraphModel
     from edgeailite.quantization.graph.registry import Operation
     from edgeailite.quantization.prepare.policy import OutputAnnotation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,7 +14,9 @@ from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.registry import modules_of
 from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.qconfig import make_policy, read_spec
-from edgeailite.quantization.prepare.target import Target
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.prepare.target import Target
 
 BIT_WIDTHS = (8, 4, 2)
 FLOAT_BITS = 32

@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.arithmetic.sqnr import sqnr
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.integer.conversion import grid_of
-from edgeailite.quantization.integer.grid import Grid
 from edgeailite.quantization.integer.memory import estimate_memory
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
@@ -24,6 +23,10 @@ from edgeailite.quantization.report.measure import measure
 from edgeailite.quantization.report.reasons import float_operations, operation_name
 from edgeailite.quantization.report.size import model_size
 from edgeailite.quantization.report.statistics import Statistics, histogram
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec
+    from edgeailite.quantization.integer.grid import Grid
 
 Entry = LayerEntry | ActivationEntry
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeailite.quantization.integer.memory import MemoryEstimate
-from edgeailite.quantization.methods.post_training import MethodGain, render_gains
+from edgeailite.quantization.methods.gains import MethodGain, render_gains
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.integer.memory import MemoryEstimate
 
 
 class Histogram(NamedTuple):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from torch import fx
 
-from edgeailite.quantization.modules.layer_calls import LayerCall
 from edgeailite.quantization.report.entries import ActivationEntry, LayerEntry, Report
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.modules.layer_calls import LayerCall
 
 WEIGHT_OUTLIER_RATIO = 64.0
 ACTIVATION_OUTLIER_RATIO = 8.0

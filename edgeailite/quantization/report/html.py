@@ -7,13 +7,15 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeailite._extras import needs_extra
 from edgeailite.files.atomic import write_atomically
-from edgeailite.quantization.report.entries import ActivationEntry, LayerEntry, Report
 from edgeailite.quantization.report.findings import BREAK_BELOW, POOR_SQNR
 from edgeailite.quantization.report.svg import HISTOGRAM_HEIGHT, depth_chart, histogram_shape
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.report.entries import ActivationEntry, LayerEntry, Report
 
 TEMPLATE = "report.html.jinja"
 NUM_WORST = 5

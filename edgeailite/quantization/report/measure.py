@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 
 from edgeailite.quantization.arithmetic.ranges import sample
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.modes import in_mode
 from edgeailite.quantization.graph.running import GraphRunner
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import added_half_scale, float_arithmetic
 from edgeailite.quantization.report.statistics import Statistics
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 Limits = dict[fx.Node, tuple[float, float]]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     INPUT,
@@ -24,6 +23,9 @@ from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantFunctionalL
 from edgeailite.quantization.modules.layer_calls import layer_call
 from edgeailite.quantization.modules.normalization import StandaloneBatchNorm, StandaloneLayerNorm
 from edgeailite.quantization.report.entries import FloatEntry
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 _BY_CONFIGURATION = "the preset or configuration leaves it in float"
 _OFF_GRID = "lies on no grid, so the arithmetic is float"

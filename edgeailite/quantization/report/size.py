@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer_calls import LayerCall
 from edgeailite.quantization.report.entries import ModelSize
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.modules.activation import FakeQuantize
+    from edgeailite.quantization.modules.layer_calls import LayerCall
 
 
 def model_size(

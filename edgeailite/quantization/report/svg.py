@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from edgeailite.quantization.report.entries import Histogram, Report
+if TYPE_CHECKING:
+    from edgeailite.quantization.report.entries import Histogram, Report
 
 HISTOGRAM_HEIGHT = 24
 # What an SQNR axis can show; an exact value stands at its top, one that is worse at its bottom.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeailite.quantization.report.entries import Histogram, Report
-
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+    from edgeailite.quantization.report.entries import Histogram, Report
 
 
 def add_to_tensorboard(report: Report, writer: SummaryWriter, global_step: int = 0) -> None:

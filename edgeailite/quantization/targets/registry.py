@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from edgeailite.quantization.prepare.target import Target
+from typing import TYPE_CHECKING
+
 from edgeailite.quantization.targets.onnx_runtime.target import OnnxRuntime
 from edgeailite.quantization.targets.tidl.target import Tidl
 from edgeailite.quantization.targets.tinpu.target import Tinpu
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.prepare.target import Target
 
 TARGETS: dict[str, Target] = {}
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.integer.grid import Quantize, Requantize
 from edgeailite.quantization.integer.layer import IntegerLayer
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 def model_notes(converted: GraphModel) -> list[str]:

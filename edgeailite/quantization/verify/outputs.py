@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import traits_of
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.integer.grid import Dequantize, IntegerOperator
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 class OutputGrid(NamedTuple):

@@ -22,13 +22,9 @@ from edgeailite.quantization.graph.running import as_batches
 from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.bias_corrector import BiasCorrector
 from edgeailite.quantization.methods.distillation import Teacher
+from edgeailite.quantization.methods.gains import MethodGain, render_gains
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths, apply_bit_widths
-from edgeailite.quantization.methods.post_training import (
-    MethodGain,
-    methods_named,
-    post_training,
-    render_gains,
-)
+from edgeailite.quantization.methods.post_training import methods_named, post_training
 from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.methods.weight_clipping import constrain_weights
 from edgeailite.quantization.methods.weight_ranges import start_weight_ranges

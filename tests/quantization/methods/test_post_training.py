@@ -12,8 +12,9 @@ from edgeailite.quantization import (
     QuantTestModule,
     TINPUTinyMLPTQFxModule,
 )
+from edgeailite.quantization.methods.gains import render_gains
 from edgeailite.quantization.methods.learned_rounding import learn_rounding
-from edgeailite.quantization.methods.post_training import QUALITIES, post_training, render_gains
+from edgeailite.quantization.methods.post_training import QUALITIES, post_training
 from edgeailite.quantization.methods.registry import METHODS
 from edgeailite.quantization.report import build_report, write_html
 from edgeailite.quantization.verify.compare import verify

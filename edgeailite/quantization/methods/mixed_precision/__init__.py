@@ -10,11 +10,10 @@ from edgeailite.quantization.methods.mixed_precision.qconfig_search import (
     apply_mixed_precision,
     search_as_told,
 )
-from edgeailite.quantization.methods.mixed_precision.result import MixedPrecision
+from edgeailite.quantization.methods.mixed_precision.result import LayerSensitivity, MixedPrecision
 from edgeailite.quantization.methods.mixed_precision.search import search_bit_widths
 from edgeailite.quantization.methods.mixed_precision.sensitivity import (
     BIT_WIDTHS,
-    LayerSensitivity,
     layer_sensitivity,
 )
 

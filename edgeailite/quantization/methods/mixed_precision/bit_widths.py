@@ -6,11 +6,14 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.methods.mixed_precision.result import MixedPrecision
 from edgeailite.quantization.methods.mixed_precision.sensitivity import output_quantizer
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 BitWidths = MixedPrecision | str | os.PathLike | Mapping[int, Sequence[str]]
 

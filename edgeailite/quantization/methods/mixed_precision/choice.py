@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgeailite._extras import needs_extra
-from edgeailite.quantization.methods.mixed_precision.sensitivity import LayerSensitivity
+from edgeailite.quantization.methods.mixed_precision.result import LayerSensitivity
 
 Cost = Callable[[LayerSensitivity, int], int]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.methods.mixed_precision.metrics import METRICS
 from edgeailite.quantization.methods.mixed_precision.search import MakeWrapper, search_bit_widths
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec
 
 TOLERANCES = {"classification": 1.0, "regression": 0.02}
 _LOADER_KEYS = (

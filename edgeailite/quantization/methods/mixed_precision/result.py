@@ -9,7 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeailite.files.atomic import write_atomically
-from edgeailite.quantization.methods.mixed_precision.sensitivity import LayerSensitivity
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """Cost of a layer at each bit width.
+
+    Attributes:
+        path: The layer's place in the module tree.
+        num_weights: Number of values of its weight.
+        errors: For each bit width, the mean squared change of the network's output with only this
+            layer on its grid, relative to the output's variance.
+        num_macs: Multiply-accumulates for one input.
+    """
+
+    path: str
+    num_weights: int
+    errors: dict[int, float]
+    num_macs: int = 0
+
+    def num_bytes(self, bits: int) -> int:
+        """Return the bytes of the weight, packed."""
+        return -(-self.num_weights * bits // 8)
+
+    def mac_bits(self, bits: int) -> int:
+        """Return the multiply-accumulates times the bits of the weight."""
+        return self.num_macs * bits
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +12,9 @@ from tqdm import tqdm
 
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.arithmetic.sqnr import flat_outputs
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.modes import in_mode
-from edgeailite.quantization.graph.recording import Hook
+from edgeailite.quantization.methods.mixed_precision.result import LayerSensitivity
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
     float_arithmetic,
@@ -26,33 +23,12 @@ from edgeailite.quantization.modules.layer_calls import (
     run_in_float,
 )
 
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.graph.recording import Hook
+    from edgeailite.quantization.modules.layer import QuantLayer
+
 BIT_WIDTHS = (16, 8, 4)
-
-
-@dataclass(frozen=True)
-class LayerSensitivity:
-    """Cost of a layer at each bit width.
-
-    Attributes:
-        path: The layer's place in the module tree.
-        num_weights: Number of values of its weight.
-        errors: For each bit width, the mean squared change of the network's output with only this
-            layer on its grid, relative to the output's variance.
-        num_macs: Multiply-accumulates for one input.
-    """
-
-    path: str
-    num_weights: int
-    errors: dict[int, float]
-    num_macs: int = 0
-
-    def num_bytes(self, bits: int) -> int:
-        """Return the bytes of the weight, packed."""
-        return -(-self.num_weights * bits // 8)
-
-    def mac_bits(self, bits: int) -> int:
-        """Return the multiply-accumulates times the bits of the weight."""
-        return self.num_macs * bits
 
 
 @torch.no_grad()

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from edgeailite.quantization.targets.onnx_runtime.target import OnnxRuntime
+from edgeailite.quantization.integer.rule_target import RuleTarget
+from edgeailite.quantization.targets.onnx_runtime.conversion import RULES
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.integer.conversion import Rules
 
 
 @dataclass(frozen=True)
-class Tidl(OnnxRuntime):
-    """TIDL on C7x-MMA: reads QDQ files with their settings, or derives scales from clips."""
+class Tidl(RuleTarget):
+    """TIDL on C7x-MMA: reads QDQ files with their settings, or derives scales from clips.
+
+    The arithmetic of a QDQ file is ONNX Runtime's.
+    """
 
     name: ClassVar[str] = "tidl"
+    default_format: ClassVar[str] = "QDQ_MODEL"
+    traced_format: ClassVar[str] = "CLIP_MODEL"
+    rules: ClassVar[Rules] = RULES

@@ -8,16 +8,18 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from edgeailite.files.atomic import write_atomically
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.running import node_values
-from edgeailite.quantization.targets.tinpu.c_instructions import Instruction, Program
 from edgeailite.quantization.targets.tinpu.c_program import make_program
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.targets.tinpu.c_instructions import Instruction, Program
 
 RUNNER = ("edgeailite_runner.h", "edgeailite_runner.c")
 _TYPES = {

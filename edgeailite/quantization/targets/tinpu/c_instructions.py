@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor, fx
 
-from edgeailite.quantization.integer.grid import Grid
 from edgeailite.quantization.integer.memory_plan import lifetimes, place
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.integer.grid import Grid
 
 
 @dataclass(eq=False)

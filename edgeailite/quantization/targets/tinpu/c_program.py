@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operation_of
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import (
     ADD,
     CAT,
@@ -37,6 +36,9 @@ from edgeailite.quantization.targets.tinpu.operators import (
     Saturate,
     WindowAverage,
 )
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
 
 
 def make_program(model: GraphModel, example_input: Tensor) -> Program:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import fx
 
@@ -18,7 +20,6 @@ from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.integer.common_rules import COMMON, has_integer_input
 from edgeailite.quantization.integer.conversion import Converter, Rules, grid_of
-from edgeailite.quantization.integer.grid import Grid
 from edgeailite.quantization.integer.layer import without_parameters
 from edgeailite.quantization.modules.bias import float_offset
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_call
@@ -32,6 +33,9 @@ from edgeailite.quantization.targets.tinpu.operators import (
     Saturate,
     WindowAverage,
 )
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.integer.grid import Grid
 
 RULES = Rules(COMMON)
 

@@ -8,7 +8,7 @@ half step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,14 @@ from edgeailite.quantization.arithmetic.rounding import straight_through
 from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
 from edgeailite.quantization.graph.twins import make_twin
 from edgeailite.quantization.graph.window_sums import WindowSum
-from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.normalization import (
     channel_affine,
     gain_and_offset,
     plain_strides,
 )
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.modules.activation import FakeQuantize
 
 
 def average_constants(

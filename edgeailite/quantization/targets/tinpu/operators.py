@@ -7,7 +7,7 @@ Integers are carried in float32, in PyTorch and in the ONNX file: ``Conv`` or ``
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from edgeailite.quantization.arithmetic.fixed_point import (
     Requantization,
     multiplier_and_shift,
 )
-from edgeailite.quantization.graph.window_sums import WindowSum
 from edgeailite.quantization.integer.grid import (
     FLOAT_BYTES,
     OFFSET_BYTES,
@@ -29,9 +28,12 @@ from edgeailite.quantization.integer.grid import (
     IntegerOperator,
     packed_bytes,
 )
-from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.normalization import plain_strides
 from edgeailite.quantization.targets.tinpu.modules import average_constants
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.window_sums import WindowSum
+    from edgeailite.quantization.modules.layer import QuantLayer
 
 # Operator of the exported file, and the name of the constant that is its second input.
 _CONSTANT_NAMES = {"Add": "offset", "Mul": "factor"}

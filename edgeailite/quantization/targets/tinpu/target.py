@@ -6,20 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.arithmetic.fixed_point import MULTIPLIER_BITS
-from edgeailite.quantization.arithmetic.spec import QuantSpec, Rounding
 from edgeailite.quantization.graph.calls import operation_of, traits_of
-from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.operations import BATCH_NORM, QUANTIZER
-from edgeailite.quantization.graph.registry import Operation
 from edgeailite.quantization.graph.window_sums import average_module
-from edgeailite.quantization.integer.conversion import Rules, convert
+from edgeailite.quantization.integer.rule_target import RuleTarget
 from edgeailite.quantization.prepare.policy import ModuleAnnotation, OutputAnnotation
-from edgeailite.quantization.prepare.target import Target
 from edgeailite.quantization.targets.tinpu.c_files import export_c
 from edgeailite.quantization.targets.tinpu.conversion import RULES
 from edgeailite.quantization.targets.tinpu.hardware_rules import check_hardware_rules
@@ -28,9 +24,15 @@ from edgeailite.quantization.targets.tinpu.modules import (
     OffsetScaleShiftBatchNorm,
 )
 
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec, Rounding
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.graph.registry import Operation
+    from edgeailite.quantization.integer.conversion import Rules
+
 
 @dataclass(frozen=True)
-class Tinpu(Target):
+class Tinpu(RuleTarget):
     """An NPU that computes ``floor((acc + offset) * multiplier * 2^-shift)`` in integers.
 
     Values are unsigned only where the graph says so (behind a ReLU). Inputs and result of an add or
@@ -54,15 +56,12 @@ class Tinpu(Target):
     rounding: ClassVar[Rounding] = "half_up"
     takes_presets: ClassVar[bool] = False
     rules: ClassVar[Rules] = RULES
+    returns_integers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         bits = self.input_multiplier_bits
         if bits is not None and not 2 <= bits <= 16:
             raise ValueError(f"input_multiplier_bits is {bits!r}; allowed: 2 to 16, or None.")
-
-    def computes(self, operation: Operation) -> bool:
-        """Return True for activation functions, and for what has a conversion rule."""
-        return operation.traits.is_activation or self.rules.fused(operation) is not None
 
     def quantizes_input_of(self, operation: Operation) -> bool:
         """Return True for all that is computed but a batch norm, which may normalise the input."""
@@ -102,10 +101,6 @@ class Tinpu(Target):
                 f"power2_scale={activation.power_of_two}. Use torch.per_tensor_symmetric with "
                 "power2_scale=True, or a Generic wrapper."
             )
-
-    def convert(self, model: GraphModel, integer_outputs: bool | None = None) -> GraphModel:
-        """Make the integer graph; the device returns the outputs' integers."""
-        return convert(model, self.rules, integer_outputs is not False)
 
     def check(self, converted: GraphModel, inputs: Sequence[Tensor], strict: bool = False) -> None:
         """Compare with the rules of the NPU."""
