@@ -12,10 +12,9 @@ from tqdm import tqdm
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.graph.running import as_batches
 from edgeailite.quantization.methods.mixed_precision.choice import choose_bit_widths
-from edgeailite.quantization.methods.mixed_precision.result import MixedPrecision
+from edgeailite.quantization.methods.mixed_precision.result import LayerSensitivity, MixedPrecision
 from edgeailite.quantization.methods.mixed_precision.sensitivity import (
     BIT_WIDTHS,
-    LayerSensitivity,
     layer_sensitivity,
 )
 
