@@ -2,10 +2,11 @@ PYTHON ?= python
 
 .PHONY: lint format test bench
 
-lint:  ## Style and types, as run_tests.sh and pre-commit check them.
+lint:  ## Style, types and imports, as run_tests.sh and pre-commit check them.
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()"
 
 format:  ## Apply the automatic fixes.
 	$(PYTHON) -m ruff check --fix .

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv if need be, then check style and types as `make lint` does, and run the tests.
+# Make .venv if need be, then check style, types and imports as `make lint` does, and run the tests.
 #
 #     ./run_tests.sh                    everything; the tests in one process per core
 #     ./run_tests.sh tests/xnn -x       only these tests, pytest's arguments
@@ -16,6 +16,7 @@ if [ $# -eq 0 ]; then
     run "$PYTHON" -m ruff check .
     run "$PYTHON" -m ruff format --check .
     run "$PYTHON" -m mypy
+    run "$PYTHON" -c "from importlinter.cli import lint_imports_command as lint; lint()"
     # Each process computes with one thread: they would take the cores from each other.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     set -- -n auto --dist worksteal
