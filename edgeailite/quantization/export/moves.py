@@ -8,30 +8,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from edgeailite.quantization.export.proto import ProtoGraph, attributes
-
-# Operators that move or select values. The first input is the data.
-MOVING_OPERATORS = frozenset(
-    (
-        "DepthToSpace",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "MaxPool",
-        "Pad",
-        "ReduceMax",
-        "ReduceMin",
-        "Reshape",
-        "Resize",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-    )
-)
+from edgeailite.quantization.graph.registry import moving_onnx_operators
 
 
 def use_unsigned_activations(graph: ProtoGraph) -> None:
@@ -69,11 +46,12 @@ def move_integers(graph: ProtoGraph) -> None:
 
     A pair ``dequantize, quantize`` of one grid changes nothing.
     """
+    moving = moving_onnx_operators()
     for node in list(graph.nodes):
         source = graph.makers.get(node.input[0]) if node.input else None
         if source is None or source.op_type != "DequantizeLinear":
             continue
-        if node.op_type in MOVING_OPERATORS and source.input[0] not in graph.initializers:
+        if node.op_type in moving and source.input[0] not in graph.initializers:
             _move(graph, node, source)
         elif node.op_type == "QuantizeLinear" and _same_grid(graph, node, source):
             _cancel(graph, node, source)
@@ -105,7 +83,7 @@ def _cancel(graph: ProtoGraph, node: NodeProto, source: NodeProto) -> None:
         return
     del graph.nodes[_index(graph, node)]
     graph.index()
-    if graph.makers[integer].op_type in MOVING_OPERATORS:
+    if graph.makers[integer].op_type in moving_onnx_operators():
         graph.rename({integer: name})
     else:
         graph.rename({name: integer})

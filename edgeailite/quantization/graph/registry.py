@@ -193,3 +193,9 @@ def modules_of(*names: str) -> tuple[type[nn.Module], ...]:
 def each(owner: Any, *names: str) -> tuple[Any, ...]:
     """Attributes of a module for one, two and three dimensions: ``{}`` stands for the number."""
     return tuple(getattr(owner, name.format(n)) for name in names for n in (1, 2, 3))
+
+
+def moving_onnx_operators() -> frozenset[str]:
+    """ONNX operators that operations which move values are written as."""
+    moving = (operation for operation in OPERATIONS.values() if operation.traits.moves_values)
+    return frozenset(name for operation in moving for name in operation.onnx)
