@@ -148,7 +148,7 @@ class Windows(NamedTuple):
 
     Attributes:
         kernel: Width.
-        stride: Step.
+        stride: Distance between two windows.
         padding: Zeros on either side.
         missing: Further zeros that the last window needs at the end.
         lengths: What counts of each.

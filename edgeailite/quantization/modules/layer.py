@@ -359,7 +359,7 @@ class QuantFunctionalLayer(QuantLayer):
     ) -> None:
         super().__init__()
         self.function, self.options = function, options
-        self.groups = int(options.get("groups", 1))
+        vars(self).update(options)  # stride, padding, ... where torch's layers have them
         self.transposed = "transpose" in function.__name__
         self.begin(weight_spec, bias_spec)
 

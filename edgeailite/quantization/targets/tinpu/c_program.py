@@ -191,8 +191,8 @@ class _Reader:
     def _average(self, node: fx.Node, module: WindowAverage) -> None:
         shape = self._shape_of_operand(node)
         full = torch.Size((1, *shape))
-        _, _, steps = module.requantization(full)
-        tables = _tables(node, *(v.reshape(-1) for v in steps))
+        _, _, numbers = module.requantization(full)
+        tables = _tables(node, *(v.reshape(-1) for v in numbers))
         average = module.sums.average
         channels, height, width = three(shape)
         if isinstance(average, Mean):

@@ -117,7 +117,7 @@ def _rescale(source: Grid | None, grid: Grid) -> OffsetScaleShift:
     scale = 1.0 if source is None else source.scale
     factor = torch.tensor(scale / grid.scale, dtype=torch.float64)
     half = 0.5 / factor if source is None else torch.floor(0.5 / factor)
-    if grid.rounding == "floor":  # what made the value has added the half step
+    if grid.rounding == "floor":  # what made the value has added half of the scale
         half = torch.zeros_like(half)
     lowest = -MAX_SHIFT if source is None else 0  # what quantizes real values may shift left
     found = Requantization(

@@ -110,25 +110,11 @@ def _sides(value: Any) -> tuple[int, int]:
 
 def _convolution(layer: OffsetScaleShiftLayer, is_first: bool) -> Iterator[Finding]:
     operation, path = layer.operation, layer.layer_path
-    inputs, outputs = (int(getattr(operation, f"{s}_channels", 0)) for s in ("in", "out"))
+    weight, groups = layer.weight, operation.num_groups
+    inputs = weight.shape[0] if operation.is_transposed else weight.shape[1] * groups
+    outputs = operation.rows(weight).shape[0]
     if is_first:
-        if inputs != FIRST_CHANNELS:
-            yield Finding(
-                path,
-                "the number of the first convolution's input channels",
-                str(inputs),
-                str(FIRST_CHANNELS),
-                "Lay the channels along the height of the input.",
-            )
-        width = layer.weight.shape[-1]
-        if width not in FIRST_KERNEL_WIDTHS:
-            yield Finding(
-                path,
-                "the first convolution's kernel width",
-                str(width),
-                "1 to 8",
-                "Use a narrower kernel.",
-            )
+        yield from _first_convolution(layer, inputs)
     channels = {"output": outputs} if is_first else {"input": inputs, "output": outputs}
     for side, count in channels.items():
         if count % CHANNEL_MULTIPLE:
@@ -151,6 +137,27 @@ def _convolution(layer: OffsetScaleShiftLayer, is_first: bool) -> Iterator[Findi
         )
 
 
+def _first_convolution(layer: OffsetScaleShiftLayer, inputs: int) -> Iterator[Finding]:
+    path = layer.layer_path
+    if inputs != FIRST_CHANNELS:
+        yield Finding(
+            path,
+            "the number of the first convolution's input channels",
+            str(inputs),
+            str(FIRST_CHANNELS),
+            "Lay the channels along the height of the input.",
+        )
+    width = layer.weight.shape[-1]
+    if width not in FIRST_KERNEL_WIDTHS:
+        yield Finding(
+            path,
+            "the first convolution's kernel width",
+            str(width),
+            "1 to 8",
+            "Use a narrower kernel.",
+        )
+
+
 def _linear(layer: OffsetScaleShiftLayer) -> Iterator[Finding]:
     count, bits = layer.weight.shape[1], layer.weight_bits
     least = MIN_LINEAR_INPUTS[bits]
@@ -170,7 +177,7 @@ def _offsets(layer: OffsetScaleShiftLayer) -> Iterator[Finding]:
     if largest >= 1 << (bits - 1):
         yield Finding(
             layer.layer_path,
-            "the largest offset (bias and half step)",
+            "the largest offset (bias and half an output scale)",
             f"{largest:.0f}",
             f"{bits} bits ({layer.weight_bits}-bit weights)",
             "Use more weight bits, or train with weight decay on the biases.",

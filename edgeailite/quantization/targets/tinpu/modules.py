@@ -1,8 +1,8 @@
 """Batch norms and averages with offset, multiplier and shift, in the simulation.
 
 An integer device computes ``floor((x_q + offset) * multiplier * 2^-shift)``. The layers here
-simulate just that in evaluation mode: the quantizer behind them rounds down, they have added the
-half step.
+simulate just that in evaluation mode: the quantizer behind them rounds down, they have added
+half of its scale.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class OffsetScaleShiftBatchNorm(nn.Module):
     def forward(
         self, x: Tensor, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize | None = None
     ) -> Tensor:
-        """Shape ``(N, C, ...)``, as the batch norm; half of the output's step is added.
+        """Shape ``(N, C, ...)``, as the batch norm; half of the output's scale is added.
 
         Args:
             x: Values to normalise.
@@ -99,19 +99,21 @@ class OffsetScaleShiftBatchNorm(nn.Module):
         self, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize | None = None
     ) -> AddMultiply:
         """Make the module that computes what evaluation mode does, on the grids as they are now."""
-        found, unit = self.requantization(output_quantizer, input_quantizer)
-        factor = found.factor * (output_quantizer.qparams().scale / unit)
-        return AddMultiply(found.offset * unit, factor)
+        found, input_scale = self.requantization(output_quantizer, input_quantizer)
+        factor = found.factor * (output_quantizer.qparams().scale / input_scale)
+        return AddMultiply(found.offset * input_scale, factor)
 
     def requantization(
         self, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize | None
     ) -> tuple[Requantization, Tensor]:
-        """The fixed-point form, and the unit of its input (1 for raw values)."""
+        """Return offset, multiplier and shift, and the input's scale (1 for raw values)."""
         gain, offset = gain_and_offset(self)
         scale = output_quantizer.qparams().scale
         source = None if input_quantizer is None else input_quantizer.qparams().scale
-        unit = torch.ones_like(scale) if source is None else source
-        return batch_norm_requantization(gain, offset, source, scale, self.multiplier_bits), unit
+        input_scale = torch.ones_like(scale) if source is None else source
+        return batch_norm_requantization(
+            gain, offset, source, scale, self.multiplier_bits
+        ), input_scale
 
 
 class AddMultiply(nn.Module):
@@ -165,7 +167,7 @@ class OffsetScaleShiftAverage(nn.Module):
     def forward(
         self, x: Tensor, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize
     ) -> Tensor:
-        """Shapes as the average's; half of the output's step is added.
+        """Shapes as the average's; half of the output's scale is added.
 
         Args:
             x: On the grid of `input_quantizer`.
@@ -174,9 +176,9 @@ class OffsetScaleShiftAverage(nn.Module):
         """
         if not output_quantizer.fake_quant_enabled:
             return self.sums.average(x)
-        unit, scale = input_quantizer.qparams().scale, output_quantizer.qparams().scale
-        found = average_requantization(self.sums.areas(x.shape), unit, scale)
-        return (self.sums(x) + found.offset * unit) * (found.factor * (scale / unit))
+        input_scale, scale = input_quantizer.qparams().scale, output_quantizer.qparams().scale
+        found = average_requantization(self.sums.areas(x.shape), input_scale, scale)
+        return (self.sums(x) + found.offset * input_scale) * (found.factor * (scale / input_scale))
 
     def frozen(
         self, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize
@@ -191,8 +193,8 @@ class AverageOnGrids(nn.Module):
 
     Args:
         sums: Of the windows.
-        input_scale: Step of what is summed.
-        output_scale: Step of the average.
+        input_scale: Scale of the summed values.
+        output_scale: Scale of the average.
     """
 
     def __init__(self, sums: WindowSum, input_scale: float, output_scale: float) -> None:
@@ -201,6 +203,6 @@ class AverageOnGrids(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Real values in and out, shapes as the average's."""
-        unit, scale = self.input_scale, self.output_scale
-        offset, factor, _ = average_constants(self.sums, x.shape, unit, scale)
-        return (self.sums(x) + offset * unit) * (factor * (scale / unit))
+        input_scale, scale = self.input_scale, self.output_scale
+        offset, factor, _ = average_constants(self.sums, x.shape, input_scale, scale)
+        return (self.sums(x) + offset * input_scale) * (factor * (scale / input_scale))

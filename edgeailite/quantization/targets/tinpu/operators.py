@@ -44,13 +44,13 @@ class OffsetScaleShift(GridModule, IntegerOperator):
     """``clip(floor((x + offset) * multiplier * 2^-shift), q_min, q_max)``.
 
     Args:
-        steps: Offset, multiplier and shift, each of shape ``()`` or ``(C,)``.
+        requantization: Offset, multiplier and shift, each of shape ``()`` or ``(C,)``.
         grid: Of the result.
         multiplier_bits: Of the multiplier, without its sign; None: the factor is a float.
         channels_last: Channels lie along the last axis, not the second.
 
     Attributes:
-        offset: In steps of the input, float32.
+        offset: In multiples of the input's scale, float32.
         factor: ``multiplier * 2^-shift``, float32.
     """
 
@@ -60,15 +60,15 @@ class OffsetScaleShift(GridModule, IntegerOperator):
 
     def __init__(
         self,
-        steps: Requantization,
+        requantization: Requantization,
         grid: Grid,
         multiplier_bits: int | None = MULTIPLIER_BITS,
         channels_last: bool = False,
     ) -> None:
         super().__init__(grid)
         self.multiplier_bits, self.channels_last = multiplier_bits, channels_last
-        self.register_buffer("offset", steps.offset.detach().clone())
-        self.register_buffer("factor", steps.factor.detach().clone())
+        self.register_buffer("offset", requantization.offset.detach().clone())
+        self.register_buffer("factor", requantization.factor.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """An accumulator, or raw input, in; integers out; any shape."""
