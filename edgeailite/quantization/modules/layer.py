@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeailite.quantization.arithmetic.fold import channel_view, fold_bias, weight_rows
+from edgeailite.quantization.graph.operations import LAYERS
+from edgeailite.quantization.graph.registry import modules_of
 from edgeailite.quantization.graph.twins import make_twin
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.bias import (
@@ -395,8 +397,4 @@ def _twin_type(base: type[nn.Module]) -> type[QuantLayer]:
     return twin
 
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
-    base: _twin_type(base) for base in (*_CONVOLUTIONS, *_TRANSPOSED_CONVOLUTIONS, nn.Linear)
-}
+QUANT_LAYERS = {base: _twin_type(base) for base in modules_of(*LAYERS)}

@@ -20,10 +20,6 @@ from edgeailite.quantization.prepare.policy import Policy
 # products are summed in 16 bits, 8 would saturate.
 BACKENDS = {"qnnpack": 8, "onednn": 8, "x86": 7, "fbgemm": 7}
 
-_ACCEPTED = (
-    f"a preset's name ({', '.join(PRESETS)}), a dict {{'weight': {{...}}, 'activation': {{...}}}}, "
-    "edgeailite.quantization.QConfig, or a QConfig or QConfigMapping of torch.ao.quantization"
-)
 _UNSIGNED = (torch.quint8, torch.uint8)
 _SIGNED = (torch.qint8, torch.int8)
 _SCHEMES: dict[torch.qscheme, dict[str, Any]] = {
@@ -31,6 +27,15 @@ _SCHEMES: dict[torch.qscheme, dict[str, Any]] = {
     torch.per_tensor_affine: {"granularity": "per_tensor", "symmetric": False},
     torch.per_channel_symmetric: {"granularity": "per_channel", "symmetric": True},
 }
+
+
+def _accepted() -> str:
+    """Kinds of configuration, for messages; presets that were registered late among them."""
+    return (
+        f"a preset's name ({', '.join(PRESETS)}), a dict "
+        "{'weight': {...}, 'activation': {...}}, "
+        "edgeailite.quantization.QConfig, or a QConfig or QConfigMapping of torch.ao.quantization"
+    )
 
 
 def make_policy(qconfig_type: Any = None, backend: str = "qnnpack") -> Policy:
@@ -61,7 +66,7 @@ def _preset_name(given: str) -> str:
     if name in QConfigType.__members__:
         return QConfigType[name].value
     if name not in PRESETS:
-        raise ValueError(f"qconfig_type is {name!r}; accepted: {_ACCEPTED}.")
+        raise ValueError(f"qconfig_type is {name!r}; accepted: {_accepted()}.")
     return name
 
 
@@ -90,7 +95,7 @@ def read_qconfig(given: Any) -> QConfig | None:
             weight=_read_observer(given.weight, "weight"),
             activation=_read_observer(given.activation, "activation"),
         )
-    raise TypeError(f"qconfig_type is a {type(given).__name__}; accepted: {_ACCEPTED}.")
+    raise TypeError(f"qconfig_type is a {type(given).__name__}; accepted: {_accepted()}.")
 
 
 def _read_dict(given: Mapping[str, Any]) -> QConfig:
