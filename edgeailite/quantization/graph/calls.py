@@ -38,15 +38,19 @@ _ALIASES = {
     "axis1": "dim1",
     "chunks": "parts",
     "dims": "sizes",
-    "indices_or_sections": "parts",
+    "exponent": "other",
+    "indices": "parts",
     "keepdims": "keepdim",
     "mat2": "other",
     "repeats": "sizes",
+    "sections": "parts",
+    "shape": "sizes",
     "size": "sizes",
     "split_size": "parts",
     "split_size_or_sections": "parts",
     "start": "index",
     "tensor": "input",
+    "tensor_indices_or_sections": "parts",
 }
 
 

@@ -287,7 +287,7 @@ row(
 row(
     "reshape",
     traits.RESHAPE,
-    "input, *shape",
+    "input, *sizes",
     onnx=("Reshape",),
     functions=(torch.reshape,),
     methods=("reshape", "view"),
