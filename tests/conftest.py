@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import edgeailite  # noqa: F401 -- first: it makes torchvision importable beside a CPU torch
+from tests.torchlib import share_torchlib
 
 
 def pytest_addoption(parser):
@@ -18,3 +19,8 @@ def _seed():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 -- seeds code that uses the global generator
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _torchlib():
+    share_torchlib()
