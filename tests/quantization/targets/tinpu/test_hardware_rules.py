@@ -82,6 +82,7 @@ LINEAR = "the number of a linear layer's inputs"
 AREA, GLOBAL = "the averaged area", "global averages of more than 2"
 KERNEL, SIDES = "a max-pool's kernel", "sides of 1 to 4"
 MULTIPLES, STRIDES = "multiples of 4", "(1, 1), (2, 1), (2, 2)"
+LARGEST = "the largest offset (bias and half an output scale)"
 FLOAT = "convolutions, linear layers, batch norm, pooling, ReLU, add, concat and reshaping"
 
 # What a rule finds just beyond its limit: changes of the network, what is found.
@@ -96,6 +97,10 @@ BREAKS = {
     ),
     "18_output_channels": (
         {"second": nn.Conv2d(8, 18, 3, 1, 1), "head": nn.Linear(18, 3)},
+        [("second", OUT, "18", MULTIPLES)],
+    ),
+    "transposed": (
+        {"second": nn.ConvTranspose2d(8, 18, 3, 1, 1), "head": nn.Linear(18, 3)},
         [("second", OUT, "18", MULTIPLES)],
     ),
     "first_stride": ({"first": first(stride=(1, 2))}, [("first", "the stride", "(1, 2)", STRIDES)]),
@@ -124,6 +129,9 @@ ALLOWED = {
     "second_kernel_9_wide": {"second": nn.Conv2d(8, 16, (1, 9), padding=(0, 4))},
     "4_channels": {"first": first(channels=4), "second": nn.Conv2d(4, 16, 3, 1, 1)},
     "20_channels": {"second": nn.Conv2d(8, 20, 3, 1, 1), "head": nn.Linear(20, 3)},
+    "grouped": {"second": nn.Conv2d(8, 16, 3, 1, 1, groups=4)},
+    "transposed": {"second": nn.ConvTranspose2d(8, 16, 3, 1, 1)},
+    "transposed_grouped": {"second": nn.ConvTranspose2d(8, 16, 3, 1, 1, groups=8)},
     "max_pool_4_by_4": {"pool": nn.MaxPool2d(4)},
     "max_pool_1_by_1": {"pool": nn.MaxPool2d(1)},
     "average_of_4": {"relu2": nn.Sequential(nn.ReLU(), nn.MaxPool2d((4, 2)))},
@@ -205,7 +213,7 @@ def test_the_largest_offset(bit_width, bits, sign):
     assert check(converted, x) == []
     offset[3] = sign * 2 ** (bits - 1)
     (found,) = check(converted, x)
-    assert (found.layer, found.rule) == ("second", "the largest offset (bias and half step)")
+    assert (found.layer, found.rule) == ("second", LARGEST)
     assert found.given == str(2 ** (bits - 1))
     assert found.allowed == f"{bits} bits ({bit_width}-bit weights)"
 
@@ -220,9 +228,11 @@ def test_a_half_in_one_offset_is_found():
 
 
 def test_a_large_offset_is_found():
-    """Biases are clipped to the offset's bits; the half step comes on top, and lies on them."""
+    """Biases are clipped to the offset's bits; half an output scale is added to them."""
     model = network()
-    nn.init.constant_(model.second.bias, -900.0)  # nothing passes the ReLU: the head's step is tiny
+    nn.init.constant_(
+        model.second.bias, -900.0
+    )  # nothing passes the ReLU: the head's scale is tiny
     (found,) = check(*convert(model, **weights(4)))
     assert (found.layer, found.allowed) == ("head", "16 bits (4-bit weights)")
     assert 2**15 <= int(found.given) < 2**16
