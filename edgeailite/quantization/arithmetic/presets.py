@@ -77,7 +77,11 @@ register_preset("DISABLED", None)
 
 
 class QConfigType(str, Enum):
-    """Names of the presets for ``qconfig_type`` of the fx wrappers; a plain string does as well."""
+    """Names of the presets for ``qconfig_type`` of the fx wrappers; a plain string does as well.
+
+    The members are the presets of this package. A preset that is registered later is no member, but
+    ``QConfigType("NAME")`` and :meth:`choices` know it.
+    """
 
     _ignore_ = "_names _name"
     _names = vars()
@@ -87,6 +91,16 @@ class QConfigType(str, Enum):
     DEFAULT = "WC8_AT8"
 
     @classmethod
+    def _missing_(cls, value: object) -> QConfigType | None:
+        """Make an instance for a preset that was registered after this class was made."""
+        if value not in PRESETS or value == "PACT2":
+            return None
+        late = str.__new__(cls, value)
+        late._name_ = late._value_ = str(value)
+        return late
+
+    @classmethod
     def choices(cls) -> tuple[str, ...]:
         """Names of all presets, for command lines."""
-        return tuple(cls.__members__)
+        late = [name for name in PRESETS if name != "PACT2" and name not in cls.__members__]
+        return (*cls.__members__, *late)

@@ -143,7 +143,7 @@ def convert(model: GraphModel, rules: Rules, integer_outputs: bool = False) -> G
 
     Args:
         model: Prepared, with ranges that have seen data. Not changed.
-        rules: Of the target.
+        rules: Of the target; those of an operation that it does not compute are left out.
         integer_outputs: Return the outputs' integers; False: real values.
 
     Returns:
@@ -192,7 +192,10 @@ class Converter:
         user = only_user(node)
         if user is None or operation_of(user) is not QUANTIZER:
             return False
-        rule = self.rules.fused(operation_of(node))
+        operation = operation_of(node)
+        if not self.model.target.computes(operation):
+            return False
+        rule = self.rules.fused(operation)
         return rule is not None and rule.is_ready(self, node)
 
     def _place(self, node: fx.Node) -> None:

@@ -65,7 +65,7 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
     for node in model.graph.nodes:
         for key in ("quant", "layer", "module"):
             node.meta.pop(key, None)
-        if traits_of(node).has_weight:
+        if traits_of(node).has_weight and target.computes(operation_of(node)):
             _annotate_layer(model, node, policy)
         if node in outputs and not policy.quantize_out:
             continue
