@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import importlib
 import inspect
+import operator
 import re
 import runpy
 import shlex
@@ -24,6 +26,8 @@ from references.edgeailite.engine.options_segmentation import SegmentationOption
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# CONTRIBUTING.md's blocks are run by test_contributing.py.
+ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 MAIN_SCRIPTS = {
     "train_classification_main.py": ClassificationOptions,
     "train_segmentation_main.py": SegmentationOptions,
@@ -103,7 +107,7 @@ def _anchors(page):
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=_name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=_name)
 def test_relative_links_resolve(page):
     links = re.findall(r"\]\(([^)\s]+)\)", _without_blocks(page))
     broken = []
@@ -116,6 +120,41 @@ def test_relative_links_resolve(page):
         if missing or (anchor and anchor not in _anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=_name)
+def test_links_to_files_are_called_as_the_files(page):
+    links = re.findall(r"\[([\w/.]+\.(?:py|md|sh))\]\(([^)\s#]+)", _without_blocks(page))
+    assert [(text, path) for text, path in links if not f"/{path}".endswith(f"/{text}")] == []
+
+
+def _is_importable(name):
+    """True if a dotted name is a module, or an attribute of one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            module = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        try:
+            operator.attrgetter(".".join(parts[length:]) or "__name__")(module)
+        except AttributeError:
+            return False
+        return True
+    return False
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=_name)
+def test_names_in_prose_are_importable(page):
+    text = _former_names_left_out(_without_blocks(page))
+    names = re.findall(r"(?<![\w./-])edgeailite(?:\.[A-Za-z_]\w*)+", text)
+    assert sorted(name for name in set(names) if not _is_importable(name)) == []
+
+
+def _former_names_left_out(text):
+    """The text without the first column of tables that begin with it: former names."""
+    tables = re.compile(r"^\| Before \|.*\n(?:\|.*\n)+", re.MULTILINE)
+    return tables.sub(lambda m: re.sub(r"^\|.*?\|", "|", m[0], flags=re.MULTILINE), text)
 
 
 def test_every_page_is_in_the_index():
