@@ -61,14 +61,6 @@ def make_policy(qconfig_type: Any = None, backend: str = "qnnpack") -> Policy:
     return Policy(read_qconfig(qconfig_type))
 
 
-def _accepted() -> str:
-    return (
-        f"a preset's name ({', '.join(PRESETS)}), a dict {{'weight': {{...}}, 'activation': "
-        f"{{...}}}}, edgeailite.quantization.QConfig, or a QConfig or QConfigMapping of "
-        "torch.ao.quantization"
-    )
-
-
 def _preset_name(given: str) -> str:
     name = given.value if isinstance(given, QConfigType) else given
     if name in QConfigType.__members__:
