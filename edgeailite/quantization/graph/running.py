@@ -180,19 +180,24 @@ def _default(node: fx.Node) -> Any:
     return node.args[0] if node.args else None
 
 
-def as_batches(
+def iterate_batches(
     data: Iterable[Any], num_inputs: int, limit: int | None = None
-) -> list[tuple[Any, ...]]:
-    """Return the batches of a loader as tuples of the model's inputs, in memory.
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the batches of a loader as tuples of the model's inputs.
 
     Args:
         data: Tensors, or tuples that begin with the model's inputs.
         num_inputs: Number of the model's inputs.
         limit: Largest number of batches to take; None: all.
     """
-    found = []
-    for batch in data:
-        found.append((batch,) if isinstance(batch, Tensor) else tuple(batch)[:num_inputs])
-        if len(found) == limit:
+    for count, batch in enumerate(data, 1):
+        yield (batch,) if isinstance(batch, Tensor) else tuple(batch)[:num_inputs]
+        if count == limit:
             break
-    return found
+
+
+def as_batches(
+    data: Iterable[Any], num_inputs: int, limit: int | None = None
+) -> list[tuple[Any, ...]]:
+    """Return the batches of :func:`iterate_batches`, in memory."""
+    return list(iterate_batches(data, num_inputs, limit))

@@ -73,11 +73,6 @@ class TrainingMethods:
             activation = _learned(activation)
         return replace(qconfig, weight=weight, activation=activation)
 
-    def damping_in(self, epoch: int, total_epochs: int) -> float:
-        """Return the damping of an epoch, counted from 0."""
-        part = min(epoch / max(total_epochs - 1, 1), 1.0)
-        return self.damping * (1.0 - math.cos(math.pi * part)) / 2.0
-
 
 def _learned(spec: QuantSpec | None) -> QuantSpec | None:
     return spec if spec is None or spec.fixed_range is not None else replace(spec, learned=True)

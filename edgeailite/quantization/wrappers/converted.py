@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeailite.quantization.export.export_format import ExportFormat
 from edgeailite.quantization.export.formats import OnnxOptions, Writer, find_writer, writers
 from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.prepare.prepare import check_finite_weights
+from edgeailite.quantization.wrappers.exporting import Exporter, TinyMLExporter
 
 
-class ConvertedModule(nn.Module):
+class ConvertedModule(Exporter):
     """An integer graph in ``.module``: evaluates, saves, loads, exports; cannot be trained.
 
     Args:
@@ -61,40 +63,6 @@ class ConvertedModule(nn.Module):
         super().train(False)
         return self
 
-    def export(
-        self,
-        example_input: Tensor | tuple[Tensor, ...],
-        path: str | os.PathLike[str],
-        *,
-        format: ExportFormat | str | None = None,
-        opset_version: int | None = None,
-        input_names: Sequence[str] | None = None,
-        output_names: Sequence[str] | None = None,
-        dynamic_batch: bool = True,
-        simplify: bool | None = None,
-        strict: bool = False,
-    ) -> Path:
-        """Write the integer graph as ONNX; for TI's NPU, warn of operations it does not compute.
-
-        Args:
-            example_input: Input to trace with.
-            path: File to write.
-            format: Contents of the file; None: the format that :meth:`QuantModule.convert` was
-                asked for.
-            opset_version: As in :meth:`QuantModule.export`.
-            input_names: As in :meth:`QuantModule.export`.
-            output_names: As in :meth:`QuantModule.export`.
-            dynamic_batch: As in :meth:`QuantModule.export`.
-            simplify: As in :meth:`QuantModule.export`.
-            strict: As in :meth:`QuantModule.export`.
-
-        Raises:
-            ValueError: A format that these integers do not have, an opset that cannot be written,
-                or, with `strict`, an operation that the NPU does not compute.
-        """
-        options = OnnxOptions(opset_version, input_names, output_names, dynamic_batch, simplify)
-        return self.write(example_input, path, format, options, strict)
-
     def write(
         self,
         example_input: Tensor | Sequence[Tensor],
@@ -128,64 +96,31 @@ class ConvertedModule(nn.Module):
         return self.module.target.write_c(self.module, example_input, folder, name)
 
 
-class TinyMLConvertedModule(ConvertedModule):
+class TinyMLConvertedModule(TinyMLExporter, ConvertedModule):
     """The integer graph of a microcontroller wrapper, see :class:`ConvertedModule`."""
 
-    def export(
-        self,
-        example_input: Tensor | tuple[Tensor, ...],
-        path: str | os.PathLike[str],
-        *,
-        format: ExportFormat | str | None = None,
-        model_qconfig_format: ExportFormat | str | None = None,
-        opset_version: int | None = None,
-        input_names: Sequence[str] | None = None,
-        output_names: Sequence[str] | None = None,
-        dynamic_batch: bool = True,
-        simplify: bool | None = None,
-        strict: bool = False,
-    ) -> Path:
-        """Write the integer graph as ONNX; for the NPU, warn of operations it does not compute.
 
-        Args:
-            example_input: Input to trace with.
-            path: File to write.
-            format: Contents of the file; None: the format that ``convert`` was asked for.
-            model_qconfig_format: The historical name of `format`.
-            opset_version: As in :meth:`QuantModule.export`.
-            input_names: As in :meth:`QuantModule.export`.
-            output_names: As in :meth:`QuantModule.export`.
-            dynamic_batch: As in :meth:`QuantModule.export`.
-            simplify: As in :meth:`QuantModule.export`.
-            strict: As in :meth:`QuantModule.export`; see
-                :func:`~edgeailite.quantization.targets.tinpu.hardware_rules.check_hardware_rules`.
+def convert_model(
+    model: GraphModel,
+    format: ExportFormat | str | None = None,
+    integer_outputs: bool | None = None,
+) -> tuple[GraphModel, str]:
+    """Make the integer graph of a prepared model; return it with the name of its format.
 
-        Raises:
-            ValueError: A format that these integers do not have, two different formats, an opset
-                that cannot be written, or, with `strict`, an operation that the NPU does not
-                compute.
-        """
-        options = OnnxOptions(opset_version, input_names, output_names, dynamic_batch, simplify)
-        chosen = one_format(format, model_qconfig_format)
-        return self.write(example_input, path, chosen, options, strict)
-
-
-def one_format(
-    format: ExportFormat | str | None, model_qconfig_format: ExportFormat | str | None
-) -> ExportFormat | str | None:
-    """Return the format that was given under one of its two names, or None.
+    Args:
+        model: Prepared model; it does not change.
+        format: Format of later exports; None: the target's own.
+        integer_outputs: As in :meth:`~edgeailite.quantization.prepare.target.Target.convert`.
 
     Raises:
-        ValueError: Two different formats were given.
+        ValueError: A format that holds no integers or is another target's; a weight or a range is
+            NaN or infinite.
     """
-    if format is None or model_qconfig_format is None:
-        return model_qconfig_format if format is None else format
-    if format != model_qconfig_format:
-        raise ValueError(
-            f"format is {str.__str__(format)!r} and model_qconfig_format, its historical name, is "
-            f"{str.__str__(model_qconfig_format)!r}. Give one of them."
-        )
-    return format
+    target = model.target
+    offered = writers(target.arithmetic, "converted")
+    chosen = find_writer(format or target.default_format, offered).format
+    check_finite_weights(model)
+    return target.convert(model, integer_outputs), chosen
 
 
 def as_tuple(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -5,19 +5,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from torch import Tensor, nn
 
 from edgeailite.quantization.arithmetic.presets import get_preset
-from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, Rounding
+from edgeailite.quantization.arithmetic.spec import (
+    BiasSpec,
+    QConfig,
+    QuantSpec,
+    RangeRule,
+    Rounding,
+)
+from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths
 from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.prepare import prepare
-from edgeailite.quantization.report import describe
 from edgeailite.quantization.targets.registry import get_target
-from edgeailite.quantization.wrappers.quant_module import QuantModule, Wrapper
+from edgeailite.quantization.wrappers.arguments import as_inputs, warn_of_option
+from edgeailite.quantization.wrappers.quant_module import QuantModule
+from edgeailite.quantization.wrappers.schedule import Schedule, make_schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CONSTRAIN_BIAS = {
     "NONE": BiasSpec(32, "none"),
@@ -26,25 +37,76 @@ CONSTRAIN_BIAS = {
 }
 
 
-def _qconfig(
-    bitwidth_weights: int,
-    bitwidth_activations: int,
+LR_CALIB = 0.05
+
+
+def _preset() -> tuple[QuantSpec, QuantSpec]:
+    """Return the PACT2 grids of weights and activations."""
+    preset = get_preset("PACT2")
+    assert preset is not None
+    assert preset.weight is not None
+    assert preset.activation is not None
+    return preset.weight, preset.activation
+
+
+def _weight_spec(bit_width: int, power_of_two: bool | None, shrink: float | None) -> QuantSpec:
+    changes = {
+        "bit_width": bit_width,
+        "power_of_two": power_of_two is not False,
+        "range_rule": "percentile" if shrink else "min_max",
+        "range_shrink_percentile": shrink or 0.0,
+    }
+    return _changed(_preset()[0], changes, "weights")
+
+
+def _activation_spec(bit_width: int, power_of_two: bool | None, rounding: Rounding) -> QuantSpec:
+    changes = {
+        "bit_width": bit_width,
+        "power_of_two": power_of_two is not False,
+        "rounding": rounding,
+    }
+    return _changed(_preset()[1], changes, "activations")
+
+
+def _with_range(
+    spec: QuantSpec, histogram_range: bool, range_rule: RangeRule | None, shrink: float | None
+) -> QuantSpec:
+    """Return the spec of activations with the rule that finds their ranges."""
+    rule = range_rule or ("percentile" if histogram_range else "min_max")
+    if shrink and rule in ("min_max", "mse"):
+        warn_of_option(
+            f"range_shrink_activations={shrink!r} has no effect: activation ranges are those of "
+            f"rule {rule!r}. Leave it out, or choose histogram_range=True, range_rule=None."
+        )
+    changes = {
+        "range_rule": rule,
+        "range_shrink_percentile": 0.01 if shrink is None else shrink,
+    }
+    return _changed(spec, changes, "activations")
+
+
+def _changed(spec: QuantSpec, changes: dict[str, Any], role: str) -> QuantSpec:
+    """Return the changed spec; errors name the wrapper's argument."""
+    try:
+        return replace(spec, **changes)
+    except ValueError as error:
+        message = str(error).replace("range_shrink_percentile", f"range_shrink_{role}")
+        raise ValueError(message.replace("bit_width", f"bitwidth_{role}")) from None
+
+
+def _policy(
+    weight: QuantSpec,
+    activation: QuantSpec,
     per_channel_q: bool | str,
-    histogram_range: bool,
-    range_shrink_weights: float | None,
-    range_shrink_activations: float | None,
-    power2_weight_range: bool | None,
-    power2_activation_range: bool | None,
     constrain_bias: str | None,
-    rounding: Rounding,
-    range_rule: str | None,
-) -> QConfig:
-    """The PACT2 preset with a wrapper's arguments applied; errors name the argument."""
+    quantize_in: bool,
+    quantize_out: bool,
+) -> Policy:
     if per_channel_q not in (False, True, "all"):
         raise ValueError(
             f"per_channel_q is {per_channel_q!r}; allowed: False, True (depthwise only), 'all'."
         )
-    # Per channel, a fine weight step would leave a clamped bias next to nothing.
+    # Per channel, the fine scale of a weight would leave a clamped bias next to nothing.
     default = "REDUCE_WEIGHT_SCALE" if per_channel_q else "SATURATE"
     rule = default if constrain_bias is None else constrain_bias
     if rule not in CONSTRAIN_BIAS:
@@ -52,45 +114,26 @@ def _qconfig(
             f"constrain_bias is {constrain_bias!r}; allowed: None, "
             f"{', '.join(map(repr, CONSTRAIN_BIAS))}."
         )
-    preset = get_preset("PACT2")
-    assert preset is not None
-    assert preset.weight is not None
-    assert preset.activation is not None
-    shrink = 0.01 if range_shrink_activations is None else range_shrink_activations
-    activations = {
-        "bit_width": bitwidth_activations,
-        "power_of_two": power2_activation_range is not False,
-        "rounding": rounding,
-        "range_rule": range_rule or ("percentile" if histogram_range else "min_max"),
-        "range_shrink_percentile": shrink,
-    }
-    weights = {
-        "bit_width": bitwidth_weights,
-        "power_of_two": power2_weight_range is not False,
-        "granularity": "per_channel" if per_channel_q else "per_tensor",
-        "range_rule": "percentile" if range_shrink_weights else "min_max",
-        "range_shrink_percentile": range_shrink_weights or 0.0,
-    }
-    return QConfig(
-        weight=_with(preset.weight, weights, "weights"),
-        activation=_with(preset.activation, activations, "activations"),
-        bias=replace(CONSTRAIN_BIAS[rule], rounding=rounding),
+    qconfig = QConfig(
+        weight=replace(weight, granularity="per_channel" if per_channel_q else "per_tensor"),
+        activation=activation,
+        bias=replace(CONSTRAIN_BIAS[rule], rounding=activation.rounding),
         per_channel_depthwise_only=per_channel_q is True,
     )
+    return Policy(qconfig, quantize_in=quantize_in, quantize_out=quantize_out)
 
 
-def _with(spec: Any, changes: dict[str, Any], what: str) -> Any:
-    try:
-        return replace(spec, **changes)
-    except ValueError as error:
-        message = str(error).replace("range_shrink_percentile", f"range_shrink_{what}")
-        raise ValueError(message.replace("bit_width", f"bitwidth_{what}")) from None
+def _print_description(model: GraphModel) -> None:
+    # Reports are not needed to train.
+    from edgeailite.quantization.report.build import describe
+
+    print(describe(model))  # noqa: T201
 
 
 class _PACT2Module(QuantModule):
     """Arguments that the three wrappers share; see :class:`QuantTrainModule` for their meaning."""
 
-    takes_methods = False
+    role: ClassVar[Literal["train", "calibrate", "test"]]
 
     def __init__(
         self,
@@ -113,45 +156,53 @@ class _PACT2Module(QuantModule):
         verbose_mode: bool = False,
         total_epochs: int = 0,
         rounding: Rounding = "half_even",
-        range_rule: str | None = None,
+        range_rule: RangeRule | None = None,
         leaf_modules: Iterable[str | type[nn.Module]] = (),
-        lr_calib: float = 0.05,
+        lr_calib: float = LR_CALIB,
         methods: TrainingMethods | None = None,
         bit_widths: BitWidths | None = None,
     ) -> None:
-        qconfig = _qconfig(
-            bitwidth_weights,
-            bitwidth_activations,
-            per_channel_q,
-            histogram_range,
-            range_shrink_weights,
-            range_shrink_activations,
-            power2_weight_range,
-            power2_activation_range,
-            constrain_bias,
-            rounding,
-            range_rule,
+        schedule, methods, rate = self._training(total_epochs, methods, bias_calibration, lr_calib)
+        weight = _weight_spec(bitwidth_weights, power2_weight_range, range_shrink_weights)
+        activation = _activation_spec(bitwidth_activations, power2_activation_range, rounding)
+        activation = _with_range(activation, histogram_range, range_rule, range_shrink_activations)
+        policy = _policy(
+            weight, activation, per_channel_q, constrain_bias, quantize_in, quantize_out
         )
-        examples = (
-            *(dummy_input if isinstance(dummy_input, tuple | list) else (dummy_input,)),
-            *args,
-        )
-        policy = Policy(qconfig, quantize_in=quantize_in, quantize_out=quantize_out)
-        # One set of options serves the three wrappers; two of them do not train.
-        if methods is None or not self.takes_methods:
-            methods = TrainingMethods()
-        super().__init__(
-            prepare(module, methods.apply_to(policy), get_target("tidl"), examples, leaf_modules),
-            batch_norm_epoch=total_epochs // 2 - 1 if total_epochs else None,
-            range_epoch=total_epochs // 2 + 1 if total_epochs else None,
-            clip_weights=not per_channel_q if constrain_weights is None else constrain_weights,
-            bias_rate=lr_calib if bias_calibration else 0.0,
-            methods=methods,
-            total_epochs=total_epochs,
-            bit_widths=bit_widths,
-        )
+        inputs = (*as_inputs(dummy_input), *args)
+        graph = prepare(module, methods.apply_to(policy), get_target("tidl"), inputs, leaf_modules)
+        clip = not per_channel_q if constrain_weights is None else constrain_weights
+        super().__init__(graph, schedule, methods, bit_widths, clip_weights=clip, bias_rate=rate)
         if verbose_mode:
-            print(describe(self.module))  # noqa: T201
+            _print_description(graph)
+
+    @classmethod
+    def _training(
+        cls,
+        total_epochs: int,
+        methods: TrainingMethods | None,
+        bias_calibration: bool,
+        lr_calib: float,
+    ) -> tuple[Schedule, TrainingMethods, float]:
+        """Return schedule, methods and rate of the bias correction; warn of idle options."""
+        plain = TrainingMethods()
+        if cls.role != "train" and methods not in (None, plain):
+            warn_of_option(
+                f"methods={methods!r} has no effect: {cls.__name__} does not train. Leave it out, "
+                "or wrap with QuantTrainModule."
+            )
+            methods = None
+        if cls.role != "test" and lr_calib != LR_CALIB and not bias_calibration:
+            warn_of_option(
+                f"lr_calib={lr_calib!r} has no effect without bias_calibration=True: biases are "
+                "not corrected. Leave it out, or ask for bias_calibration."
+            )
+        methods = methods or plain
+        if cls.role == "train" or total_epochs:
+            schedule = make_schedule(cls.__name__, total_epochs, damping=methods.damping)
+        else:
+            schedule = Schedule()
+        return schedule, methods, lr_calib if bias_calibration else 0.0
 
 
 class QuantTrainModule(_PACT2Module):
@@ -172,15 +223,16 @@ class QuantTrainModule(_PACT2Module):
         constrain_weights: Clip outlying weights once, before the first iteration. None: unless per
             channel.
         range_shrink_weights: Percent of weights left outside of the weight's range. None: 0.
-        range_shrink_activations: Percent of activations left outside, per side. None: 0.01.
+        range_shrink_activations: Percent of activations left outside, per side. None: 0.01. Warns
+            where another rule finds the ranges.
         power2_weight_range: Weight scales are powers of two. None: True.
         power2_activation_range: Activation scales are powers of two. None: True.
         constrain_bias: ``'SATURATE'`` (the bias is clamped to 16 bits of the accumulator),
-            ``'REDUCE_WEIGHT_SCALE'`` (the weight's step grows until the bias fits 16 bits) or
+            ``'REDUCE_WEIGHT_SCALE'`` (the weight's scale grows until the bias fits 16 bits) or
             ``'NONE'`` (32 bits). None: saturate, but reduce where weights are per channel.
         quantize_in: Quantize the network's input.
         quantize_out: Quantize the network's last quantizable values.
-        verbose_mode: Print what is quantized to what.
+        verbose_mode: Print the grid of each weight and activation.
         total_epochs: Epochs of the training: batch norm statistics freeze at the start of epoch
             ``total_epochs // 2 - 1`` (counted from 0 by calls of ``train()``), ranges at
             ``total_epochs // 2 + 1``.
@@ -188,11 +240,11 @@ class QuantTrainModule(_PACT2Module):
         range_rule: ``'percentile'``, ``'min_max'`` or ``'mse'`` for activation ranges; None: by
             `histogram_range`.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
-        lr_calib: Rate of `bias_calibration`.
+        lr_calib: Rate of `bias_calibration`; warns without it.
         methods: Learned ranges, damping, distillation; None: none of them.
-        bit_widths: Bits of single layers, instead of `bitwidth_weights`: what
-            :func:`~edgeailite.quantization.methods.mixed_precision.search_bit_widths`
-            found, the file it was saved to, or ``{bits: [module names]}``.
+        bit_widths: Bits of single layers, instead of `bitwidth_weights`: the result of
+            :func:`~edgeailite.quantization.methods.mixed_precision.search_bit_widths`, the file
+            it was saved to, or ``{bits: [module names]}``.
 
     Raises:
         ValueError: `total_epochs` is missing, an argument is outside of what it allows, the dummy
@@ -203,17 +255,7 @@ class QuantTrainModule(_PACT2Module):
         >>> model = QuantTrainModule(model, dummy_input=torch.rand(1, 3, 224, 224), total_epochs=10)
     """
 
-    takes_methods = True
-
-    def __init__(
-        self, module: nn.Module, dummy_input: Any, *args: Any, total_epochs: int = 0, **kwargs: Any
-    ) -> None:
-        if isinstance(total_epochs, bool) or not isinstance(total_epochs, int) or total_epochs < 1:
-            raise ValueError(
-                f"total_epochs is {total_epochs!r}; QuantTrainModule needs the number of epochs "
-                "you will train (1 or more): it decides when batch norm and ranges freeze."
-            )
-        super().__init__(module, dummy_input, *args, total_epochs=total_epochs, **kwargs)
+    role = "train"
 
 
 class QuantCalibrateModule(_PACT2Module):
@@ -223,9 +265,11 @@ class QuantCalibrateModule(_PACT2Module):
     quantized pass updates the ranges, and the biases move towards the float means. Batch norm
     statistics do not change.
 
+    One set of options serves the three wrappers: `total_epochs` is not needed (with it, ranges
+    freeze as in training), and `methods` warns, as it has no effect.
+
     Args:
-        module: As in :class:`QuantTrainModule`; so are all other arguments, but `total_epochs` is
-            not needed.
+        module: As in :class:`QuantTrainModule`; so are all other arguments.
         dummy_input: Input of the shape the model is used with.
         *args: Further inputs of the model.
         bias_calibration: Correct biases; False only collects ranges.
@@ -233,7 +277,7 @@ class QuantCalibrateModule(_PACT2Module):
         **kwargs: As in :class:`QuantTrainModule`.
     """
 
-    trains = False
+    role = "calibrate"
 
     def __init__(
         self,
@@ -241,7 +285,7 @@ class QuantCalibrateModule(_PACT2Module):
         dummy_input: Any,
         *args: Any,
         bias_calibration: bool = True,
-        lr_calib: float = 0.05,
+        lr_calib: float = LR_CALIB,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -252,25 +296,31 @@ class QuantCalibrateModule(_PACT2Module):
             lr_calib=lr_calib,
             **kwargs,
         )
+        self.trains = False
 
 
 class QuantTestModule(_PACT2Module):
     """Evaluate a quantized checkpoint: load it into ``.module``; there is no training mode.
 
+    One set of options serves the three wrappers. Those of training and calibration have no effect
+    here: `histogram_range`, `range_shrink_activations`, `range_rule`, `bias_calibration`,
+    `lr_calib`, `constrain_weights`, `total_epochs`, and `methods`, which warns.
+
     Args:
-        module: As in :class:`QuantTrainModule`; so are all other arguments, but `total_epochs` is
-            not needed.
+        module: As in :class:`QuantTrainModule`; so are all other arguments.
         dummy_input: Input of the shape the model is used with.
         *args: Further inputs of the model.
         **kwargs: As in :class:`QuantTrainModule`.
     """
 
+    role = "test"
+
     def __init__(self, module: nn.Module, dummy_input: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(module, dummy_input, *args, **kwargs)
         self.eval()
 
-    def train(self, mode: bool = True) -> QuantTestModule:
-        """Stays in evaluation mode, and says so if training mode was asked for."""
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, and say so if training mode was asked for."""
         if mode:
             warnings.warn(
                 "QuantTestModule only evaluates; wrap with QuantTrainModule to train.", stacklevel=2
@@ -279,11 +329,11 @@ class QuantTestModule(_PACT2Module):
         return self
 
     def calibrate(
-        self: Wrapper,
+        self,
         data: Iterable[Any],
         num_batches: int | None = None,
         quality: str | Sequence[str] | None = None,
-    ) -> Wrapper:
+    ) -> NoReturn:
         """Refuse to calibrate.
 
         Raises:

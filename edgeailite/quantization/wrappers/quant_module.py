@@ -1,64 +1,68 @@
-"""What every wrapper shares: schedule, calibration, conversion, export."""
+"""QuantModule, the wrapper: schedule, training step, calibration, conversion, export."""
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
+from edgeailite.files.weights import load_weights
 from edgeailite.quantization.export.clip import clip_model
 from edgeailite.quantization.export.export_format import ExportFormat
 from edgeailite.quantization.export.fakeq import fakeq_model
 from edgeailite.quantization.export.formats import OnnxOptions, find_writer, writers
-from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
-from edgeailite.quantization.graph.running import as_batches
-from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
-from edgeailite.quantization.methods.bias_corrector import BiasCorrector
 from edgeailite.quantization.methods.distillation import Teacher
-from edgeailite.quantization.methods.gains import MethodGain, render_gains
+from edgeailite.quantization.methods.gains import render_gains
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths, apply_bit_widths
-from edgeailite.quantization.methods.post_training import methods_named, post_training
-from edgeailite.quantization.methods.training import TrainingMethods
+from edgeailite.quantization.methods.post_training import methods_named
 from edgeailite.quantization.methods.weight_clipping import constrain_weights
 from edgeailite.quantization.methods.weight_ranges import start_weight_ranges
-from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.modules.pact2 import (
-    freeze_quant_range,
-    quantizers,
-    unfreeze_quant_range,
-)
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.prepare.prepare import check_finite_weights
-from edgeailite.quantization.prepare.target import Target
-from edgeailite.quantization.wrappers.converted import ConvertedModule, as_tuple
+from edgeailite.quantization.wrappers.calibration import (
+    BiasCalibration,
+    calibrate_at_once,
+    feed,
+    reestimate,
+    warn_of_missing_ranges,
+)
+from edgeailite.quantization.wrappers.converted import ConvertedModule, as_tuple, convert_model
+from edgeailite.quantization.wrappers.exporting import Exporter
+from edgeailite.quantization.wrappers.progress import Progress
+from edgeailite.quantization.wrappers.schedule import Schedule
 
-# What torch.onnx.export of a prepared model writes.
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.methods.gains import MethodGain
+    from edgeailite.quantization.methods.training import TrainingMethods
+    from edgeailite.quantization.prepare.target import Target
+
+# Contents of what torch.onnx.export writes of a prepared model.
 _VIEWS = {"CLIP_MODEL": clip_model, "FAKEQ_MODEL": fakeq_model}
 
-Wrapper = TypeVar("Wrapper", bound="QuantModule")
 
-
-class QuantModule(nn.Module):
+class QuantModule(Exporter):
     """A prepared model with a schedule; the model is in ``.module``.
 
     Args:
         model: Prepared by :func:`prepare`.
-        batch_norm_epoch: Epoch (from 0) at whose start batch norm statistics freeze; None: never.
-        range_epoch: Likewise for activation ranges.
+        schedule: Stages of the training; None: nothing freezes.
+        methods: Distillation of the training; its other options are in `model` and `schedule`.
+        bit_widths: Bits of single layers.
+        trains: False: training mode only calibrates.
         clip_weights: Clip outlying weights once, before the first training iteration.
         bias_rate: Bias correction per training batch; 0: none.
-        methods: How the training goes beyond plain quantization-aware training.
-        total_epochs: Epochs of the training, over which damping grows.
-        bit_widths: Bits of single layers.
         verbose: Print when something freezes or is clipped.
 
     Attributes:
+        progress: Position in the schedule.
         trains: False: training mode only calibrates: ranges (and biases) learn from the data, batch
             norm and dropout stay in evaluation mode, no gradients.
         post_training: What each method gained in the last :meth:`calibrate` with a `quality`.
@@ -66,39 +70,32 @@ class QuantModule(nn.Module):
             training; None without distillation.
     """
 
-    trains = True
-
     def __init__(
         self,
         model: GraphModel,
+        schedule: Schedule | None = None,
+        methods: TrainingMethods | None = None,
+        bit_widths: BitWidths | None = None,
         *,
-        batch_norm_epoch: int | None = None,
-        range_epoch: int | None = None,
+        trains: bool = True,
         clip_weights: bool = False,
         bias_rate: float = 0.0,
-        methods: TrainingMethods | None = None,
-        total_epochs: int = 0,
-        bit_widths: BitWidths | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__()
-        self.methods, self.total_epochs = methods or TrainingMethods(), total_epochs
-        self.module, self.verbose = model, verbose
+        self.module, self.trains, self.verbose = model, trains, verbose
         model.export_view = _VIEWS[model.target.traced_format]
-        self.batch_norm_epoch, self.range_epoch = batch_norm_epoch, range_epoch
-        self.clip_weights, self.bias_rate = clip_weights, bias_rate
-        self.epoch = -1
-        self.batch_norm_frozen = self.ranges_frozen = self.weights_clipped = False
-        self._ranges_checked = False
-        self._bias_correction: BiasCorrector | None = None
-        self._corrections: dict[str, Tensor] = {}
+        self.progress = Progress(schedule or Schedule())
+        self.bias_calibration = BiasCalibration(model, bias_rate)
+        self.clip_weights, self.weights_clipped = clip_weights, False
         self.post_training: list[MethodGain] = []
+        self._ranges_checked = False
         if bit_widths is not None:
             apply_bit_widths(model, bit_widths)
         start_weight_ranges(model)
         self.teacher: Teacher | None = None
-        if self.methods.distillation > 0:
-            self.teacher = Teacher(model, self.methods.distillation, self.methods.temperature)
+        if methods is not None and methods.distillation > 0:
+            self.teacher = Teacher(model, methods.distillation, methods.temperature)
         self.has_begun = False
         self.training = model.training
 
@@ -106,19 +103,20 @@ class QuantModule(nn.Module):
         """As the original model; without gradients where training mode only calibrates."""
         with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
             if self.training:
-                self._before_training_batch()
-                if self.bias_rate > 0:
-                    output = self._correct_biases(args, kwargs)
+                self._clip_weights_once()
+                if self.bias_calibration.rate > 0:
+                    output = self.bias_calibration.run(self.module, args, kwargs)
                     if not self.trains:
                         return output
             elif not self._ranges_checked and not torch.compiler.is_exporting():
-                self._warn_of_missing_ranges()
+                self._ranges_checked = True
+                warn_of_missing_ranges(self.module)
             output = self.module(*args, **kwargs)
             if self.teacher is None or not (self.training and self.trains):
                 return output
             return self.teacher.distill(output, args, kwargs)
 
-    def _before_training_batch(self) -> None:
+    def _clip_weights_once(self) -> None:
         if not self.clip_weights or self.weights_clipped:
             return
         self.weights_clipped = True
@@ -131,31 +129,7 @@ class QuantModule(nn.Module):
         if self.verbose:
             print(f"edgeailite: {message}")  # noqa: T201
 
-    def _correct_biases(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """One batch of bias correction; returns the quantized output."""
-        if self._bias_correction is not None and self._bias_correction.is_stale:
-            self._bias_correction, self._corrections = None, {}
-        if self._bias_correction is None:
-            self._bias_correction = BiasCorrector(self.module, self.bias_rate, self._corrections)
-            self._corrections = self._bias_correction.corrections
-        return self._bias_correction.run(args, kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but what the next batch makes anew."""
-        return {**self.__dict__, "_bias_correction": None}
-
-    def _warn_of_missing_ranges(self) -> None:
-        self._ranges_checked = True
-        missing = [name for name, q in quantizers(self.module).items() if not q.has_range]
-        if missing:
-            warnings.warn(
-                f"{len(missing)} activation ranges have never seen data (the first: "
-                f"'{missing[0]}'): outputs are clipped at placeholders. "
-                "Train or calibrate first, or load a quantized checkpoint.",
-                stacklevel=3,
-            )
-
-    def train(self, mode: bool = True) -> QuantModule:
+    def train(self, mode: bool = True) -> Self:
         """Training mode starts the next epoch of the schedule; evaluation freezes nothing for good.
 
         Raises:
@@ -164,15 +138,15 @@ class QuantModule(nn.Module):
         super().train(mode)
         check_finite_weights(self.module)
         self._ranges_checked = False
-        if mode:
-            self.epoch += 1
-            self._begin()
-            self._follow_schedule()
-            self._apply_frozen_batch_norm()
-            if not self.trains:
-                self.module.eval()
-                for quantizer in quantizers(self.module).values():
-                    quantizer.train()
+        if not mode:
+            return self
+        self._begin()
+        for message in self.progress.begin_epoch(self.module, self.trains):
+            self._say(message)
+        if not self.trains:
+            self.module.eval()
+            for quantizer in quantizers(self.module).values():
+                quantizer.train()
         return self
 
     def _begin(self) -> None:
@@ -184,151 +158,110 @@ class QuantModule(nn.Module):
         if self.teacher is not None:
             self.teacher.start_from(self.module)
 
-    def _follow_schedule(self) -> None:
-        damping = self.methods.damping_in(self.epoch, self.total_epochs) if self.trains else 0.0
-        for layer in self.module.modules():
-            if isinstance(layer, QuantLayer):
-                layer.weight_quantizer.damping = damping
-        if (
-            not self.batch_norm_frozen
-            and self.batch_norm_epoch is not None
-            and self.epoch >= self.batch_norm_epoch
-        ):
-            self.freeze(freeze_bn=True, freeze_observers=False)
-            self._say(f"epoch {self.epoch}: batch norm statistics are frozen from here on")
-        if (
-            not self.ranges_frozen
-            and self.range_epoch is not None
-            and self.epoch >= self.range_epoch
-        ):
-            self.freeze(freeze_bn=False, freeze_observers=True)
-            self._say(f"epoch {self.epoch}: activation ranges are frozen from here on")
+    @property
+    def epoch(self) -> int:
+        """Current epoch, by calls of ``train()`` from 0; -1 before the first one."""
+        return self.progress.epoch
 
-    def _apply_frozen_batch_norm(self) -> None:
-        if self.batch_norm_frozen:
-            for module in self.module.modules():
-                if isinstance(module, BATCH_NORM_MODULES):
-                    module.training = False  # not eval(): a quantizer behind it is its child
-
-    def freeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> QuantModule:
+    def freeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> Self:
         """Stop batch norm statistics and/or activation ranges, from now on."""
-        if freeze_bn:
-            self.batch_norm_frozen = True
-            self._apply_frozen_batch_norm()
-        if freeze_observers:
-            self.ranges_frozen = True
-            freeze_quant_range(self.module)
+        self.progress.freeze(self.module, freeze_bn, freeze_observers)
         return self
 
-    def unfreeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> QuantModule:
+    def unfreeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> Self:
         """Undo :meth:`freeze`; the schedule no longer freezes what it had frozen already."""
-        if freeze_bn:
-            self.batch_norm_frozen = False
-            self.batch_norm_epoch = self._later(self.batch_norm_epoch)
-            if self.training:
-                for module in self.module.modules():
-                    if isinstance(module, BATCH_NORM_MODULES):
-                        module.training = True
-        if freeze_observers:
-            self.ranges_frozen, self.range_epoch = False, self._later(self.range_epoch)
-            unfreeze_quant_range(self.module)
+        self.progress.unfreeze(self.module, self.training, freeze_bn, freeze_observers)
         return self
-
-    def _later(self, epoch: int | None) -> int | None:
-        return None if epoch is None or epoch <= self.epoch else epoch
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Where the schedule stands, and the bias corrections made so far."""
-        state = {name: getattr(self, name) for name in self._SCHEDULE}
-        return {**state, "corrections": dict(self._corrections)}
+        """Return the position in the schedule, and the bias corrections made so far."""
+        return {
+            **self.progress.state(),
+            "weights_clipped": self.weights_clipped,
+            "has_begun": self.has_begun,
+            "corrections": dict(self.bias_calibration.corrections),
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue a schedule."""
-        for name in self._SCHEDULE:
-            setattr(self, name, state.get(name, getattr(self, name)))
-        self._bias_correction, self._corrections = None, dict(state["corrections"])
+        self.progress.restore(state)
+        self.weights_clipped = state.get("weights_clipped", self.weights_clipped)
+        self.has_begun = state.get("has_begun", self.has_begun)
+        self.bias_calibration.restore(state["corrections"])
 
-    _SCHEDULE = (
-        "epoch",
-        "batch_norm_epoch",
-        "range_epoch",
-        "batch_norm_frozen",
-        "ranges_frozen",
-        "weights_clipped",
-        "has_begun",
-    )
+    def load_weights(
+        self, source: Mapping[str, Tensor] | str | os.PathLike[str], **options: Any
+    ) -> Self:
+        """Load float or quantized weights into ``.module`` and print what was loaded and what not.
+
+        Args:
+            source: A state dict, or the path of a checkpoint.
+            **options: As in :func:`~edgeailite.files.weights.load_weights`.
+        """
+        weights = source if isinstance(source, Mapping) else os.fspath(source)
+        load_weights(self.module, weights, **options)
+        return self
 
     def calibrate(
-        self: Wrapper,
+        self,
         data: Iterable[Any],
         num_batches: int | None = None,
         quality: str | Sequence[str] | None = None,
-    ) -> Wrapper:
+    ) -> Self:
         """Let ranges and biases learn from data, without gradients; ends in evaluation mode.
 
         Args:
             data: Batches: a tensor, or a tuple or list that begins with the model's inputs (a
                 data loader's ``(images, target)`` does).
-            num_batches: How many to take; None: all.
+            num_batches: Number of batches to take; None: all.
             quality: None: batch by batch, as training mode does that only calibrates. ``'fast'``
                 (seconds) or ``'best'`` (minutes), or names of methods in the order they are to run
                 in: see :func:`~edgeailite.quantization.methods.methods_named`. They
                 work on all batches at once, which are kept in memory; what each gained is printed,
-                and in `post_training`.
+                and in `post_training`. They replace the wrapper's own bias correction and weight
+                clipping, which don't run.
 
         Raises:
             ValueError: `data` gave no batch, or there is no such quality or method.
         """
-        if quality is not None:
-            return self._calibrate_at_once(data, num_batches, quality)
-        trains, self.trains = self.trains, False
-        epoch, count = self.epoch, 0
-        try:
-            self.train()
-            for batch in tqdm(data, "calibrating", total=num_batches, leave=False, disable=None):
-                inputs = (batch,) if isinstance(batch, Tensor) else tuple(batch)[: self._num_inputs]
-                self(*inputs)
-                count += 1
-                if count == num_batches:
-                    break
-        finally:
-            self.trains = trains
-            self.epoch = epoch if trains else self.epoch  # no epoch of the training
-            self.eval()
-        if count == 0:
-            raise ValueError("There was no batch to calibrate with: the data is empty.")
-        return self
-
-    def _calibrate_at_once(
-        self: Wrapper, data: Iterable[Any], num_batches: int | None, quality: str | Sequence[str]
-    ) -> Wrapper:
+        if quality is None:
+            with self._calibrating():
+                feed(self, self.module, data, num_batches)
+            return self
         methods = methods_named(quality)
         self._begin()
         self.eval()
-        batches = as_batches(data, self._num_inputs, num_batches)
-        self.post_training = post_training(self.module, batches, methods)
+        self.post_training = calibrate_at_once(self.module, data, num_batches, methods)
         self._say(f"post-training\n{render_gains(self.post_training)}")
         return self
 
-    def reestimate_batch_norms(
-        self: Wrapper, data: Iterable[Any], num_batches: int | None = None
-    ) -> Wrapper:
+    @contextmanager
+    def _calibrating(self) -> Iterator[None]:
+        """Calibrate in training mode; ends in evaluation mode, at the same epoch of a training."""
+        trains, self.trains = self.trains, False
+        epoch = self.progress.epoch
+        try:
+            self.train()
+            yield
+        finally:
+            self.trains = trains
+            if trains:
+                self.progress.epoch = epoch
+            self.eval()
+
+    def reestimate_batch_norms(self, data: Iterable[Any], num_batches: int | None = None) -> Self:
         """Measure batch norm statistics anew on the quantized network; ends in evaluation mode.
 
         Args:
             data: Batches, as of :meth:`calibrate`; training images.
-            num_batches: How many to take; None: all.
+            num_batches: Number of batches to take; None: all.
 
         Raises:
             ValueError: `data` gave no batch.
         """
         self.eval()
-        reestimate_batch_norms(self.module, as_batches(data, self._num_inputs, num_batches))
+        reestimate(self.module, data, num_batches)
         return self
-
-    @property
-    def _num_inputs(self) -> int:
-        return len(self.module.graph.find_nodes(op="placeholder"))
 
     @property
     def target(self) -> Target:
@@ -350,60 +283,17 @@ class QuantModule(nn.Module):
             ValueError: A format that holds no integers or is another target's; a weight or a range
                 is NaN or infinite.
         """
-        chosen = self._converted_format(format)
-        check_finite_weights(self.module)
-        return ConvertedModule(self.target.convert(self.module), chosen)
+        return ConvertedModule(*convert_model(self.module, format))
 
-    def _converted_format(self, name: ExportFormat | str | None) -> str:
-        return find_writer(
-            name or self.target.default_format, writers(self.target.arithmetic, "converted")
-        ).format
-
-    def export(
+    def write(
         self,
-        example_input: Tensor | tuple[Tensor, ...],
-        path: str | os.PathLike[str],
-        *,
-        format: ExportFormat | str | None = None,
-        opset_version: int | None = None,
-        input_names: Sequence[str] | None = None,
-        output_names: Sequence[str] | None = None,
-        dynamic_batch: bool = True,
-        simplify: bool | None = None,
-        strict: bool = False,
-    ) -> Path:
-        """Write ONNX; beside an integer graph, TIDL's settings as ``<stem>.tidl.json``.
-
-        Args:
-            example_input: Input to trace with.
-            path: File to write; it appears complete or not at all.
-            format: Contents of the file, see :class:`ExportFormat`; None: the target's own
-                integers (``QDQ_MODEL``; for TI's NPU ``TINPU_INT_MODEL``).
-            opset_version: 13 or newer; the file holds exactly this one. None: 18
-                (``TINPU_INT_MODEL``: 17).
-            input_names: Names of the inputs; None: those of the model's own ``forward``.
-            output_names: Names of the outputs; None: the exporter's.
-            dynamic_batch: Leave the batch size open.
-            simplify: Let the exporter fuse operators; False: leave them, with constants folded.
-                None: fuse, except in ``FLOAT_MODEL``.
-            strict: For TI's NPU: raise, instead of warning, where the model has an operation that
-                it does not compute.
-
-        Raises:
-            ValueError: A format that the target does not have, an opset that cannot be written,
-                or, with `strict`, an operation that the NPU does not compute.
-        """
-        options = OnnxOptions(opset_version, input_names, output_names, dynamic_batch, simplify)
-        return self._write(example_input, path, format, options, strict)
-
-    def _write(
-        self,
-        example_input: Tensor | tuple[Tensor, ...],
+        example_input: Tensor | Sequence[Tensor],
         path: str | os.PathLike[str],
         format: ExportFormat | str | None,
         options: OnnxOptions,
         strict: bool,
     ) -> Path:
+        """Write a file; :meth:`export` with its options in one object."""
         chosen = find_writer(format or self.target.default_format, writers(self.target.arithmetic))
         if chosen.source == "converted":
             converted = self.convert(chosen.format)

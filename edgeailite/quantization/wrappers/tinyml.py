@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.export.export_format import ExportFormat
-from edgeailite.quantization.export.formats import OnnxOptions
 from edgeailite.quantization.methods.mixed_precision.qconfig_search import (
     apply_mixed_precision,
     search_as_told,
@@ -19,26 +17,33 @@ from edgeailite.quantization.methods.mixed_precision.qconfig_search import (
 )
 from edgeailite.quantization.methods.mixed_precision.result import MixedPrecision
 from edgeailite.quantization.methods.training import TrainingMethods
-from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.policy import Policy
-from edgeailite.quantization.prepare.prepare import check_finite_weights
+from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.prepare.target import Target
 from edgeailite.quantization.prepare.tinyml_qconfig import (
     BIT_WIDTHS,
     make_tinyml_policy,
     weight_spec,
 )
+from edgeailite.quantization.targets.registry import get_target
 from edgeailite.quantization.targets.tinpu.target import Tinpu
-from edgeailite.quantization.wrappers.converted import TinyMLConvertedModule, one_format
-from edgeailite.quantization.wrappers.fx import Epoch, QATFxModule
+from edgeailite.quantization.wrappers.arguments import (
+    make_fx_schedule,
+    read_example_inputs,
+    read_methods,
+)
+from edgeailite.quantization.wrappers.converted import TinyMLConvertedModule, convert_model
+from edgeailite.quantization.wrappers.exporting import TinyMLExporter, one_format
+from edgeailite.quantization.wrappers.quant_module import QuantModule
+from edgeailite.quantization.wrappers.schedule import Epochs
 
 FLOAT_OPS = ("qdq", "fb")
 _EARLIER = ("qconfig_type", "example_inputs", "is_qat", "backend", "total_epochs")
 _LATER = ("total_epochs", "qconfig_type", "example_inputs", "is_qat", "backend")
 
 
-class TinyMLQuantFxBaseModule(QATFxModule):
-    """What the microcontroller wrappers share; on its own, the generic int8 target.
+class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
+    """Base of the microcontroller wrappers; on its own, the generic int8 target.
 
     Args:
         model: Float model; it becomes part of the wrapper, in ``.module``.
@@ -57,10 +62,12 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         prepare_qdq: False: leave all in float, to run the same loop without quantization.
         bias_calibration_factor: Part of the difference of means that each batch corrects.
         verbose: Print when something freezes.
-        float_ops: What the target computes in float: ``'fb'`` offsets that are not rounded,
-            ``'qdq'`` the normalisation of the input. True: both. Neither runs on the accelerator.
+        float_ops: Operations that stay in float: ``'fb'``: offsets, which are not rounded;
+            ``'qdq'``: the normalization of the input (the generic target has none: no effect).
+            True: both. Neither runs on the accelerator.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
         methods: Learned ranges, damping, distillation; None: none of them.
+        target: Hardware whose integers are simulated; None: any CPU with int8.
 
     Raises:
         ValueError: An argument is outside of what it allows, or of what the target computes.
@@ -80,62 +87,40 @@ class TinyMLQuantFxBaseModule(QATFxModule):
         is_qat: bool = True,
         backend: str = "qnnpack",
         total_epochs: int = 0,
-        num_batch_norm_update_epochs: Epoch = None,
-        num_observer_update_epochs: Epoch = False,
+        num_batch_norm_update_epochs: Epochs = None,
+        num_observer_update_epochs: Epochs = False,
         prepare_qdq: bool = True,
         bias_calibration_factor: float = 0.0,
         verbose: bool = True,
         float_ops: bool | Sequence[str] = False,
         leaf_modules: Iterable[str | type[nn.Module]] = (),
         methods: TrainingMethods | None = None,
+        target: Target | None = None,
     ) -> None:
-        named: dict[str, Any] = {
-            "qconfig_type": qconfig_type,
-            "example_inputs": example_inputs,
-            "is_qat": is_qat,
-            "backend": backend,
-            "total_epochs": total_epochs,
-        }
-        named |= _positional(args)
-        self._prepare_qdq, self._float_ops = prepare_qdq, _read_float_ops(float_ops)
-        if not named["is_qat"] and named["total_epochs"] == 0:
-            named["total_epochs"] = 1
-        super().__init__(
-            model,
-            num_batch_norm_update_epochs=num_batch_norm_update_epochs,
-            num_observer_update_epochs=num_observer_update_epochs,
-            bias_calibration_factor=bias_calibration_factor,
-            leaf_modules=leaf_modules,
-            methods=methods,
-            verbose=verbose,
-            **named,
-        )
-        # Hard weights from the middle of the training on.
-        self.hard_epoch = max(named["total_epochs"] // 2, 1)
-
-    def _policy(self, model: nn.Module, qconfig_type: Any, backend: str) -> Policy:
-        given = getattr(qconfig_type, "qconfig_type", qconfig_type)
-        if isinstance(given, Mapping) and given.get("auto_quantization"):
-            qconfig_type = run_auto_quantization(model, given, type(self))
-        policy = make_tinyml_policy(
-            model, self._target(), qconfig_type, backend, "fb" in self._float_ops
-        )
-        return policy if self._prepare_qdq else Policy(None)
+        named = (qconfig_type, example_inputs, is_qat, backend, total_epochs)
+        qconfig_type, example_inputs, is_qat, backend, total_epochs = _in_order(args, named)
+        total_epochs = total_epochs if is_qat else total_epochs or 1
+        in_float = read_float_ops(float_ops)
+        name, target = type(self).__name__, target or get_target("onnx_runtime")
+        methods = read_methods(name, methods, is_qat, bias_calibration_factor)
+        freezing = (num_batch_norm_update_epochs, num_observer_update_epochs)
+        schedule = make_fx_schedule(name, is_qat, total_epochs, *freezing, methods.damping)
+        # Weights that start soft are on their grid from the middle of the training on.
+        schedule = replace(schedule, hard_epoch=max(total_epochs // 2, 1))
+        qconfig_type = _searched(model, qconfig_type, type(self))
+        policy = make_tinyml_policy(model, target, qconfig_type, backend, "fb" in in_float)
+        policy = methods.apply_to(policy if prepare_qdq else Policy(None))
+        inputs = read_example_inputs((), example_inputs)
+        graph = prepare(model, policy, target, inputs, leaf_modules)
+        rate = bias_calibration_factor
+        super().__init__(graph, schedule, methods, trains=is_qat, bias_rate=rate, verbose=verbose)
+        self.prepare_qdq = prepare_qdq
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the original model; a backward pass is refused where it only calibrates."""
         refuse = self.training and not self.trains and torch.is_grad_enabled()
         output = super().forward(*args, **kwargs)
         return _without_backward(output) if refuse else output
-
-    def train(self, mode: bool = True) -> TinyMLQuantFxBaseModule:
-        """Training mode starts the next epoch of the schedules, that of soft weights included."""
-        super().train(mode)
-        softness = max(1.0 - self.epoch / self.hard_epoch, 0.0) if self.trains else 0.0
-        for layer in self.module.modules():
-            if isinstance(layer, QuantLayer) and layer.weight_quantizer.starts_soft:
-                layer.weight_quantizer.softness = softness
-        return self
 
     def convert(
         self,
@@ -153,59 +138,21 @@ class TinyMLQuantFxBaseModule(QATFxModule):
             ValueError: A format that holds no integers or is another target's; two different
                 formats; a weight or a range is NaN or infinite.
         """
-        chosen = self._converted_format(one_format(format, model_qconfig_format))
-        check_finite_weights(self.module)
-        return TinyMLConvertedModule(self.target.convert(self.module), chosen)
+        return self._convert(one_format(format, model_qconfig_format))
 
-    def _converted_format(self, name: ExportFormat | str | None) -> str:
-        if not self._prepare_qdq:
+    def _convert(
+        self, format: ExportFormat | str | None, integer_outputs: bool | None = None
+    ) -> TinyMLConvertedModule:
+        if not self.prepare_qdq:
             raise ValueError(
                 "There are no integers: nothing is quantized in this wrapper (prepare_qdq=False). "
                 "Wrap the model with prepare_qdq=True."
             )
-        return super()._converted_format(name)
-
-    def export(
-        self,
-        example_input: Tensor | tuple[Tensor, ...],
-        path: str | os.PathLike[str],
-        *,
-        format: ExportFormat | str | None = None,
-        model_qconfig_format: ExportFormat | str | None = None,
-        opset_version: int | None = None,
-        input_names: Sequence[str] | None = None,
-        output_names: Sequence[str] | None = None,
-        dynamic_batch: bool = True,
-        simplify: bool | None = None,
-        strict: bool = False,
-    ) -> Path:
-        """Write ONNX.
-
-        Args:
-            example_input: Input to trace with.
-            path: File to write.
-            format: Contents of the file, see :class:`ExportFormat`; None: the target's own
-                integers.
-            model_qconfig_format: The historical name of `format`.
-            opset_version: As in :meth:`QuantModule.export`.
-            input_names: As in :meth:`QuantModule.export`.
-            output_names: As in :meth:`QuantModule.export`.
-            dynamic_batch: As in :meth:`QuantModule.export`.
-            simplify: As in :meth:`QuantModule.export`.
-            strict: As in :meth:`QuantModule.export`.
-
-        Raises:
-            ValueError: A format that the target does not have, two different formats, an opset
-                that cannot be written, or, with `strict`, an operation that the NPU does not
-                compute.
-        """
-        options = OnnxOptions(opset_version, input_names, output_names, dynamic_batch, simplify)
-        chosen = one_format(format, model_qconfig_format)
-        return self._write(example_input, path, chosen, options, strict)
+        return TinyMLConvertedModule(*convert_model(self.module, format, integer_outputs))
 
     @staticmethod
     def measure_stats(float_output: Tensor, quant_output: Tensor) -> dict[str, float]:
-        """How far a quantized output is from the float one.
+        """Measure the error of a quantized output.
 
         Args:
             float_output: Any shape.
@@ -223,7 +170,7 @@ class TinyMLQuantFxBaseModule(QATFxModule):
 
 
 def output_errors(reference: Tensor, output: Tensor) -> dict[str, float]:
-    """See :meth:`TinyMLQuantFxBaseModule.measure_stats`."""
+    """Measure an error, see :meth:`TinyMLQuantFxBaseModule.measure_stats`."""
     if reference.shape != output.shape or not reference.numel():
         raise ValueError(
             f"The outputs have shapes {tuple(reference.shape)} and {tuple(output.shape)}; they "
@@ -261,17 +208,22 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
         *args: As in :class:`TinyMLQuantFxBaseModule`.
         output_int: The converted model returns integers; False: real values. None: integers, unless
             `float_ops` has ``'qdq'``.
+        float_ops: As in :class:`TinyMLQuantFxBaseModule`.
         **kwargs: As in :class:`TinyMLQuantFxBaseModule`.
     """
 
-    def _target(self) -> Target:
-        return Tinpu(input_multiplier_bits=None) if "qdq" in self._float_ops else Tinpu()
-
     def __init__(
-        self, model: nn.Module, *args: Any, output_int: bool | None = None, **kwargs: Any
+        self,
+        model: nn.Module,
+        *args: Any,
+        output_int: bool | None = None,
+        float_ops: bool | Sequence[str] = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(model, *args, **kwargs)
-        self.output_int = "qdq" not in self._float_ops if output_int is None else output_int
+        in_float = read_float_ops(float_ops)
+        target = Tinpu(input_multiplier_bits=None) if "qdq" in in_float else Tinpu()
+        super().__init__(model, *args, float_ops=float_ops, target=target, **kwargs)
+        self.output_int = "qdq" not in in_float if output_int is None else output_int
 
     def convert(
         self,
@@ -293,11 +245,8 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
                 formats; a weight or a range is NaN or infinite; a layer's factor or sums have no
                 form on the target.
         """
-        chosen = self._converted_format(one_format(format, model_qconfig_format))
-        check_finite_weights(self.module)
-        integers = self.output_int if output_int is None else output_int
-        graph = self.target.convert(self.module, integers)
-        return TinyMLConvertedModule(graph, chosen)
+        chosen = one_format(format, model_qconfig_format)
+        return self._convert(chosen, self.output_int if output_int is None else output_int)
 
 
 class TINPUTinyMLPTQFxModule(TINPUTinyMLQATFxModule):
@@ -365,17 +314,34 @@ def run_auto_quantization(
     )
 
 
-def _positional(args: Sequence[Any]) -> dict[str, Any]:
+def _searched(
+    model: nn.Module, qconfig_type: Any, wrapper_type: type[TinyMLQuantFxBaseModule]
+) -> Any:
+    """Return the configuration with the bits that a search found, if it asks for one."""
+    given = getattr(qconfig_type, "qconfig_type", qconfig_type)
+    if isinstance(given, Mapping) and given.get("auto_quantization"):
+        return run_auto_quantization(model, given, wrapper_type)
+    return qconfig_type
+
+
+def _in_order(args: Sequence[Any], named: Sequence[Any]) -> Iterable[Any]:
+    """Return the arguments in the order of ``_EARLIER``; `args` may have that of ``_LATER``."""
     names = _LATER if args and type(args[0]) is int else _EARLIER
     if len(args) > len(names):
         raise TypeError(
             f"{len(args) + 1} positional arguments were given; allowed: the model and "
             f"{', '.join(names)}. Name the others."
         )
-    return dict(zip(names, args, strict=False))
+    positional = dict(zip(names, args, strict=False))
+    return {**dict(zip(_EARLIER, named, strict=True)), **positional}.values()
 
 
-def _read_float_ops(given: bool | Sequence[str]) -> tuple[str, ...]:
+def read_float_ops(given: bool | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the operations that stay in float.
+
+    Raises:
+        ValueError: There is no such operation.
+    """
     if isinstance(given, bool):
         return FLOAT_OPS if given else ()
     names = (given,) if isinstance(given, str) else tuple(given)

@@ -97,7 +97,7 @@ def wrap(model: nn.Module, options: Options, bit_widths: BitWidths | None = None
     make = _wrap_pact2 if options.quantize_method == "pact2" else _wrap_fx
     wrapper = make(model, options, options.bit_widths if bit_widths is None else bit_widths)
     if not options.freeze_midway:
-        wrapper.batch_norm_epoch = wrapper.range_epoch = None
+        wrapper.progress.schedule = wrapper.progress.schedule.without_freezing()
     return wrapper
 
 

@@ -196,9 +196,6 @@ def test_distillation_of_several_outputs():
 
 def test_damping_grows_over_the_epochs():
     methods = TrainingMethods(damping=0.2)
-    assert [round(methods.damping_in(e, 5), 4) for e in range(6)] == [0, 0.0293, 0.1, 0.1707] + [
-        0.2
-    ] * 2
     wrapper = QATFxModule(network(), total_epochs=5, methods=methods)
     seen = []
     for _ in range(5):
@@ -244,7 +241,8 @@ def test_fx_wrappers_that_do_not_train_refuse_methods(wrapper):
 
 @pytest.mark.parametrize("wrapper", [QuantCalibrateModule, QuantTestModule])
 def test_methods_of_a_set_of_options_change_nothing_where_nothing_trains(wrapper):
-    made = wrapper(network(), X, methods=ALL)
+    with pytest.warns(UserWarning, match=f"methods=.* has no effect: {wrapper.__name__} does not"):
+        made = wrapper(network(), X, methods=ALL)
     assert made.teacher is None
     names = {name.rpartition(".")[2] for name, _ in made.named_parameters()}
     assert names == {"weight", "bias"}

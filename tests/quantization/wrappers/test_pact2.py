@@ -186,7 +186,7 @@ def test_wrapper_state_restores_the_schedule():
         train_step(wrapper)
     other = wrap(total_epochs=4)
     other.load_state_dict(wrapper.state_dict())
-    assert (other.epoch, other.batch_norm_frozen) == (2, True)
+    assert (other.epoch, other.progress.batch_norm_frozen) == (2, True)
     x = torch.randn(4, *X[1:])
     assert torch.equal(wrapper.eval()(x), other.eval()(x))
 

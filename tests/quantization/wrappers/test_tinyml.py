@@ -48,7 +48,7 @@ def test_arguments_are_taken_in_both_documented_orders():
     late = TinyMLQuantFxBaseModule(small(), 6, bits, x, True, verbose=False)
     named = TINPUTinyMLQATFxModule(small(), total_epochs=6, qconfig_type=bits, verbose=False)
     for wrapper in (early, late, named):
-        assert wrapper.batch_norm_epoch == 2
+        assert wrapper.progress.schedule.batch_norm_epoch == 2
         assert {m.weight_quantizer.spec.bit_width for m in layers(wrapper).values()} == {4}
 
 
@@ -84,12 +84,13 @@ def test_without_preparation_everything_stays_in_float(wrapper_type):
 
 
 def test_observers_learn_to_the_end_and_batch_norm_to_the_middle():
-    wrapper = TINPUTinyMLQATFxModule(small(), total_epochs=8, verbose=False)
-    assert (wrapper.batch_norm_epoch, wrapper.range_epoch) == (3, None)
+    schedule = TINPUTinyMLQATFxModule(small(), total_epochs=8, verbose=False).progress.schedule
+    assert (schedule.batch_norm_epoch, schedule.range_epoch) == (3, None)
     wrapper = TINPUTinyMLQATFxModule(
         small(), total_epochs=8, num_batch_norm_update_epochs=False, num_observer_update_epochs=2
     )
-    assert (wrapper.batch_norm_epoch, wrapper.range_epoch) == (None, 2)
+    schedule = wrapper.progress.schedule
+    assert (schedule.batch_norm_epoch, schedule.range_epoch) == (None, 2)
 
 
 def test_a_quiet_wrapper_prints_nothing(capsys):

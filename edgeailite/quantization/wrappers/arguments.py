@@ -1,0 +1,87 @@
+"""Arguments that several wrappers take: checks, and warnings of options without effect."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgeailite.quantization.methods.training import TrainingMethods
+from edgeailite.quantization.wrappers.schedule import Epochs, Schedule, make_schedule
+
+
+def warn_of_option(message: str) -> None:
+    """Warn of an option without effect, at the line that made the wrapper."""
+    level, room = 1, Path(__file__).parent
+    while Path(sys._getframe(level).f_code.co_filename).parent == room:
+        level += 1
+    warnings.warn(message, stacklevel=level + 1)
+
+
+def as_inputs(given: Any) -> tuple[Any, ...]:
+    """Return one input, or several, as a tuple."""
+    return tuple(given) if isinstance(given, tuple | list) else (given,)
+
+
+def read_example_inputs(
+    args: Sequence[Any], example_inputs: Any, example_kwargs: Mapping[str, Any] | None = None
+) -> tuple[Any, ...] | None:
+    """Return the example inputs that were given one by one or together; None: none were.
+
+    Raises:
+        ValueError: They were given in both ways.
+    """
+    if args and example_inputs is not None:
+        raise ValueError(
+            f"{len(args)} positional inputs and example_inputs were given; give the inputs once."
+        )
+    given = args or example_inputs
+    if given is None or (isinstance(given, tuple | list) and not given):
+        return () if example_kwargs else None
+    return as_inputs(given)
+
+
+def read_methods(
+    wrapper: str, methods: TrainingMethods | None, is_qat: bool, bias_calibration_factor: float
+) -> TrainingMethods:
+    """Return the training's methods, checked together with the rate of its bias correction.
+
+    Raises:
+        ValueError: Methods were given to a wrapper that does not train, or the rate is no fraction.
+    """
+    if methods is not None and not is_qat:
+        raise ValueError(
+            f"methods was given, but this {wrapper} does not train: learned ranges, damping and "
+            "distillation need gradients. Leave methods out, or wrap for quantization-aware "
+            "training."
+        )
+    if not 0.0 <= bias_calibration_factor <= 1.0:
+        raise ValueError(
+            f"bias_calibration_factor is {bias_calibration_factor!r}; allowed: 0 (off) to 1."
+        )
+    return methods or TrainingMethods()
+
+
+def make_fx_schedule(
+    wrapper: str,
+    is_qat: bool,
+    total_epochs: int,
+    num_batch_norm_update_epochs: Epochs,
+    num_observer_update_epochs: Epochs,
+    damping: float,
+) -> Schedule:
+    """Make the schedule of a training or a calibration; see :func:`make_schedule`."""
+    schedule = make_schedule(
+        wrapper, total_epochs, num_batch_norm_update_epochs, num_observer_update_epochs, damping
+    )
+    if is_qat:
+        return schedule
+    if num_batch_norm_update_epochs not in (None, 0):
+        warn_of_option(
+            f"num_batch_norm_update_epochs={num_batch_norm_update_epochs!r} has no effect: "
+            "post-training calibration folds batch norm as it was trained. Leave it out."
+        )
+    return replace(schedule, batch_norm_epoch=None)

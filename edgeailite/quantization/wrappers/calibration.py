@@ -1,0 +1,115 @@
+"""Calibration of a prepared model: ranges, biases and batch norms learn from data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from edgeailite.quantization.graph.running import as_batches, iterate_batches
+from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
+from edgeailite.quantization.methods.bias_corrector import BiasCorrector
+from edgeailite.quantization.methods.post_training import post_training
+from edgeailite.quantization.modules.pact2 import quantizers
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.methods.gains import MethodGain
+
+
+def feed(
+    forward: Callable[..., Any], model: GraphModel, data: Iterable[Any], num_batches: int | None
+) -> None:
+    """Run batch by batch, with a progress bar.
+
+    Args:
+        forward: Called with the inputs of each batch.
+        model: Prepared model, of whose inputs the batches are.
+        data: Tensors, or tuples that begin with the model's inputs.
+        num_batches: Number of batches to take; None: all.
+
+    Raises:
+        ValueError: `data` gave no batch.
+    """
+    shown = tqdm(data, "calibrating", total=num_batches, leave=False, disable=None)
+    is_empty = True
+    for batch in iterate_batches(shown, _num_inputs(model), num_batches):
+        forward(*batch)
+        is_empty = False
+    if is_empty:
+        raise ValueError("There was no batch to calibrate with: the data is empty.")
+
+
+def calibrate_at_once(
+    model: GraphModel, data: Iterable[Any], num_batches: int | None, methods: Sequence[str]
+) -> list[MethodGain]:
+    """Run post-training methods on all batches; return the effect of each."""
+    return post_training(model, as_batches(data, _num_inputs(model), num_batches), methods)
+
+
+def reestimate(model: GraphModel, data: Iterable[Any], num_batches: int | None) -> None:
+    """Measure batch norm statistics anew on the quantized model."""
+    reestimate_batch_norms(model, as_batches(data, _num_inputs(model), num_batches))
+
+
+def _num_inputs(model: GraphModel) -> int:
+    return len(model.graph.find_nodes(op="placeholder"))
+
+
+def warn_of_missing_ranges(model: nn.Module) -> None:
+    """Warn if activation ranges have never seen data."""
+    missing = [name for name, q in quantizers(model).items() if not q.has_range]
+    if missing:
+        warnings.warn(
+            f"{len(missing)} activation ranges have never seen data (the first: "
+            f"'{missing[0]}'): outputs are clipped at placeholders. "
+            "Train or calibrate first, or load a quantized checkpoint.",
+            stacklevel=3,
+        )
+
+
+class BiasCalibration:
+    """Bias correction with each batch, that goes on after a restart and begins anew with weights.
+
+    Args:
+        model: Prepared model.
+        rate: Part of the difference that one batch corrects, 0 to 1; 0: no correction.
+
+    Attributes:
+        rate: As given.
+        corrections: Those made so far, by path.
+    """
+
+    def __init__(self, model: GraphModel, rate: float) -> None:
+        self.rate = rate
+        self.corrections: dict[str, Tensor] = {}
+        self._model = model
+        self._corrector: BiasCorrector | None = None
+
+    def restore(self, corrections: dict[str, Tensor]) -> None:
+        """Continue from corrections of an earlier run."""
+        self._corrector, self.corrections = None, dict(corrections)
+
+    def run(self, model: GraphModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one batch and correct the biases; return the quantized output.
+
+        Args:
+            model: The prepared model, or a replica of it on another device.
+            args: Inputs of the model.
+            kwargs: Inputs by name.
+        """
+        if model is not self._model:
+            return BiasCorrector(model, self.rate, self.corrections).run(args, kwargs)
+        if self._corrector is not None and self._corrector.is_stale:
+            self.restore({})
+        if self._corrector is None:
+            self._corrector = BiasCorrector(model, self.rate, self.corrections)
+            self.corrections = self._corrector.corrections
+        return self._corrector.run(args, kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take all but what the next batch makes anew."""
+        return {**self.__dict__, "_corrector": None}
