@@ -17,7 +17,7 @@ class Progress:
     """Position in a schedule; sets the states of batch norms, ranges and weights.
 
     Args:
-        schedule: Stages of the training.
+        schedule: Stages of the training; None: nothing freezes.
 
     Attributes:
         schedule: Stages of the epochs to come.
@@ -26,8 +26,8 @@ class Progress:
         ranges_frozen: Activation ranges do not learn, by schedule or by hand.
     """
 
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: Schedule | None = None) -> None:
+        self.schedule = schedule or Schedule()
         self.epoch = -1
         self.batch_norm_frozen = self.ranges_frozen = False
 

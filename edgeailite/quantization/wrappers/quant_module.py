@@ -34,7 +34,6 @@ from edgeailite.quantization.wrappers.calibration import (
 from edgeailite.quantization.wrappers.converted import ConvertedModule, as_tuple, convert_model
 from edgeailite.quantization.wrappers.exporting import Exporter
 from edgeailite.quantization.wrappers.progress import Progress
-from edgeailite.quantization.wrappers.schedule import Schedule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.methods.gains import MethodGain
     from edgeailite.quantization.methods.training import TrainingMethods
     from edgeailite.quantization.prepare.target import Target
+    from edgeailite.quantization.wrappers.schedule import Schedule
 
 # Contents of what torch.onnx.export writes of a prepared model.
 _VIEWS = {"CLIP_MODEL": clip_model, "FAKEQ_MODEL": fakeq_model}
@@ -85,7 +85,7 @@ class QuantModule(Exporter):
         super().__init__()
         self.module, self.trains, self.verbose = model, trains, verbose
         model.export_view = _VIEWS[model.target.traced_format]
-        self.progress = Progress(schedule or Schedule())
+        self.progress = Progress(schedule)
         self.bias_calibration = BiasCalibration(model, bias_rate)
         self.clip_weights, self.weights_clipped = clip_weights, False
         self.post_training: list[MethodGain] = []
