@@ -313,7 +313,7 @@ def test_a_format_is_taken_under_both_of_its_names(wrapper_type, tmp_path):
                 format="FLOAT_MODEL",
                 model_qconfig_format="QDQ_MODEL",
             )
-    name = wrapper.default_format
+    name = wrapper.target.default_format
     for converted in (wrapper.convert(name), wrapper.convert(model_qconfig_format=name)):
         assert converted.format == name
     with pytest.raises(ValueError, match="Give one of them"):
