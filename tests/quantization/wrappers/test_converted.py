@@ -67,7 +67,9 @@ def test_strict_without_hardware_rules_warns(wrapper, tmp_path):
 
 def test_c_is_written_by_the_wrapper_or_refused(wrapper, tmp_path):
     for exporter in (wrapper, wrapper.convert()):
-        with pytest.raises(ValueError, match=r"C is written for models with offset.*for target 'tidl'"):
+        with pytest.raises(
+            ValueError, match=r"C is written for models with offset.*for target 'tidl'"
+        ):
             exporter.export_c(torch.randn(1, 16), tmp_path)
     x = torch.randn(8, 16)
     npu = TINPUTinyMLPTQFxModule(nn.Sequential(nn.Linear(16, 4), nn.ReLU())).calibrate([x])
