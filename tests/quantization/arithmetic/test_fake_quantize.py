@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeailite.quantization.arithmetic.fake_quantize import fake_quantize, fake_quantize_reference
-from edgeailite.quantization.arithmetic.rounding import round_to_integer
+from tests.quantization.arithmetic.formulas import inside, quantized
 
 ROUNDINGS = ["half_even", "half_up", "half_away"]
 TIES = [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]
@@ -30,23 +30,25 @@ def test_fake_quantize_rounds_ties_as_its_reference(rounding):
 
 
 @given(tensors, powers, st.integers(2, 16), st.booleans(), roundings)
-def test_fake_quantize_equals_its_reference(x, scale, bits, signed, rounding):
+def test_fake_quantize_and_its_reference_are_the_formula(x, scale, bits, signed, rounding):
     low, high = limits(bits, signed)
     zero_point = torch.tensor(0, dtype=torch.int32)
-    expected = fake_quantize_reference(x, scale, zero_point, low, high, rounding)
-    assert torch.equal(fake_quantize(x, scale, zero_point, low, high, rounding), expected)
+    expected = quantized(x, scale, low, high, rounding)
+    for function in (fake_quantize_reference, fake_quantize):
+        assert torch.equal(function(x, scale, zero_point, low, high, rounding), expected)
 
 
 @given(
     tensors, st.floats(2.0**-10, 16, width=32), st.integers(2, 16), st.floats(0, 1), roundings
 )  # free scales, any zero point
-def test_fake_quantize_equals_its_reference_on_affine_grids(x, scale, bits, part, rounding):
+def test_affine_grids_are_the_formula(x, scale, bits, part, rounding):
     low, high = limits(bits, True)
     scale = torch.tensor(scale)
     zero_point = torch.tensor(round(low + part * (high - low)), dtype=torch.int32)
-    expected = fake_quantize_reference(x, scale, zero_point, low, high, rounding)
-    actual = fake_quantize(x, scale, zero_point, low, high, rounding)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    expected = quantized(x, scale, low, high, rounding, int(zero_point))
+    for function in (fake_quantize_reference, fake_quantize):
+        actual = function(x, scale, zero_point, low, high, rounding)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 @given(tensors, powers, st.integers(2, 16), st.booleans(), roundings)
@@ -62,8 +64,7 @@ def test_gradient_is_one_inside_and_zero_outside(x, scale, bits, signed, roundin
     x = x.clone().requires_grad_()
     y = fake_quantize(x, scale, torch.tensor(0, dtype=torch.int32), low, high, rounding)
     y.sum().backward()
-    q = round_to_integer(x.detach() / scale, rounding)
-    assert x.grad.tolist() == ((q >= low) & (q <= high)).float().tolist()
+    assert torch.equal(x.grad, inside(x, scale, low, high, rounding))
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
@@ -74,17 +75,16 @@ def test_large_tensors_in_any_layout(rounding, layout):
     grid = (torch.tensor(2.0**-6), torch.tensor(0, dtype=torch.int32), -128, 127, rounding)
     y = fake_quantize(x, *grid)
     assert y.stride() == x.stride()
-    assert torch.equal(y, fake_quantize_reference(x.detach(), *grid))
+    assert torch.equal(y, quantized(x, 2.0**-6, -128, 127, rounding))
     weight = torch.randn_like(x)
     (y * weight).sum().backward()
-    q = round_to_integer(x.detach() * 64, rounding)
-    assert torch.equal(x.grad, weight * ((q >= -128) & (q <= 127)))
+    assert torch.equal(x.grad, weight * inside(x, 2.0**-6, -128, 127, rounding))
 
 
 def test_strided_input():
     x = torch.randn(8, 10)[:, ::2]
     grid = (torch.tensor(0.25), torch.tensor(0, dtype=torch.int32), -4, 3)
-    assert torch.equal(fake_quantize(x, *grid), fake_quantize_reference(x, *grid))
+    assert torch.equal(fake_quantize(x, *grid), quantized(x, 0.25, -4, 3, "half_even"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -93,4 +93,4 @@ def test_half_precision_is_computed_in_float32(dtype):
     grid = (torch.tensor(2.0**-7), torch.tensor(0, dtype=torch.int32), -128, 127)
     y = fake_quantize(x, *grid)
     assert y.dtype == torch.float32
-    assert torch.equal(y, fake_quantize_reference(x.float(), *grid))
+    assert torch.equal(y, quantized(x.float(), 2.0**-7, -128, 127, "half_even"))

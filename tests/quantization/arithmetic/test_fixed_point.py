@@ -40,7 +40,8 @@ def test_an_average_is_within_a_step_of_the_true_one(area, exponent):
     )
     assert 1 <= steps.multiplier <= 255
     assert 0 <= steps.shift <= 31
-    gain = float(steps.factor) * area * 2.0**exponent
+    gain = float(steps.multiplier) * 2.0 ** -float(steps.shift) * area * 2.0**exponent
+    assert float(steps.factor) == float(steps.multiplier) * 2.0 ** -float(steps.shift)
     bits = min(8, max(1, 24 - 8 - max(area - 1, 0).bit_length()))
     assert abs(gain - 1) <= 2.0**-bits
 
@@ -50,7 +51,7 @@ def test_an_area_that_is_a_power_of_two_is_exact(area):
     steps = average_requantization(
         torch.tensor(float(area)).double(), torch.tensor(1.0), torch.tensor(1.0)
     )
-    assert float(steps.factor) * area == 1.0
+    assert float(steps.multiplier) * area == 2.0 ** float(steps.shift)
 
 
 @given(st.floats(-50, 50), st.floats(-50, 50), st.integers(-6, 3))
@@ -59,7 +60,8 @@ def test_a_normalisation_follows_the_batch_norm(gain, offset, exponent):
     steps = batch_norm_requantization(torch.tensor([gain]), torch.tensor([offset]), None, scale, 12)
     assert 1 <= steps.multiplier.abs() <= 4095
     for x in (-2.0, 0.0, 1.5):
-        y = torch.floor((x + steps.offset.double()) * steps.factor.double())
+        factor = steps.multiplier.double() * 2.0 ** -steps.shift.double()
+        y = torch.floor((x + steps.offset.double()) * factor)
         exact = (gain * x + offset) / float(scale)
         assert (
             abs(float(y) + 0.5 - (exact + 0.5)) <= 0.51 + abs(gain * x / float(scale)) / 2048 + 1e-3

@@ -2,13 +2,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeailite.quantization.arithmetic.rounding import round_to_integer
 from edgeailite.quantization.arithmetic.weights import (
     fake_quantize_bias,
     fake_quantize_weight,
     quantize_bias,
     soft_quantize_weight,
 )
+from tests.quantization.arithmetic.formulas import integers
 
 ROUNDINGS = ["half_even", "half_up", "half_away"]
 roundings = st.sampled_from(ROUNDINGS)
@@ -55,8 +55,8 @@ def test_bias_is_a_clamped_integer_of_the_accumulator(values, exponent, bits, ro
     assert q.dtype == torch.float64
     assert bool((q == q.round()).all())
     assert -limit <= float(q.min()) <= float(q.max()) < limit
-    expected = round_to_integer(bias.double() / scale, rounding).clamp(-limit, limit - 1)
-    assert torch.equal(q, expected)
+    expected = integers(bias.double(), 2.0**exponent, -limit, limit - 1, rounding)
+    assert q.tolist() == expected.tolist()
 
 
 def test_bias_of_32_bits_is_exact_at_its_ends():

@@ -36,6 +36,17 @@ def integer_layer(name, weight_bits, grid, output=None, bias_limit=1000, per_cha
     return IntegerLayer(layer, weight, bias, scale, grid, output), weight, bias
 
 
+def float_layer(name, x, weight, bias):
+    """What torch's own layer computes in float64, which holds all these integers."""
+    module = LAYERS[name]().double()
+    given = {"weight": weight.double()}
+    if module.bias is not None:
+        given["bias"] = torch.zeros_like(module.bias)
+    y = torch.func.functional_call(module, given, (x,))
+    axes = max(weight.dim() - 2, 0)
+    return y + bias.double().reshape(-1, *[1] * axes)
+
+
 def image(name, grid):
     layer = LAYERS[name]()
     shape = (2, 4, *[6] * (layer.weight.dim() - 2))
@@ -59,7 +70,8 @@ def test_steps_and_requantize_between_grids():
     wide = Grid(2.0**-3, 10, -128, 127)
     centered = Dequantize(S8, scaled=False)(q)
     assert torch.equal(centered, q)
-    assert torch.equal(ApplyScale(S8)(centered), Dequantize(S8)(q))
+    assert torch.equal(ApplyScale(S8)(centered), q * 2.0**-5)
+    assert torch.equal(Dequantize(S8)(q), q * 2.0**-5)
     expected = (torch.round(q * 0.25) + 10).clamp(-128, 127)
     assert torch.equal(Requantize(wide)(q * 0.25), expected)
     assert torch.equal(Quantize(wide)(Dequantize(S8)(q)), expected)
@@ -73,7 +85,8 @@ B8 = Grid(0.021, 131, 0, 255, signed=False)
 def test_integer_add_is_exact_for_powers_of_two():
     a, b = torch.cartesian_prod(torch.arange(-128.0, 128.0), torch.arange(-128.0, 128.0)).T
     fine, output = Grid(2.0**-7, 0, -128, 127), Grid(2.0**-4, 0, -128, 127)
-    expected = Quantize(output)(Dequantize(S8)(a) + Dequantize(fine)(b))
+    # (a / 32 + b / 128) * 16, exact in float32
+    expected = torch.round((4 * a + b) / 8).clamp(-128, 127)
     assert torch.equal(IntegerAdd(S8, fine, output)(a, b), expected)
 
 
@@ -125,7 +138,7 @@ def test_accumulators_are_exact(name, weight_bits, grid, per_channel):
     """The same as in Python's sense: whole numbers in int64, by float64 which holds them all."""
     layer, weight, bias = integer_layer(name, weight_bits, grid, per_channel=per_channel)
     x = image(name, grid)
-    exact = layer.operation.operate(x.double() - grid.zero_point, weight.double(), bias.double())
+    exact = float_layer(name, x.double() - grid.zero_point, weight, bias)
     assert torch.equal(layer.accumulate(layer.input(x)), exact.float())
     scales = layer.weight_scale.double() * torch.tensor(grid.scale).double()
     if scales.dim():
@@ -135,23 +148,22 @@ def test_accumulators_are_exact(name, weight_bits, grid, per_channel):
 
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_output_is_a_shift_of_the_accumulator(name):
-    layer, _, _ = integer_layer(name, 8, S8, U8, per_channel=False)
+    layer, weight, bias = integer_layer(name, 8, S8, U8, per_channel=False)
     x = image(name, S8)
-    acc = layer.accumulate(layer.input(x)).double()
-    multiplier = S8.scale * 2.0**-7 / U8.scale
-    assert torch.equal(layer(x).double(), torch.round(acc * multiplier).clamp(0, 255))
+    multiplier = 2.0**-5 * 2.0**-7 / 2.0**-6
+    expected = torch.round(float_layer(name, x.double(), weight, bias) * multiplier).clamp(0, 255)
+    assert torch.equal(layer(x).double(), expected)
 
 
+@pytest.mark.parametrize("name", ["conv2d", "linear", "transposed_grouped2d"])
 @pytest.mark.parametrize("bits", [9, 12, 16])
-def test_weight_digits_add_up_and_each_is_exact_in_float32(bits):
-    grid = Grid(2.0**-12, 0, -(2**15), 2**15 - 1, 16)
-    for name in ("conv2d", "linear", "transposed_grouped2d"):
-        layer, weight, _ = integer_layer(name, bits, grid)
-        digits = layer._weight_digits().double()
-        base = 2 ** (16 // digits.shape[0])
-        assert torch.equal(sum(d * base**i for i, d in enumerate(digits)), weight.double())
-        for digit in digits:
-            assert float(layer.operation.rows(digit).abs().sum(1).max()) * 256 < EXACT_IN_FLOAT32
+def test_weight_digits_add_up_and_each_is_exact_in_float32(bits, name):
+    layer, weight, _ = integer_layer(name, bits, Grid(2.0**-12, 0, -(2**15), 2**15 - 1, 16))
+    digits = layer._weight_digits().double()
+    base = 2 ** (16 // digits.shape[0])
+    assert torch.equal(sum(d * base**i for i, d in enumerate(digits)), weight.double())
+    for digit in digits:
+        assert float(layer.operation.rows(digit).abs().sum(1).max()) * 256 < EXACT_IN_FLOAT32
 
 
 def test_layers_with_many_inputs_take_smaller_digits():
@@ -163,13 +175,14 @@ def test_layers_with_many_inputs_take_smaller_digits():
     assert converted._weight_digits().abs().sum() > 0
 
 
-def test_digits_compute_the_same_accumulator():
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_digits_compute_the_same_accumulator(name):
     grid = Grid(2.0**-12, 0, -(2**15), 2**15 - 1, 16)
-    for name in LAYERS:
-        layer, _, _ = integer_layer(name, 16, grid)
-        x = layer.input(image(name, grid))
-        assert layer.bound >= EXACT_IN_FLOAT32
-        assert torch.equal(layer._accumulate_digits(x), layer.accumulate(x))
+    layer, weight, bias = integer_layer(name, 16, grid)
+    x = image(name, grid)
+    assert layer.bound >= EXACT_IN_FLOAT32
+    expected = float_layer(name, x.double(), weight, bias).float()
+    assert torch.equal(layer._accumulate_digits(layer.input(x)), expected)
 
 
 def test_state_dict_restores_grids_and_exactness():
