@@ -74,12 +74,10 @@ EXPORTED = (
 )  # fmt: skip
 
 
-# Values that differ by one scale, where floats are rounded in another order: (of how many).
-FREE_DIFFERENCES = {
-    ("free", "bilinear_x4"): {1: 2},  # of 65536
-    ("free_half_up", "bilinear_x4"): {1: 2},
-    ("free_activations", "conv3d"): {1: 2},  # of 640
-}
+# Free scales and bilinear sums: the simulation's float32 sums, whose order depends on the CPU, may
+# round a tie the other way. With AVX512 and with AVX2 two values of a case (of 640 or more) do so at
+# the most, each by one scale; with most networks none does.
+RARE_TIES = ({}, {1: 1}, {1: 2})
 
 
 def make(name: str, seed: int, **options: object) -> tuple[QuantTrainModule, tuple, tuple]:
@@ -192,7 +190,7 @@ def test_free_scales_differ_from_the_simulation_by_one_step_on_rare_ties(options
     wrapper, inputs, simulated = make(name, 0, **FREE[options])
     converted = wrapper.convert()
     found = differences(outputs(converted(*inputs)), simulated, converted)
-    assert found == FREE_DIFFERENCES.get((options, name), {})
+    assert found in RARE_TIES
 
 
 @pytest.mark.slow
@@ -242,7 +240,7 @@ def test_affine_grids(config, name):
         simulated = outputs(wrapper(*inputs))
     converted = wrapper.convert()
     found = differences(outputs(converted(*inputs)), simulated, converted)
-    assert found == ({1: 1} if (config, name) == ("affine", "bilinear_x2") else {})
+    assert found in (RARE_TIES if config == "affine" else ({},))
 
 
 @pytest.mark.parametrize("other", [

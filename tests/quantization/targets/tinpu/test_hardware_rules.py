@@ -60,6 +60,12 @@ def test_a_network_that_obeys_gets_no_warning():
     assert findings(network()) == []
 
 
+def test_real_outputs_are_no_float_operation():
+    x = torch.randn(8, 1, 64, 4)
+    wrapper = TINPUTinyMLPTQFxModule(network(), verbose=False).calibrate([x])
+    assert check(wrapper.convert(output_int=False), x) == []
+
+
 class Product(nn.Module):
     def forward(self, x):
         return x * torch.sigmoid(x)
