@@ -163,6 +163,16 @@ class QuantModule(Exporter):
         """Current epoch, by calls of ``train()`` from 0; -1 before the first one."""
         return self.progress.epoch
 
+    @property
+    def batch_norm_epoch(self) -> int | None:
+        """Epoch at whose start batch norms freeze; read-only: set ``progress.schedule``."""
+        return self.progress.schedule.batch_norm_epoch
+
+    @property
+    def range_epoch(self) -> int | None:
+        """Epoch at whose start ranges freeze; read-only: set ``progress.schedule``."""
+        return self.progress.schedule.range_epoch
+
     def freeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> Self:
         """Stop batch norm statistics and/or activation ranges, from now on."""
         self.progress.freeze(self.module, freeze_bn, freeze_observers)
@@ -170,7 +180,8 @@ class QuantModule(Exporter):
 
     def unfreeze(self, freeze_bn: bool = True, freeze_observers: bool = True) -> Self:
         """Undo :meth:`freeze`; the schedule no longer freezes what it had frozen already."""
-        self.progress.unfreeze(self.module, self.training, freeze_bn, freeze_observers)
+        trains = self.training and self.trains
+        self.progress.unfreeze(self.module, trains, freeze_bn, freeze_observers)
         return self
 
     def get_extra_state(self) -> dict[str, Any]:

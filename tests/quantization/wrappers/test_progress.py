@@ -1,9 +1,10 @@
 """States that the schedule sets in a model, and their way into a checkpoint and back."""
 
+import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization import QuantTrainModule
+from edgeailite.quantization import QuantCalibrateModule, QuantTrainModule
 from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.pact2 import quantizers
@@ -97,3 +98,19 @@ def test_state_of_an_earlier_version_may_lack_keys():
     progress.restore({"epoch": 5})
     assert (progress.epoch, progress.schedule) == (5, SCHEDULE)
     assert not progress.batch_norm_frozen
+
+
+def test_setting_the_epochs_of_the_schedule_is_an_error():
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    wrapper = QuantTrainModule(nn.Sequential(*layers), torch.rand(1, 3, 8, 8), total_epochs=4)
+    assert (wrapper.batch_norm_epoch, wrapper.range_epoch) == (1, 3)
+    for name in ("batch_norm_epoch", "range_epoch"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(wrapper, name, None)
+
+
+def test_unfreezing_a_calibration_keeps_batch_norms_in_evaluation_mode():
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    wrapper = QuantCalibrateModule(nn.Sequential(*layers), torch.rand(1, 3, 8, 8)).train()
+    wrapper.freeze().unfreeze()
+    assert states(wrapper.module) == (False, True)
