@@ -5,13 +5,17 @@ import pytest
 import torch
 
 import edgeailite  # noqa: F401 -- first: it makes torchvision importable beside a CPU torch
-from tests.torchlib import share_torchlib
+from tests.speed import share_torchlib, spare_the_collector
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--update-goldens", action="store_true", help="rewrite the stored lists in tests/goldens"
     )
+
+
+def pytest_collection_finish():
+    spare_the_collector()
 
 
 @pytest.fixture(autouse=True)

@@ -113,4 +113,8 @@ def test_initial_weights_follow_their_formulas():
 
 
 def test_batch_norm_without_affine_parameters_is_left_alone():
-    init_weights(nn.Sequential(nn.BatchNorm2d(4, affine=False)))
+    norm = nn.BatchNorm2d(4, affine=False)
+    norm.running_mean.fill_(3.0)
+    init_weights(nn.Sequential(norm))
+    assert norm.weight is None
+    assert norm.running_mean.tolist() == [3.0] * 4

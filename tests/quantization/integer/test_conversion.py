@@ -75,8 +75,8 @@ EXPORTED = (
 
 
 # Free scales and bilinear sums: the simulation's float32 sums, whose order depends on the CPU, may
-# round a tie the other way. With AVX512 and with AVX2 two values of a case (of 640 or more) do so at
-# the most, each by one scale; with most networks none does.
+# round a tie the other way. With AVX512 and with AVX2 at most two values of a case (of 640 or more)
+# do so, each by one scale; with most networks none does.
 RARE_TIES = ({}, {1: 1}, {1: 2})
 
 

@@ -213,7 +213,7 @@ def test_a_copy_has_a_weight_quantizer_of_its_own(duplicate, learned):
     layer.set_weight_range(torch.tensor([1.0, 2.0]))
     copied = duplicate(layer)
     assert [n for n, _ in copied.named_parameters()] == [n for n, _ in layer.named_parameters()]
-    assert list(copied.state_dict()) == ["weight", "bias", "weight_range"] or learned
+    assert set(copied.state_dict()) == {"weight", "bias", "weight_range"}
     assert ("weight_range" in dict(layer.named_parameters())) == learned
     copied.choose_bits(3)
     copied.set_weight_range(torch.tensor([3.0, 3.0]))

@@ -1,15 +1,26 @@
-"""Torch's table of ONNX functions, built once: by itself each export takes 0.4 s to build it."""
+"""What makes the suite faster and changes no test."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import gc
 import sys
 from typing import Any
 
 
+def spare_the_collector() -> None:
+    """Leave the imported modules' half a million objects out of every garbage collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def share_torchlib() -> None:
-    """Let all exports of this process start from one table, if torch's exporter is loaded."""
+    """Build torch's table of ONNX functions once a process, if torch's exporter is loaded.
+
+    By itself each export takes 0.4 s to build it.
+    """
     module: Any = sys.modules.get("torch.onnx._internal.exporter._registration")
     if module is None or hasattr(module.ONNXRegistry.from_torchlib, "built"):
         return
@@ -22,3 +33,4 @@ def share_torchlib() -> None:
 
     from_torchlib.built = build  # type: ignore[attr-defined]
     module.ONNXRegistry.from_torchlib = staticmethod(from_torchlib)
+    spare_the_collector()
