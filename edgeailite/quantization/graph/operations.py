@@ -186,7 +186,7 @@ _RESIZE_PARAMETERS = (
 )
 RESIZE = row(
     "resize",
-    replace(traits.AVERAGE, may_overwrite=True),
+    replace(traits.AVERAGE, averages=False, may_overwrite=True),
     _RESIZE_PARAMETERS,
     variant=variants.interpolation,
     modules=(nn.Upsample,),

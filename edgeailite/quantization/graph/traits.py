@@ -20,7 +20,8 @@ class Traits:
         keeps_channels: A positive factor on channel ``c`` of all operands is one on channel ``c``
             of the result, and on no other.
         joins_grids: The result holds sums or copies of operands, so one scale can serve them all.
-        sums_one_grid: The result is a weighted sum of values of its single operand.
+        averages: The result holds averages of values of the operand, over windows that
+            :class:`~edgeailite.quantization.graph.window_sums.WindowSum` knows.
         may_overwrite: Neither the operation's backward pass nor another operation needs the
             result: a quantizer behind it may overwrite it.
     """
@@ -34,7 +35,7 @@ class Traits:
     keeps_sign: bool
     keeps_channels: bool
     joins_grids: bool
-    sums_one_grid: bool
+    averages: bool
     may_overwrite: bool
 
 
@@ -48,7 +49,7 @@ NONE = Traits(
     keeps_sign=False,
     keeps_channels=False,
     joins_grids=False,
-    sums_one_grid=False,
+    averages=False,
     may_overwrite=False,
 )
 LAYER = replace(NONE, has_weight=True, may_overwrite=True)
@@ -59,4 +60,4 @@ RESHAPE = replace(MOVE, keeps_order=True)
 IDENTITY = replace(RESHAPE, keeps_channels=True)
 SPLIT = replace(MOVE, splits=True)
 ARITHMETIC = replace(NONE, may_overwrite=True)
-AVERAGE = replace(NONE, reads_one=True, keeps_sign=True, keeps_channels=True, sums_one_grid=True)
+AVERAGE = replace(NONE, reads_one=True, keeps_sign=True, keeps_channels=True, averages=True)

@@ -74,7 +74,7 @@ class Tinpu(RuleTarget):
         if spec.symmetric and spec.signed is None:
             spec = replace(spec, signed=True)
         is_batch_norm = operation is BATCH_NORM
-        if is_batch_norm or _is_average(operation):
+        if is_batch_norm or (operation.traits.averages and self.computes(operation)):
             on_grid = _is_on_grid(producer.all_input_nodes[0])
             if on_grid and not is_batch_norm:
                 producer.meta["module"] = ModuleAnnotation(_make_average, "_sums")
@@ -115,10 +115,6 @@ class Tinpu(RuleTarget):
     ) -> list[Path]:
         """Write C for the runner."""
         return export_c(converted, example_input, folder, name)
-
-
-def _is_average(operation: Operation) -> bool:
-    return operation.name in ("avg_pool", "adaptive_avg_pool", "mean")
 
 
 def _make_average(node: fx.Node, module: nn.Module | None) -> nn.Module:
