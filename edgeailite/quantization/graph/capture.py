@@ -16,13 +16,12 @@ from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.attention import is_traceable_attention, multihead_attention
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.modes import in_mode
+from edgeailite.quantization.graph.modes import in_mode, is_training
 from edgeailite.quantization.graph.operations import (
     DROP_PATH,
     KEEP_IN_FLOAT,
     QUANTIZE_HERE,
     QUANTIZER,
-    is_training,
 )
 from edgeailite.quantization.graph.registry import is_registered, operation_of_module
 from edgeailite.quantization.graph.twins import make_twin, replace_modules

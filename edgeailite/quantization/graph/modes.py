@@ -1,4 +1,4 @@
-"""Training and evaluation mode for a while."""
+"""Training and evaluation mode: asked for in a graph, and set for a while."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+
+def is_training(module: nn.Module) -> bool:
+    """Return True if `module` is in training mode, as a graph asks while it runs."""
+    return module.training
 
 
 @contextmanager

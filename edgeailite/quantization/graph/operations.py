@@ -15,14 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.graph import traits, variants
+from edgeailite.quantization.graph.modes import is_training
 from edgeailite.quantization.graph.registry import each
 from edgeailite.quantization.graph.registry import register_operation as row
-
-
-def is_training(module: nn.Module) -> bool:
-    """Return True if `module` is in training mode, as a graph asks while it runs."""
-    return module.training
-
 
 # ---- parts of a graph ---------------------------------------------------------------------------
 
@@ -65,10 +60,7 @@ LINEAR = row(
 LAYERS = (CONVOLUTION.name, TRANSPOSED_CONVOLUTION.name, LINEAR.name)
 BATCH_NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BATCH_NORM = row(
-    "batch_norm",
-    replace(traits.NONE, may_overwrite=True),
-    "input",
-    modules=BATCH_NORM_MODULES,
+    "batch_norm", replace(traits.NONE, may_overwrite=True), "input", modules=BATCH_NORM_MODULES
 )
 
 # ---- activation functions -----------------------------------------------------------------------
@@ -82,12 +74,18 @@ RELU = row(
     methods=("relu", "relu_"),
 )
 RELU6 = row(
-    "relu6", traits.ACTIVATION, "input, inplace=False", modules=(nn.ReLU6,), functions=(F.relu6,)
+    "relu6",
+    traits.ACTIVATION,
+    "input, inplace=False",
+    bounds=(0.0, 6.0),
+    modules=(nn.ReLU6,),
+    functions=(F.relu6,),
 )
 HARDTANH = row(
     "hardtanh",
     traits.ACTIVATION,
     "input, min_val=-1.0, max_val=1.0, inplace=False",
+    bounds=("min_val", "max_val"),
     modules=(nn.Hardtanh,),
     functions=(F.hardtanh, F.hardtanh_),
 )
@@ -95,6 +93,7 @@ CLAMP = row(
     "clamp",
     traits.ACTIVATION,
     "input, min=None, max=None",
+    bounds=("min", "max"),
     functions=(torch.clamp, torch.clip),
     methods=("clamp", "clamp_", "clip", "clip_"),
 )
@@ -133,7 +132,7 @@ row(
     functions=(operator.truediv, operator.itruediv, torch.div, operator.pow, torch.pow),
     methods=("div", "div_", "pow"),
 )
-MATMUL = row(
+row(
     "matmul",
     traits.ARITHMETIC,
     "input, other",
@@ -184,7 +183,7 @@ _RESIZE_PARAMETERS = (
     "input, size=None, scale_factor=None, mode='nearest', align_corners=None, "
     "recompute_scale_factor=None, antialias=False"
 )
-RESIZE = row(
+row(
     "resize",
     replace(traits.AVERAGE, averages=False, may_overwrite=True),
     _RESIZE_PARAMETERS,
@@ -219,7 +218,7 @@ row(
     methods=("amax", "amin"),
 )
 row("resize_nearest", traits.MOVE_IN_CHANNEL, _RESIZE_PARAMETERS, onnx=("Resize",))
-PAD = row(
+row(
     "pad",
     traits.MOVE_IN_CHANNEL,
     "input, pad, mode='constant', value=0",

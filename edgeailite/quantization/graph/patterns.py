@@ -9,11 +9,8 @@ from torch import fx
 from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
-    CLAMP,
-    HARDTANH,
     QUANTIZE_HERE,
     QUANTIZER,
-    RELU6,
 )
 
 if TYPE_CHECKING:
@@ -57,16 +54,13 @@ def foldable_batch_norm(model: GraphModel, layer: fx.Node) -> fx.Node | None:
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
-    """``(low, high)`` of a ReLU6, Hardtanh or clamp; None for others, or where one is no number."""
-    operation = operation_of(node)
-    if operation is RELU6:
-        return 0.0, 6.0
-    names = {HARDTANH: ("min_val", "max_val"), CLAMP: ("min", "max")}.get(operation)
-    if names is None:
+    """``(low, high)`` of an operation with bounds; None for others, or where one is no number."""
+    given = operation_of(node).bounds
+    if given is None:
         return None
-    bounds = [argument(node, name) for name in names]
-    if all(isinstance(bound, int | float) for bound in bounds):
-        return float(bounds[0]), float(bounds[1])
+    low, high = (argument(node, bound) if isinstance(bound, str) else bound for bound in given)
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return float(low), float(high)
     return None
 
 

@@ -40,6 +40,8 @@ class Operation:
         parameters: Names of the arguments in the order of the call, with their defaults.
         variadic: The parameter that takes all further positional arguments, or one sequence.
         attributes: Where a module holds a parameter under another name.
+        bounds: Lower and upper bound of an activation function that is a clamp: numbers, or names
+            of parameters.
         variant: Looks at a call's arguments: the row that the call belongs to instead, or None.
         onnx: The ONNX operators that an operation which moves values is written as.
     """
@@ -49,6 +51,7 @@ class Operation:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     variadic: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    bounds: tuple[float | str, float | str] | None = None
     variant: Callable[[fx.Node, Mapping[str, Any]], Variant | None] | None = None
     onnx: tuple[str, ...] = ()
 
@@ -75,19 +78,18 @@ class Operation:
         Raises:
             ValueError: One of them belongs to another operation.
         """
-        for table, keys in (
-            (_BY_MODULE, modules),
-            (_BY_FUNCTION, functions),
-            (_BY_METHOD, methods),
-            (_BY_TYPE_NAME, type_names),
-        ):
-            for key in keys:
-                known = table.setdefault(key, self)
-                if known is not self:
-                    raise ValueError(
-                        f"{key!r} is a call of operation '{known.name}' and cannot be registered "
-                        f"as '{self.name}' too."
-                    )
+        tables = (_BY_MODULE, _BY_FUNCTION, _BY_METHOD, _BY_TYPE_NAME)
+        given = (tuple(keys) for keys in (modules, functions, methods, type_names))
+        calls = [(t, key) for t, keys in zip(tables, given, strict=True) for key in keys]
+        for table, key in calls:  # all or none of them
+            known = table.get(key, self)
+            if known is not self:
+                raise ValueError(
+                    f"{key!r} is a call of operation '{known.name}' and cannot be registered "
+                    f"as '{self.name}' too."
+                )
+        for table, key in calls:
+            table[key] = self
 
 
 OPERATIONS: dict[str, Operation] = {}
@@ -103,6 +105,7 @@ def register_operation(
     parameters: str = "",
     *,
     attributes: Mapping[str, str] | None = None,
+    bounds: tuple[float | str, float | str] | None = None,
     variant: Callable[[fx.Node, Mapping[str, Any]], Variant | None] | None = None,
     onnx: tuple[str, ...] = (),
     modules: Iterable[type[nn.Module]] = (),
@@ -113,11 +116,12 @@ def register_operation(
     """Add a row to the table.
 
     Args:
-        name: See :class:`Operation`, as for `traits`, `attributes`, `variant` and `onnx`.
+        name: Unique, as the rest of the engine names the operation.
         traits: Answers to all traits.
         parameters: The call as a Python signature, the tensors first:
             ``"input, dim=0, keepdim=False"``; ``*dims`` takes all that follow, or one sequence.
         attributes: Where a module holds a parameter under another name.
+        bounds: Lower and upper bound of an activation function that is a clamp.
         variant: Chooses another row by the arguments.
         onnx: The ONNX operators of an operation that moves values.
         modules: The calls of it; see :meth:`Operation.register`.
@@ -126,12 +130,17 @@ def register_operation(
         type_names: Likewise.
 
     Raises:
-        ValueError: An operation of this name exists, or a call belongs to another one.
+        ValueError: An operation of this name exists, a call belongs to another one, or traits and
+            other fields contradict each other.
     """
     if name in OPERATIONS:
         raise ValueError(f"There is an operation '{name}' already.")
+    if onnx and not traits.moves_values:
+        raise ValueError(f"Operation '{name}' has onnx={onnx}, which needs the trait moves_values.")
+    if bounds and not traits.is_activation:
+        raise ValueError(f"Operation '{name}' has bounds, which need the trait is_activation.")
     defaults, variadic = _read_signature(parameters)
-    operation = Operation(name, traits, defaults, variadic, attributes or {}, variant, onnx)
+    operation = Operation(name, traits, defaults, variadic, attributes or {}, bounds, variant, onnx)
     operation.register(modules=modules, functions=functions, methods=methods, type_names=type_names)
     OPERATIONS[name] = operation
     return operation

@@ -16,7 +16,8 @@ from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import operands, operation_of, traits_of
 from edgeailite.quantization.graph.model import GraphModel, attribute
-from edgeailite.quantization.graph.operations import OUTPUT, QUANTIZER, SCALAR, is_training
+from edgeailite.quantization.graph.modes import is_training
+from edgeailite.quantization.graph.operations import OUTPUT, QUANTIZER, SCALAR
 from edgeailite.quantization.graph.patterns import only_user, quantizer_of
 from edgeailite.quantization.graph.registry import Operation, operation_named
 from edgeailite.quantization.integer.grid import Dequantize, Grid, IntegerOperator
