@@ -112,7 +112,13 @@ class Rules:
         return register
 
     def places_moves(self, rule: PlaceRule) -> PlaceRule:
-        """Register the rule for operations that move values of a grid."""
+        """Register the rule for operations that move values and have no rule of their own.
+
+        Raises:
+            ValueError: This target has one already.
+        """
+        if self._moves is not None:
+            raise ValueError("This target has a rule for operations that move values already.")
         self._moves = rule
         return rule
 
@@ -132,10 +138,18 @@ class Rules:
         return found if found or self.base is None else self.base.placed(operation)
 
     def moves(self) -> PlaceRule:
-        """Rule for operations that move values of a grid."""
+        """Rule for operations that move values of a grid.
+
+        Raises:
+            ValueError: Neither this target nor its base has one.
+        """
         if self._moves is not None:
             return self._moves
-        assert self.base is not None
+        if self.base is None:
+            raise ValueError(
+                "The target has no rule for operations that move values. Register one with "
+                "places_moves, or begin with another target's rules: Rules(base)."
+            )
         return self.base.moves()
 
 
@@ -204,6 +218,8 @@ class Converter:
         rule = self.rules.placed(operation)
         if operation is QUANTIZER:
             self._place_quantizer(node)
+        elif rule is not None:
+            rule(self, node)
         elif traits_of(node).moves_values and self.grids.get(node.all_input_nodes[0]) is not None:
             self.rules.moves()(self, node)
         elif node.op == "get_attr" and isinstance(self.attribute_of(node), nn.Module):
@@ -212,8 +228,6 @@ class Converter:
             self.values[node], self.grids[node] = False, None
         elif operation is OUTPUT and self.integer_outputs:
             self.graph.node_copy(node, self.value)
-        elif rule is not None:
-            rule(self, node)
         else:
             self.place_copy(node)
 
@@ -223,7 +237,11 @@ class Converter:
         (operand,) = node.all_input_nodes
         if operand in self.values:
             alone = self.rules.placed(QUANTIZER)
-            assert alone is not None
+            if alone is None:
+                raise ValueError(
+                    "The target has no rule for a quantizer that is placed alone. Register one "
+                    "with places('quantizer'), or begin with another target's rules: Rules(base)."
+                )
             alone(self, node)
         else:
             rule = self.rules.fused(operation_of(operand))
