@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import fx
+from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
 from edgeailite.quantization.graph.operations import (
@@ -47,10 +47,13 @@ def foldable_batch_norm(model: GraphModel, layer: fx.Node) -> fx.Node | None:
     user = only_user(layer)
     if user is None or operation_of(user) is not BATCH_NORM:
         return None
-    module = model.get_submodule(str(user.target))
-    has_statistics = getattr(module, "running_mean", None) is not None
     alone = len(call_sites(model.graph)[str(user.target)]) == 1
-    return user if alone and has_statistics else None
+    return user if alone and is_foldable(model.get_submodule(str(user.target))) else None
+
+
+def is_foldable(batch_norm: nn.Module) -> bool:
+    """Return True if `batch_norm` has running statistics: its evaluation mode is then linear."""
+    return getattr(batch_norm, "running_mean", None) is not None
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:

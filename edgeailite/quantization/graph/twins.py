@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
 
 Twin = TypeVar("Twin", bound=nn.Module)
+
+
+def twin_types(
+    mixin: type[Twin], bases: Iterable[type[nn.Module]], prefix: str
+) -> dict[type[nn.Module], type[Twin]]:
+    """Make a class ``<prefix><Base>`` of `mixin` and each base; pickles find it beside `mixin`.
+
+    Args:
+        mixin: Its methods come first.
+        bases: Types of the originals.
+        prefix: What the names begin with.
+    """
+    made: dict[type[nn.Module], Any] = {}
+    for base in bases:
+        documentation = f"{mixin.__name__} over {base.__name__}."
+        names = {"__module__": mixin.__module__, "__doc__": documentation}
+        made[base] = type(f"{prefix}{base.__name__}", (mixin, base), names)
+        setattr(sys.modules[mixin.__module__], made[base].__name__, made[base])
+    return made
 
 
 def make_twin(module: nn.Module, twin_type: type[Twin]) -> Twin:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeailite.quantization.arithmetic.fold import channel_view, fold_bias, weight_rows
-from edgeailite.quantization.graph.operations import LAYERS
-from edgeailite.quantization.graph.registry import modules_of
-from edgeailite.quantization.graph.twins import make_twin
+from edgeailite.quantization.graph.operations import LAYERS, TRANSPOSED_CONVOLUTION
+from edgeailite.quantization.graph.registry import modules_of, operation_of_function
+from edgeailite.quantization.graph.twins import make_twin, twin_types
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.bias import (
     fake_quantized_bias,
@@ -362,7 +362,7 @@ class QuantFunctionalLayer(QuantLayer):
         super().__init__()
         self.function, self.options = function, options
         vars(self).update(options)  # stride, padding, ... where torch's layers have them
-        self.transposed = "transpose" in function.__name__
+        self.transposed = operation_of_function(function) is TRANSPOSED_CONVOLUTION
         self.begin(weight_spec, bias_spec)
 
     def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -387,14 +387,4 @@ def per_output(vector: Tensor, weight: Tensor) -> Tensor:
     return vector.reshape(-1, *[1] * (weight.dim() - 2))
 
 
-def _twin_type(base: type[nn.Module]) -> type[QuantLayer]:
-    twin = type(
-        f"Quant{base.__name__}",
-        (QuantLayer, base),
-        {"__module__": __name__, "__doc__": f"Quantizing {base.__name__}."},
-    )
-    globals()[twin.__name__] = twin
-    return twin
-
-
-QUANT_LAYERS = {base: _twin_type(base) for base in modules_of(*LAYERS)}
+QUANT_LAYERS = twin_types(QuantLayer, modules_of(*LAYERS), "Quant")

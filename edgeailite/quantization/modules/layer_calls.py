@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.graph.calls import operation_of
 from edgeailite.quantization.graph.model import attribute
+from edgeailite.quantization.graph.operations import LINEAR
 from edgeailite.quantization.graph.recording import Hook, hooked
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import FoldedLayer, QuantFunctionalLayer, QuantLayer
@@ -53,11 +55,7 @@ class LayerCall:
     @property
     def channel_axis(self) -> int:
         """Axis of the output that holds the channels."""
-        function = getattr(self.layer, "function", None)
-        is_linear = (
-            isinstance(self.layer, nn.Linear) or getattr(function, "__name__", "") == "linear"
-        )
-        return -1 if is_linear else 1
+        return -1 if operation_of(self.node) is LINEAR else 1
 
     def folded(self) -> FoldedLayer:
         """Folded weight and bias, and the weight's grid."""

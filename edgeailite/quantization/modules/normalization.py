@@ -10,12 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeailite.quantization.arithmetic.fold import batch_norm_gain
 from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
-from edgeailite.quantization.graph.twins import make_twin
-
-
-def is_foldable(batch_norm: nn.Module) -> bool:
-    """Return True if `batch_norm` has running statistics: its evaluation mode is then linear."""
-    return getattr(batch_norm, "running_mean", None) is not None
+from edgeailite.quantization.graph.twins import make_twin, twin_types
 
 
 def gain_and_offset(batch_norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -94,16 +89,4 @@ def plain_strides(x: Tensor) -> Tensor:
     return x.flatten().view(x.shape)
 
 
-def _twin_type(base: type[nn.Module]) -> type[StandaloneBatchNorm]:
-    twin = type(
-        f"Standalone{base.__name__}",
-        (StandaloneBatchNorm, base),
-        {"__module__": __name__, "__doc__": f"Standalone {base.__name__}."},
-    )
-    globals()[twin.__name__] = twin
-    return twin
-
-
-STANDALONE_BATCH_NORMS: dict[type[nn.Module], type[StandaloneBatchNorm]] = {
-    base: _twin_type(base) for base in BATCH_NORM_MODULES
-}
+STANDALONE_BATCH_NORMS = twin_types(StandaloneBatchNorm, BATCH_NORM_MODULES, "Standalone")

@@ -14,15 +14,11 @@ from edgeailite.quantization.graph.calls import (
     traits_of,
 )
 from edgeailite.quantization.graph.operations import BATCH_NORM, QUANTIZER, SCALAR
-from edgeailite.quantization.graph.patterns import operation_path, quantizer_of
+from edgeailite.quantization.graph.patterns import is_foldable, operation_path, quantizer_of
 from edgeailite.quantization.graph.twins import replace_modules
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantFunctionalLayer, QuantLayer
-from edgeailite.quantization.modules.normalization import (
-    StandaloneBatchNorm,
-    StandaloneLayerNorm,
-    is_foldable,
-)
+from edgeailite.quantization.modules.normalization import StandaloneBatchNorm, StandaloneLayerNorm
 from edgeailite.quantization.modules.pact2 import PACT2
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from torch import nn
 
 from edgeailite.quantization.arithmetic.fold import channel_view, fold_bias, weight_rows
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
+from edgeailite.quantization.graph.patterns import is_foldable
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
-from edgeailite.quantization.modules.normalization import gain_and_offset, is_foldable
+from edgeailite.quantization.modules.normalization import gain_and_offset
 from tests.quantization.helpers import randomize_batch_norms
 from tests.quantization.zoo import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED
 

@@ -21,7 +21,7 @@ from edgeailite.quantization.arithmetic.fixed_point import (
 )
 from edgeailite.quantization.arithmetic.rounding import straight_through
 from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
-from edgeailite.quantization.graph.twins import make_twin
+from edgeailite.quantization.graph.twins import make_twin, twin_types
 from edgeailite.quantization.graph.window_sums import WindowSum
 from edgeailite.quantization.modules.normalization import (
     channel_affine,
@@ -138,19 +138,9 @@ class AddMultiply(nn.Module):
         return (x + self.offset.reshape(-1, *tail)) * self.factor.reshape(-1, *tail)
 
 
-def _twin_type(base: type[nn.Module]) -> type[OffsetScaleShiftBatchNorm]:
-    twin = type(
-        f"OffsetScaleShift{base.__name__}",
-        (OffsetScaleShiftBatchNorm, base),
-        {"__module__": __name__, "__doc__": f"{base.__name__} in fixed point."},
-    )
-    globals()[twin.__name__] = twin
-    return twin
-
-
-OFFSET_SCALE_SHIFT_BATCH_NORMS: dict[type[nn.Module], type[OffsetScaleShiftBatchNorm]] = {
-    base: _twin_type(base) for base in BATCH_NORM_MODULES
-}
+OFFSET_SCALE_SHIFT_BATCH_NORMS = twin_types(
+    OffsetScaleShiftBatchNorm, BATCH_NORM_MODULES, "OffsetScaleShift"
+)
 
 
 class OffsetScaleShiftAverage(nn.Module):
