@@ -1,7 +1,7 @@
 """Calls of a graph, read once: each node's operation and its arguments by name.
 
 :func:`read_calls` writes a :class:`Call` to ``node.meta["call"]``; everything behind asks that
-record and never looks at a node's target again.
+record which operation a node is, and what its arguments are.
 """
 
 from __future__ import annotations

@@ -114,24 +114,24 @@ def capture(
         model: Any module; the graph shares its modules. timm's batch norms with activation become
             plain ones in it. A :class:`GraphModel` is returned as it is.
         leaf_modules: Paths or types that are called as they are; they stay in float.
-        num_inputs: How many positional inputs the user gives; arguments behind them keep their
+        num_inputs: Number of positional inputs the user gives; arguments behind them keep their
             defaults. None: those without a default.
         input_names: Further inputs, given by name.
 
     Returns:
-        Graph over the same modules, classified, without dead code.
+        Graph over the same modules, its calls read, without dead code.
 
     Raises:
         TraceError: Names the module's path, the source line, and the way out.
     """
     if isinstance(model, GraphModel):
         return model
-    fixed = _defaults(model, num_inputs, input_names)
+    defaults = _defaults(model, num_inputs, input_names)
     with in_mode(model, training=True):
-        training_graph = _trace(model, leaf_modules, fixed)
+        training_graph = _trace(model, leaf_modules, defaults)
     _take_constants(model)
     with in_mode(model, training=False):
-        graph = _trace(model, leaf_modules, fixed)
+        graph = _trace(model, leaf_modules, defaults)
     _split_batch_norms(model)
     captured = GraphModel(model, graph)
     for name, constant in _take_constants(model).items():
@@ -143,8 +143,8 @@ def capture(
 
 def _is_batch_norm_with_activation(module: nn.Module) -> bool:
     """Return True for timm's batch norm that also calls its children `drop` and `act`."""
-    kind = type(module)
-    return kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm.")
+    library = type(module).__module__.partition(".")[0]
+    return library == "timm" and type(module).__name__ == "BatchNormAct2d"
 
 
 def _split_batch_norms(model: nn.Module) -> None:
@@ -154,15 +154,15 @@ def _split_batch_norms(model: nn.Module) -> None:
 
 
 def _trace(
-    model: nn.Module, leaves: Iterable[str | type[nn.Module]], fixed: dict[str, Any]
+    model: nn.Module, leaves: Iterable[str | type[nn.Module]], defaults: dict[str, Any]
 ) -> fx.Graph:
     tracer = _Tracer(tuple(leaves))
     try:
-        graph = tracer.trace(model, concrete_args=fixed or None)
+        graph = tracer.trace(model, concrete_args=defaults or None)
     except Exception as error:
         raise TraceError(_trace_message(model, tracer, error)) from error
     graph.set_codegen(fx.graph.CodeGen())
-    _drop_fixed_inputs(graph, fixed)
+    _drop_default_inputs(graph, defaults)
     return graph
 
 
@@ -228,11 +228,11 @@ def _defaults(
     }
 
 
-def _drop_fixed_inputs(graph: fx.Graph, fixed: Mapping[str, Any]) -> None:
-    """Remove the placeholders, and fx's checks, of arguments whose default is fixed."""
+def _drop_default_inputs(graph: fx.Graph, defaults: Mapping[str, Any]) -> None:
+    """Remove the placeholders, and fx's checks, of arguments that keep their default."""
     for placeholder in graph.find_nodes(op="placeholder"):
         # fx names them after the argument, numbered.
-        if re.sub(r"_\d+$", "", str(placeholder.target)) in fixed:
+        if re.sub(r"_\d+$", "", str(placeholder.target)) in defaults:
             _erase_with_users(graph, placeholder)
 
 

@@ -19,8 +19,8 @@ MASKED = -100.0
 
 def is_window_attention(module: nn.Module) -> bool:
     """Return True for torchvision's module without the cosine attention of its second version."""
-    kind = type(module)
-    return kind.__name__ == "ShiftedWindowAttention" and kind.__module__.startswith("torchvision.")
+    library = type(module).__module__.partition(".")[0]
+    return library == "torchvision" and type(module).__name__ == "ShiftedWindowAttention"
 
 
 def window_padding(size: int, window: int) -> int:

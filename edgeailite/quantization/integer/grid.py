@@ -32,7 +32,7 @@ class Grid:
         quant_min: Smallest integer, inclusive (after an absorbed activation's bound).
         quant_max: Largest integer, inclusive.
         bit_width: Bits of the stored integer.
-        signed: Whether the stored integer is signed.
+        signed: True if the stored integer is signed.
         rounding: Where ties go.
     """
 

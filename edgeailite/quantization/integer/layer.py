@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.arithmetic.rounding import round_to_integer
 from edgeailite.quantization.arithmetic.weights import quantize_bias
 from edgeailite.quantization.integer.grid import (
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.modules.layer import QuantLayer
     from edgeailite.quantization.modules.layer_calls import LayerCall
 
-EXACT_IN_FLOAT32 = float(1 << 24)
+EXACT_IN_FLOAT32 = float(1 << EXACT_BITS)
 _X_DIGIT = 256
 
 
@@ -201,16 +202,27 @@ def integer_layer(call: LayerCall, grid: Grid, output: Grid | None) -> IntegerLa
         grid: Of the input.
         output: Of the result; None: real values.
     """
-    layer, spec = call.layer, call.layer.weight_quantizer.spec
+    layer = call.layer
     weight, bias, scale = call.folded()
-    q = round_to_integer(weight / layer.channels(scale, weight), spec.rounding).clamp(
-        spec.quant_min, spec.quant_max
-    )
+    q = integer_weight(layer, weight, scale)
     if bias is not None:
         bias = quantize_bias(
             bias, grid.scale * scale, layer.bias_spec.limit, layer.bias_spec.rounding
         )
     return IntegerLayer(without_parameters(layer), q, bias, scale, grid, output)
+
+
+def integer_weight(layer: QuantLayer, weight: Tensor, scale: Tensor) -> Tensor:
+    """Integers of a folded weight: ``clamp(round(w / s), q_min, q_max)``, in float.
+
+    Args:
+        layer: Of the weight; its own parameters are not used.
+        weight: Folded weight.
+        scale: Of each output channel, shape ``(C_out,)``.
+    """
+    spec = layer.weight_quantizer.spec
+    q = round_to_integer(weight / layer.channels(scale, weight), spec.rounding)
+    return q.clamp(spec.quant_min, spec.quant_max)
 
 
 def without_parameters(layer: QuantLayer) -> QuantLayer:

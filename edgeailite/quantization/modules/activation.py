@@ -268,9 +268,9 @@ class FakeQuantize(RangeObserver):
 
     def extra_repr(self) -> str:
         """Describe the spec in a few words."""
-        kind = {True: "signed", False: "unsigned", None: "sign by statistics"}[self.spec.signed]
+        sign = {True: "signed", False: "unsigned", None: "sign by statistics"}[self.spec.signed]
         scale = "power of two" if self.spec.power_of_two else "free scale"
-        return f"{self.spec.bit_width} bit, {kind}, {scale}, {self.spec.rounding}"
+        return f"{self.spec.bit_width} bit, {sign}, {scale}, {self.spec.rounding}"
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

@@ -3,13 +3,12 @@
 Annotations are written to ``node.meta``: ``quant`` (:class:`OutputAnnotation`), ``layer``
 (:class:`LayerAnnotation`) and ``module`` (:class:`ModuleAnnotation`). What is fused follows the
 hardware: convolution, transposed convolution or linear + batch norm + ReLU, ReLU6 or Hardtanh is
-one unit with one output quantizer.
+one operation with one output quantizer.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
+from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
+from edgeailite.quantization.graph.model import attribute
 from edgeailite.quantization.graph.operations import (
     CAT,
     INPUT,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from edgeailite.quantization.prepare.target import Target
 
 _MARKERS = (KEEP_IN_FLOAT, QUANTIZER, QUANTIZE_HERE)
-_EXACT_BITS = 24  # of whole numbers in float32
 
 
 def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
@@ -112,7 +112,9 @@ def _weight_of(model: GraphModel, node: fx.Node) -> Tensor | None:
         return weight
     weight = argument(node, "weight")
     if isinstance(weight, fx.Node) and weight.op == "get_attr":
-        return operator.attrgetter(str(weight.target))(model)
+        value = attribute(model, str(weight.target))
+        assert isinstance(value, Tensor)
+        return value
     return None
 
 
@@ -141,7 +143,7 @@ def _with_exact_sums(qconfig: QConfig, shape: torch.Size, out_channels: int) -> 
         return qconfig
     fan_in = shape.numel() // out_channels
     largest = weight.quant_max * 256 * fan_in + (1 << (qconfig.bias.bit_width - 1))
-    bits = max(min(weight.scale_bits, _EXACT_BITS - largest.bit_length()), 1)
+    bits = max(min(weight.scale_bits, EXACT_BITS - largest.bit_length()), 1)
     return replace(qconfig, weight=replace(weight, scale_bits=bits))
 
 
@@ -216,7 +218,7 @@ def _clamp_spec(spec: QuantSpec, bounds: tuple[float, float]) -> QuantSpec:
     return replace(spec, signed=signed if spec.symmetric or not signed else None, fixed_range=fixed)
 
 
-def is_unsigned(model: GraphModel, node: fx.Node) -> bool:
+def _is_unsigned(model: GraphModel, node: fx.Node) -> bool:
     """Return True if the graph alone says that the grid of a node's value starts at zero."""
     if "quant" in node.meta:
         return node.meta["quant"].spec.signed is False
@@ -229,7 +231,7 @@ def is_unsigned(model: GraphModel, node: fx.Node) -> bool:
 
 
 def _are_unsigned(model: GraphModel, nodes: list[fx.Node]) -> bool:
-    return all(is_unsigned(model, node) for node in nodes)
+    return all(_is_unsigned(model, node) for node in nodes)
 
 
 # ---- paths --------------------------------------------------------------------------------------

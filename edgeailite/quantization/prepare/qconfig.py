@@ -39,7 +39,7 @@ def _accepted() -> str:
 
 
 def make_policy(qconfig_type: Any = None, backend: str = "qnnpack") -> Policy:
-    """The annotation rules that a wrapper's arguments ask for.
+    """Policy that a wrapper's arguments ask for.
 
     Args:
         qconfig_type: See :mod:`edgeailite.quantization.prepare.qconfig`; None is ``WC8_AT8``.

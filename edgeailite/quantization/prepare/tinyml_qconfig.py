@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QuantSpec, Rounding
 from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.registry import modules_of
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 BIT_WIDTHS = (8, 4, 2)
 FLOAT_BITS = 32
-_EXACT = 24  # bits of a sum that float32 carries
 _WEIGHTS = {
     8: QuantSpec(8, True, "per_channel", quant_range=(-127, 127)),
     4: QuantSpec(
@@ -43,9 +43,9 @@ _WEIGHTS = {
     ),
 }
 _BIASES = {
-    8: BiasSpec(24, "reduce_weight_scale", accumulator_bits=_EXACT),
-    4: BiasSpec(16, "reduce_weight_scale", accumulator_bits=_EXACT),
-    2: BiasSpec(16, "reduce_weight_scale", accumulator_bits=_EXACT),
+    8: BiasSpec(24, "reduce_weight_scale", accumulator_bits=EXACT_BITS),
+    4: BiasSpec(16, "reduce_weight_scale", accumulator_bits=EXACT_BITS),
+    2: BiasSpec(16, "reduce_weight_scale", accumulator_bits=EXACT_BITS),
 }
 _OBSERVERS = ("min_max", "percentile", "mse")
 _SOFT = {"default": False, "soft_sigmoid": True, "dbq": True, False: False, True: True, None: False}
@@ -185,14 +185,14 @@ def make_tinyml_policy(
     backend: str = "qnnpack",
     float_offset: bool = False,
 ) -> Policy:
-    """The annotation rules that a microcontroller wrapper's arguments ask for.
+    """Policy that a microcontroller wrapper's arguments ask for.
 
     Args:
         model: Whose modules ``mixed_precision`` names.
+        target: The hardware.
         qconfig_type: None, a :class:`TinyMLQConfigType`, or a dict like its ``qconfig_type``
             (not changed); for a target that takes presets also what the other fx wrappers take.
         backend: As of the other fx wrappers.
-        target: The hardware; None: any, with ties to even.
         float_offset: Do not round biases to integers.
 
     Raises:

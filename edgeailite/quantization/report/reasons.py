@@ -54,7 +54,7 @@ def operation_name(model: GraphModel, node: fx.Node) -> str:
         return getattr(node.target, "__name__", str(node.target))
     if isinstance(module, QuantFunctionalLayer):
         return module.function.__name__
-    return _users_type(getattr(module, "stands_for", module)).__name__
+    return _users_type(module).__name__
 
 
 def _users_type(module: nn.Module) -> type[nn.Module]:

@@ -89,8 +89,8 @@ class _Reader:
 
     def _read(self, node: fx.Node) -> None:
         module, operation = self.model.module_of(node), operation_of(node)
-        for kind, read in _READERS.items():
-            if isinstance(module, kind):
+        for module_type, read in _READERS.items():
+            if isinstance(module, module_type):
                 read(self, node, module)
                 return
         if operation.traits.keeps_order:

@@ -13,14 +13,13 @@ from edgeailite.quantization.arithmetic.fixed_point import (
     Requantization,
     multiplier_and_shift,
 )
-from edgeailite.quantization.arithmetic.rounding import round_to_integer
 from edgeailite.quantization.arithmetic.weights import quantize_bias
 from edgeailite.quantization.graph.calls import operands
 from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.integer.common_rules import COMMON, has_integer_input
 from edgeailite.quantization.integer.conversion import Converter, Rules, grid_of
-from edgeailite.quantization.integer.layer import without_parameters
+from edgeailite.quantization.integer.layer import integer_weight, without_parameters
 from edgeailite.quantization.modules.bias import float_offset
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_call
 from edgeailite.quantization.targets.tinpu.modules import (
@@ -145,11 +144,9 @@ def _checked(found: Requantization, factor: torch.Tensor) -> Requantization:
 
 def _integer_layer(call: LayerCall, source: Grid, grid: Grid) -> OffsetScaleShiftLayer:
     """The integer layer of a call whose input lies on `source` and whose output on `grid`."""
-    layer, spec, bias_spec = call.layer, call.layer.weight_quantizer.spec, call.layer.bias_spec
+    layer, bias_spec = call.layer, call.layer.bias_spec
     weight, bias, scale = call.folded()
-    integers = round_to_integer(weight / layer.channels(scale, weight), spec.rounding).clamp(
-        spec.quant_min, spec.quant_max
-    )
+    integers = integer_weight(layer, weight, scale)
     accumulator = source.scale * scale.double()
     factor = accumulator / grid.scale
     if bias_spec.is_float:
@@ -157,8 +154,8 @@ def _integer_layer(call: LayerCall, source: Grid, grid: Grid) -> OffsetScaleShif
     else:
         offset = torch.floor(0.5 / factor)
         if bias is not None:
-            rounding = bias_spec.rounding
-            offset = offset + quantize_bias(bias, accumulator, layer.bias_spec.limit, rounding)
+            limit, rounding = bias_spec.limit, bias_spec.rounding
+            offset = offset + quantize_bias(bias, accumulator, limit, rounding)
     try:
         found = _checked(
             Requantization(offset.float(), *multiplier_and_shift(factor, MULTIPLIER_BITS)), factor

@@ -224,7 +224,7 @@ def _float_operations(model: GraphModel, dequantized: fx.Node) -> Iterator[Findi
     for user in dequantized.users:
         if user.op == "output":
             continue
-        place = str(user.target) if user.op == "call_module" else user.name
+        place = call_name(user)
         module = model.module_of(user)
         what = getattr(user.target, "__name__", str(user.target))
         yield Finding(
