@@ -149,7 +149,7 @@ EINSUM = row(
 )
 CAT = row(
     "cat",
-    replace(traits.ARITHMETIC, keeps_sign=True, joins_grids=True),
+    replace(traits.ARITHMETIC, keeps_sign=True, joins_grids=True, concatenates=True),
     "tensors, dim=0",
     functions=(torch.cat, torch.concat, torch.concatenate),
 )

@@ -79,6 +79,12 @@ def quantizer_of(node: Any) -> fx.Node | None:
     return None
 
 
+def quantizer_behind(node: fx.Node) -> fx.Node | None:
+    """Quantizer node that alone reads a value; None if there is none, or others do."""
+    user = only_user(node)
+    return user if user is not None and operation_of(user) is QUANTIZER else None
+
+
 def operation_path(node: fx.Node) -> str:
     """``<owner>.<operation>`` of a function or method, after the module whose forward calls it."""
     owner, name = node.meta.get("owner", ""), node.name.rstrip("_0123456789")

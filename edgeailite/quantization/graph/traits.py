@@ -20,6 +20,7 @@ class Traits:
         keeps_channels: A positive factor on channel ``c`` of all operands is one on channel ``c``
             of the result, and on no other.
         joins_grids: The result holds sums or copies of operands, so one scale can serve them all.
+        concatenates: The result holds the values of several operands, side by side.
         averages: The result holds averages of values of the operand, over windows that
             :class:`~edgeailite.quantization.graph.window_sums.WindowSum` knows.
         may_overwrite: Neither the operation's backward pass nor another operation needs the
@@ -35,6 +36,7 @@ class Traits:
     keeps_sign: bool
     keeps_channels: bool
     joins_grids: bool
+    concatenates: bool
     averages: bool
     may_overwrite: bool
 
@@ -49,6 +51,7 @@ NONE = Traits(
     keeps_sign=False,
     keeps_channels=False,
     joins_grids=False,
+    concatenates=False,
     averages=False,
     may_overwrite=False,
 )

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.methods.channel_means import correctable_bias
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
     layer_calls,
-    quantizer_behind,
     run_in_float,
 )
 
@@ -74,7 +74,7 @@ def absorb_biases(model: GraphModel, batches: Batches) -> list[str]:
 
 def _relu_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
     """Quantizer that alone reads a layer's result, if it stands for a ReLU or ReLU6."""
-    behind = quantizer_behind(model, node)
+    behind = quantizer_behind(node)
     quantizer = None if behind is None else model.module_of(behind)
     if not isinstance(quantizer, FakeQuantize):
         return None

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from edgeailite.quantization.graph.model import attribute
+from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.graph.running import GraphRunner
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import (
     layer_call,
     layer_calls,
-    quantizer_behind,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def find_blocks(model: GraphModel, num_layers: int) -> list[Block]:
         num_layers: Smallest number of layers of a block; 1: each layer with its quantizer.
     """
     if num_layers == 1:
-        pairs = [(call.node, quantizer_behind(model, call.node)) for call in layer_calls(model)]
+        pairs = [(call.node, quantizer_behind(call.node)) for call in layer_calls(model)]
         return [Block(model, [node for node in pair if node is not None]) for pair in pairs]
     found: list[Block] = []
     part: list[fx.Node] = []

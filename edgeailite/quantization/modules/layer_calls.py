@@ -86,13 +86,6 @@ def layer_call(model: GraphModel, node: fx.Node) -> LayerCall | None:
     return LayerCall(node, str(node.target), layer, weight, bias, **references)
 
 
-def quantizer_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
-    """Call of the quantizer that alone reads a value; None if there is none, or others do."""
-    users = list(node.users)
-    alone = len(users) == 1 and isinstance(model.module_of(users[0]), FakeQuantize)
-    return users[0] if alone else None
-
-
 def layer_calls(model: GraphModel) -> list[LayerCall]:
     """Calls of all quantizing layers, in the order of the graph; a shared layer has several."""
     found = (layer_call(model, node) for node in model.graph.nodes)

@@ -20,7 +20,6 @@ from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
 from edgeailite.quantization.graph.model import attribute
 from edgeailite.quantization.graph.operations import (
-    CAT,
     INPUT,
     KEEP_IN_FLOAT,
     OUTPUT,
@@ -28,7 +27,6 @@ from edgeailite.quantization.graph.operations import (
     QUANTIZER,
     RELU,
     SCALAR,
-    STACK,
     TRANSPOSED_CONVOLUTION,
 )
 from edgeailite.quantization.graph.patterns import (
@@ -225,7 +223,7 @@ def _is_unsigned(model: GraphModel, node: fx.Node) -> bool:
     if operation_of(node) is QUANTIZER:
         quantizer = model.module_of(node)
         return isinstance(quantizer, FakeQuantize) and quantizer.spec.signed is False
-    if traits_of(node).moves_values or operation_of(node) in (CAT, STACK):
+    if traits_of(node).moves_values or traits_of(node).concatenates:
         return bool(operands(node)) and _are_unsigned(model, operands(node))
     return False
 

@@ -13,13 +13,13 @@ from tqdm import tqdm
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.arithmetic.sqnr import flat_outputs
 from edgeailite.quantization.graph.modes import in_mode
+from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.methods.mixed_precision.result import LayerSensitivity
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
     float_arithmetic,
     layer_calls,
-    quantizer_behind,
     run_in_float,
 )
 
@@ -98,7 +98,7 @@ def _count_macs(
 
 def output_quantizer(model: GraphModel, call: LayerCall) -> FakeQuantize | None:
     """Quantizer behind a layer, if its output is quantized there; else None."""
-    behind = quantizer_behind(model, call.node)
+    behind = quantizer_behind(call.node)
     module = None if behind is None else model.module_of(behind)
     return module if isinstance(module, FakeQuantize) else None
 
