@@ -24,11 +24,6 @@ def _tables_as_before():
         table.update(rows)
 
 
-def test_a_name_is_taken_once():
-    with pytest.raises(ValueError, match="There is an operation 'add' already"):
-        register_operation("add", traits.ARITHMETIC)
-
-
 def test_a_call_of_another_operation_registers_nothing():
     with pytest.raises(ValueError, match="is a call of operation 'add' and cannot be registered"):
         register_operation("other", traits.ARITHMETIC, functions=(torch.neg, torch.add))
