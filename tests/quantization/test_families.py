@@ -1,15 +1,17 @@
 """One small member of each of torchvision's families; benchmarks/zoo_sweep.py takes them whole."""
 
-import functools
-
 import pytest
 import torch
 from torch import nn
 from torchvision import models
+from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.efficientnet import MBConvConfig
 from torchvision.models.maxvit import MaxVit
+from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 from torchvision.models.regnet import BlockParams
 from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.segmentation.lraspp import LRASPP
 
 from edgeailite.quantization.verify.compare import verify
 from edgeailite.quantization.wrappers import PTCFxModule
@@ -28,8 +30,28 @@ def _vgg():
     return nn.Sequential(features, nn.AdaptiveAvgPool2d(2), nn.Flatten(), head)
 
 
-def _segmentation(make):
-    return functools.partial(make, weights=None, weights_backbone=None, num_classes=4)
+def _mobilenet_v3():
+    """Both activation functions, with and without squeeze-and-excite, with and without a skip."""
+    settings = [
+        InvertedResidualConfig(16, 3, 16, 16, False, "RE", 1, 1, 1.0),
+        InvertedResidualConfig(16, 3, 32, 24, True, "RE", 2, 1, 1.0),
+        InvertedResidualConfig(24, 5, 48, 40, False, "HS", 2, 1, 1.0),
+        InvertedResidualConfig(40, 5, 80, 40, True, "HS", 1, 1, 1.0),
+    ]
+    return MobileNetV3(settings, 64, num_classes=CLASSES)
+
+
+def _lraspp():
+    backbone = IntermediateLayerGetter(_mobilenet_v3().features, {"2": "low", "5": "high"})
+    return LRASPP(backbone, 24, 240, num_classes=4)
+
+
+def _efficientnet():
+    settings = [
+        MBConvConfig(1, 3, 1, 16, 16, 1), MBConvConfig(6, 3, 2, 16, 24, 2),
+        MBConvConfig(6, 5, 2, 24, 40, 1),
+    ]  # fmt: skip
+    return models.EfficientNet(settings, 0.2, num_classes=CLASSES)
 
 
 FAMILIES = {
@@ -42,9 +64,11 @@ FAMILIES = {
     "shufflenet": lambda: models.ShuffleNetV2([2, 2, 2], [8, 16, 32, 64, 64], CLASSES),
     "squeezenet": lambda: models.SqueezeNet("1_1", CLASSES),
     "mnasnet": lambda: models.MNASNet(0.35, CLASSES),
-    "mobilenet_v2": lambda: models.MobileNetV2(CLASSES, width_mult=0.25),
-    "mobilenet_v3": lambda: models.mobilenet_v3_small(num_classes=CLASSES),
-    "efficientnet": lambda: models.efficientnet_b0(num_classes=CLASSES),
+    "mobilenet_v2": lambda: models.MobileNetV2(
+        CLASSES, 0.25, [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]
+    ),
+    "mobilenet_v3": _mobilenet_v3,
+    "efficientnet": _efficientnet,
     "googlenet": lambda: models.googlenet(
         num_classes=CLASSES, aux_logits=False, init_weights=False
     ),
@@ -63,7 +87,7 @@ FAMILIES = {
         downsample_layer=models.swin_transformer.PatchMergingV2,
     ),
     "maxvit": lambda: MaxVit((56, 56), 16, 7, [16, 32], [1, 1], 8, 0.1, num_classes=CLASSES),
-    "lraspp": _segmentation(models.segmentation.lraspp_mobilenet_v3_large),
+    "lraspp": _lraspp,
 }  # fmt: skip
 SIZES = {"maxvit": 56, "squeezenet": 64, "googlenet": 64, "lraspp": 64}
 # In float between grids, where a library's last bit may move a value by a step.
