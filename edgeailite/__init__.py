@@ -4,6 +4,9 @@
 ``edgeailite.quantization`` the engine, ``edgeailite.models`` the model zoo.
 """
 
+from typing import TYPE_CHECKING
+
+from edgeailite._lazy import lazy_names
 from edgeailite._torchvision import define_missing_operators
 
 # Before anything that may import torchvision: torchmetrics and timm do as well.
@@ -11,6 +14,13 @@ define_missing_operators()
 
 from edgeailite import xnn  # noqa: E402
 
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.capture import TraceError
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__, {f"{__name__}.quantization.graph.capture": ("TraceError",)}
+    )
+
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "xnn"]
+__all__ = ["TraceError", "__version__", "xnn"]

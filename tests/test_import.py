@@ -91,3 +91,8 @@ def test_star_import_and_rooms_work_in_a_fresh_process():
     code = "from edgeailite import quantization as q; print(q.report, q.export, q.verify)"
     assert run(code).count("<module ") == 3
     assert run("import edgeailite; print(edgeailite.xnn.quantization.QuantTrainModule)")
+
+
+def test_errors_and_wrappers_are_offered_by_the_package():
+    assert edgeailite.TraceError is edgeailite.quantization.TraceError
+    assert set(edgeailite.__all__) <= set(dir(edgeailite))
