@@ -34,8 +34,8 @@ SCALAR = row(
 QUANTIZER = row(
     "quantizer", replace(traits.NONE, reads_one=True, keeps_sign=True, keeps_channels=True)
 )
-QUANTIZE_HERE = row("quantize_here", replace(traits.NONE, reads_one=True, keeps_channels=True))
-KEEP_IN_FLOAT = row("keep_in_float", traits.NONE)
+QUANTIZE_HERE = row("quantize_here", traits.MARK)
+KEEP_IN_FLOAT = row("keep_in_float", traits.MARK)
 
 # ---- layers -------------------------------------------------------------------------------------
 

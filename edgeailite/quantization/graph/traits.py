@@ -61,6 +61,8 @@ MOVE = replace(NONE, moves_values=True, reads_one=True, keeps_sign=True)
 MOVE_IN_CHANNEL = replace(MOVE, keeps_channels=True)
 RESHAPE = replace(MOVE, keeps_order=True)
 IDENTITY = replace(RESHAPE, keeps_channels=True)
+# An identity that decides about quantization: its value is not on the grid of its operand.
+MARK = replace(NONE, reads_one=True, keeps_order=True, keeps_channels=True)
 SPLIT = replace(MOVE, splits=True)
 ARITHMETIC = replace(NONE, may_overwrite=True)
 AVERAGE = replace(NONE, reads_one=True, keeps_sign=True, keeps_channels=True, averages=True)

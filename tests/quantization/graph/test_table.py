@@ -79,8 +79,8 @@ def test_traits_of_a_row_agree_with_each_other(operation):
     traits = operation.traits
     families = [traits.has_weight, traits.moves_values, traits.is_activation, traits.averages]
     assert sum(families) <= 1
-    assert traits.moves_values or not (traits.keeps_order or traits.splits)
-    assert traits.reads_one or not (traits.moves_values or traits.averages)
+    assert traits.moves_values or not traits.splits
+    assert traits.reads_one or not (traits.moves_values or traits.keeps_order or traits.averages)
     assert not (traits.joins_grids and traits.reads_one)
     assert traits.joins_grids or not traits.concatenates
 

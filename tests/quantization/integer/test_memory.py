@@ -4,10 +4,12 @@ from torch import nn
 
 from edgeailite.quantization import (
     GenericTinyMLPTQFxModule,
+    PTCFxModule,
     QATFxModule,
     TINPUTinyMLPTQFxModule,
 )
 from edgeailite.quantization.integer.memory import estimate_memory
+from edgeailite.quantization.modules.pact2 import NoQAct, QAct
 
 
 def converted(wrapper_type, model, x, **options):
@@ -65,6 +67,16 @@ def test_float_values_take_four_bytes_and_reshapes_none():
     estimate = estimate_memory(converted(TINPUTinyMLPTQFxModule, Mixed(), x), x)
     assert estimate.ram == 2 * 64 * 4  # softmax: real values in and out
     assert estimate.peak == "softmax"
+
+
+@pytest.mark.parametrize("mark", [QAct, NoQAct])
+def test_a_mark_takes_no_room(mark):
+    x = torch.randn(4, 3, 8, 8)
+    estimates = [
+        estimate_memory(converted(PTCFxModule, nn.Sequential(nn.Conv2d(3, 4, 1), *rest), x), x)
+        for rest in ([nn.Tanh(), mark()], [nn.Tanh()])
+    ]
+    assert estimates[0].ram == estimates[1].ram == 2 * 4 * 64 * 4  # real values in and out of tanh
 
 
 def test_the_estimate_reads_as_a_table():
