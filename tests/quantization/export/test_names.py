@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.integer.grid import Quantize, Requantize
-from edgeailite.quantization.integer.layer import IntegerLayer
+from edgeailite.quantization.integer.grid import IntegerOperator
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers import QuantCalibrateModule
 from tests.quantization.helpers import batch, run_onnx, trained
@@ -47,7 +46,7 @@ def test_tensors_hold_the_integers_of_their_quantizers(name, options, tmp_path):
     file = wrapper.export(inputs, tmp_path / "model.onnx")
     converted, expected = wrapper.convert().module, {}
     for module in converted.modules():
-        if isinstance(module, Quantize | Requantize | IntegerLayer) and module.quantizer_path:
+        if isinstance(module, IntegerOperator) and module.quantizer_path:
             module.register_forward_hook(
                 lambda m, _, out: expected.__setitem__(m.quantizer_path, out)
             )
