@@ -250,7 +250,7 @@ def fit(wrapper: Any, case: Case) -> Entries:
         checkpoint = io.BytesIO()
         torch.save(wrapper.state_dict(), checkpoint)
         checkpoint.seek(0)
-        wrapper.load_state_dict(torch.load(checkpoint))
+        wrapper.load_state_dict(torch.load(checkpoint, weights_only=True))
     losses += train(wrapper, case, epochs - epochs // 2, mode != "loop")
     if mode == "norms":
         wrapper.reestimate_batch_norms(batches)

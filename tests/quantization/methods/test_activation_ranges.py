@@ -8,36 +8,13 @@ from edgeailite.quantization import PTCFxModule, QConfig, QuantSpec
 from edgeailite.quantization.methods.activation_ranges import input_energy, search_activation_ranges
 from edgeailite.quantization.modules.layer_calls import layer_calls
 from edgeailite.quantization.modules.pact2 import quantizers
-from tests.quantization.helpers import randomize_batch_norms
-
-
-def _network():
-    torch.manual_seed(0)
-    return randomize_batch_norms(
-        nn.Sequential(
-            nn.Conv2d(3, 8, 3, bias=False),
-            nn.BatchNorm2d(8),
-            nn.ReLU6(),
-            nn.Conv2d(8, 8, 3, groups=8),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.Conv2d(8, 6, 1),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(6, 4),
-        )
-    ).eval()
-
-
-def _batches():
-    generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(8, 3, 12, 12, generator=generator),) for _ in range(2)]
+from tests.quantization.methods.networks import depthwise_network, image_batches
 
 
 @pytest.mark.parametrize("preset", ["WC8_AT8", "WC8SYMP2_AT8SYMP2", "WC8P2_AT8P2", "WC4_AT8"])
 def test_ranges_are_set_and_stay(preset):
-    model = PTCFxModule(_network(), qconfig_type=preset).eval().module
-    changed = search_activation_ranges(model, _batches())
+    model = PTCFxModule(depthwise_network(), qconfig_type=preset).eval().module
+    changed = search_activation_ranges(model, image_batches())
     assert changed == list(quantizers(model))
     for quantizer in quantizers(model).values():
         assert quantizer.has_range
@@ -62,8 +39,8 @@ def test_range_has_less_error_than_minimum_and_maximum(symmetric):
 
 def test_power_of_two_ranges_are_powers_of_two_of_the_least_error():
     """Beside the chosen range neither the next larger nor the next smaller has less error."""
-    model = PTCFxModule(_network(), qconfig_type="WC8SYMP2_AT8SYMP2").eval().module
-    batches = _batches()
+    model = PTCFxModule(depthwise_network(), qconfig_type="WC8SYMP2_AT8SYMP2").eval().module
+    batches = image_batches()
     search_activation_ranges(model, batches)
     quantizer = next(iter(quantizers(model).values()))
     x = torch.cat([b[0] for b in batches])
@@ -119,7 +96,7 @@ def test_input_energy_is_what_unit_inputs_give(layer):
 
 
 def test_fixed_ranges_stay():
-    model = PTCFxModule(_network(), qconfig_type="WC8SYMP2_AT8SYMP2R4").eval().module
-    changed = search_activation_ranges(model, _batches())
+    model = PTCFxModule(depthwise_network(), qconfig_type="WC8SYMP2_AT8SYMP2R4").eval().module
+    changed = search_activation_ranges(model, image_batches())
     for path, quantizer in quantizers(model).items():
         assert (path in changed) == (quantizer.spec.fixed_range is None)

@@ -6,30 +6,7 @@ from edgeailite.quantization import PTCFxModule, QConfig, QuantCalibrateModule, 
 from edgeailite.quantization.methods.activation_ranges import search_activation_ranges
 from edgeailite.quantization.methods.weight_ranges import search_weight_ranges
 from edgeailite.quantization.modules.layer_calls import float_arithmetic, layer_calls
-from tests.quantization.helpers import randomize_batch_norms
-
-
-def _network():
-    torch.manual_seed(0)
-    return randomize_batch_norms(
-        nn.Sequential(
-            nn.Conv2d(3, 8, 3, bias=False),
-            nn.BatchNorm2d(8),
-            nn.ReLU6(),
-            nn.Conv2d(8, 8, 3, groups=8),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.Conv2d(8, 6, 1),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(6, 4),
-        )
-    ).eval()
-
-
-def _batches():
-    generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(8, 3, 12, 12, generator=generator),) for _ in range(2)]
+from tests.quantization.methods.networks import depthwise_network, image_batches
 
 
 def _output_error(model, batches):
@@ -45,7 +22,7 @@ def _output_error(model, batches):
 @pytest.mark.parametrize("power_of_two", [False, True])
 def test_weight_ranges_lower_the_error_of_coarse_weights(granularity, power_of_two):
     torch.manual_seed(0)
-    network = _network()
+    network = depthwise_network()
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
@@ -53,7 +30,7 @@ def test_weight_ranges_lower_the_error_of_coarse_weights(granularity, power_of_t
     weight = QuantSpec(bit_width=4, signed=True, granularity=granularity, power_of_two=power_of_two)
     config = QConfig(weight, QuantSpec(bit_width=16))
     model = PTCFxModule(network, qconfig_type=config).eval().module
-    batches = _batches()
+    batches = image_batches()
     search_activation_ranges(model, batches)
     before = _output_error(model, batches)
     narrowed = search_weight_ranges(model, batches)
@@ -62,13 +39,13 @@ def test_weight_ranges_lower_the_error_of_coarse_weights(granularity, power_of_t
 
 
 def test_weight_range_is_part_of_the_state_and_goes_with_a_float_checkpoint():
-    batches = _batches()
-    floats = _network().state_dict()
-    model = PTCFxModule(_network(), qconfig_type="WC4_AT8").eval().module
+    batches = image_batches()
+    floats = depthwise_network().state_dict()
+    model = PTCFxModule(depthwise_network(), qconfig_type="WC4_AT8").eval().module
     search_activation_ranges(model, batches)
     (path, *_) = search_weight_ranges(model, batches)
     assert f"{path}.weight_range" in model.state_dict()
-    twin = PTCFxModule(_network(), qconfig_type="WC4_AT8").eval().module
+    twin = PTCFxModule(depthwise_network(), qconfig_type="WC4_AT8").eval().module
     twin.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert torch.equal(twin(*batches[0]), model(*batches[0]))
@@ -78,8 +55,12 @@ def test_weight_range_is_part_of_the_state_and_goes_with_a_float_checkpoint():
 
 def test_training_keeps_a_weight_range_with_a_learning_batch_norm():
     """What is trained afterwards is on the same grid, folded or not."""
-    model = QuantCalibrateModule(_network(), dummy_input=torch.zeros(1, 3, 12, 12)).eval().module
-    batches = _batches()
+    model = (
+        QuantCalibrateModule(depthwise_network(), dummy_input=torch.zeros(1, 3, 12, 12))
+        .eval()
+        .module
+    )
+    batches = image_batches()
     search_activation_ranges(model, batches)
     call = layer_calls(model)[0]
     call.layer.register_buffer("weight_range", torch.full((8,), 0.3))
