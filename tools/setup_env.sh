@@ -16,7 +16,7 @@ setup_env() {
         return 0
     fi
     if ! command -v "$base" >/dev/null; then
-        echo "error: there is no '$base'. Install Python 3.10 or newer, or name one:" \
+        echo "error: there is no '$base'. Install Python 3.11 or newer, or name one:" \
             "EDGEAILITE_PYTHON=/path/to/python3 $0" >&2
         return 1
     fi
