@@ -23,24 +23,18 @@ BIT_WIDTHS = (8, 4, 2)
 FLOAT_BITS = 32
 _WEIGHTS = {
     8: QuantSpec(8, True, "per_channel", quant_range=(-127, 127)),
-    4: QuantSpec(
-        4,
-        True,
-        "per_channel",
-        power_of_two=False,
-        scale_bits=8,
-        range_rule="mse",
-        quant_range=(-7, 7),
-    ),
-    2: QuantSpec(
-        2,
-        True,
-        "per_channel",
-        power_of_two=False,
-        scale_bits=8,
-        range_rule="mse",
-        quant_range=(-1, 1),
-    ),
+    **{
+        bits: QuantSpec(
+            bits,
+            True,
+            "per_channel",
+            power_of_two=False,
+            scale_bits=8,
+            range_rule="mse",
+            quant_range=(-largest, largest),
+        )
+        for bits, largest in ((4, 7), (2, 1))
+    },
 }
 _BIASES = {
     8: BiasSpec(24, "reduce_weight_scale", accumulator_bits=EXACT_BITS),

@@ -6,6 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+ROUNDINGS = ["half_even", "half_up", "half_away"]
+TIES = [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]
+EXPECTED_TIES = {
+    "half_even": [-2, -2, 0, 0, 2, 2],
+    "half_up": [-2, -1, 0, 1, 2, 3],
+    "half_away": [-3, -2, -1, 1, 2, 3],
+}
+
 
 def rounded(x: np.ndarray, rounding: str) -> np.ndarray:
     if rounding == "half_even":

@@ -4,15 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeailite.quantization.arithmetic.fake_quantize import fake_quantize, fake_quantize_reference
-from tests.quantization.arithmetic.formulas import inside, quantized
+from tests.quantization.arithmetic.formulas import EXPECTED_TIES, ROUNDINGS, TIES, inside, quantized
 
-ROUNDINGS = ["half_even", "half_up", "half_away"]
-TIES = [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]
-EXPECTED_TIES = {
-    "half_even": [-2, -2, 0, 0, 2, 2],
-    "half_up": [-2, -1, 0, 1, 2, 3],
-    "half_away": [-3, -2, -1, 1, 2, 3],
-}
 tensors = st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=40).map(torch.tensor)
 powers = st.integers(-8, 3).map(lambda e: torch.tensor(2.0**e))
 roundings = st.sampled_from(ROUNDINGS)

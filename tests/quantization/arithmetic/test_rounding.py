@@ -3,14 +3,7 @@ import torch
 
 from edgeailite.quantization.arithmetic.fake_quantize import fake_quantize
 from edgeailite.quantization.arithmetic.rounding import round_to_integer, straight_through
-
-ROUNDINGS = ["half_even", "half_up", "half_away"]
-TIES = [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]
-EXPECTED_TIES = {
-    "half_even": [-2, -2, 0, 0, 2, 2],
-    "half_up": [-2, -1, 0, 1, 2, 3],
-    "half_away": [-3, -2, -1, 1, 2, 3],
-}
+from tests.quantization.arithmetic.formulas import EXPECTED_TIES, ROUNDINGS, TIES
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
