@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from edgeailite.quantization.export.formats import OnnxOptions, writer
+from edgeailite.quantization.graph.model import program_of
 from edgeailite.quantization.modules.layer_calls import disable_quantization
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def float_model(model: GraphModel) -> GraphModel:
     """Copy a prepared model, in evaluation mode, such that it computes as the float model."""
     plain = copy.deepcopy(model).eval()
     disable_quantization(plain)
-    plain.export_view = None
+    program_of(plain).export_view = None
     return plain
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from edgeailite.quantization.export.proto import ProtoGraph
+from edgeailite.quantization.graph.model import graph_of
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
@@ -70,7 +71,7 @@ def _innermost_module(node: onnx.NodeProto) -> str | None:
 
 def _quantized_tensors(graph: ProtoGraph, model: GraphModel) -> list[tuple[str, str]]:
     """Name the result of each call of a quantizer's module (its integers, if it dequantizes)."""
-    calls = Counter(str(node.target) for node in model.graph.find_nodes(op="call_module"))
+    calls = Counter(str(node.target) for node in graph_of(model).find_nodes(op="call_module"))
     owners = {
         f"{path}{part}": path
         for path in calls

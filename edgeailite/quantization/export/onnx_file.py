@@ -17,6 +17,7 @@ from torch import Tensor
 from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.export.names import name_tensors
 from edgeailite.quantization.export.opset import OLDEST_OPSET, TORCH_OPSET, lower_opset
+from edgeailite.quantization.graph.model import graph_of
 
 if TYPE_CHECKING:
     from edgeailite.quantization.export.formats import OnnxOptions
@@ -139,7 +140,7 @@ def _run_exporter(
     dynamic_shapes: tuple[tuple[dict[int, str], ...]] | None,
 ) -> torch.onnx.ONNXProgram:
     input_names = options.input_names or [
-        str(node.target) for node in model.graph.find_nodes(op="placeholder")
+        str(node.target) for node in graph_of(model).find_nodes(op="placeholder")
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

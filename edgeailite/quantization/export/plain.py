@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from edgeailite.quantization.graph.model import attribute
+from edgeailite.quantization.graph.model import (
+    add_module_at,
+    attribute,
+    free_path,
+    graph_of,
+    program_of,
+    tidy,
+)
 from edgeailite.quantization.integer.float_modules import FloatInputLayer
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
@@ -32,7 +39,7 @@ def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]
     plain = copy.deepcopy(model).eval()
     for call in layer_calls(plain):
         _place_folded(plain, call)
-    for node in plain.graph.find_nodes(op="call_module"):
+    for node in graph_of(plain).find_nodes(op="call_module"):
         module = plain.get_submodule(str(node.target))
         if "output_quantizer" in node.kwargs:
             _freeze(plain, node, module)
@@ -40,8 +47,9 @@ def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]
             replacement = stand_in(module)
             replacement.quantizer_path = str(node.target)  # type: ignore[assignment]
             _call_instead(plain, node, f"{node.target}_plain", replacement)
-    plain.export_view, plain.stage = None, "plain"
-    plain.tidy()
+    program = program_of(plain)
+    program.export_view, program.stage = None, "plain"
+    tidy(plain)
     return plain
 
 
@@ -71,6 +79,6 @@ def _freeze(plain: GraphModel, node: fx.Node, module: Any) -> None:
 
 def _call_instead(plain: GraphModel, node: fx.Node, path: str, module: nn.Module) -> None:
     """Register `module` under `path`, or a free path like it, and let `node` call it."""
-    path = plain.free_path(path)
-    plain.add_module_at(path, module)
+    path = free_path(plain, path)
+    add_module_at(plain, path, module)
     node.target = path

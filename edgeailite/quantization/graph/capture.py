@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.attention import is_traceable_attention, multihead_attention
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import GraphModel, as_graph_model, graph_of, tidy
 from edgeailite.quantization.graph.modes import in_mode, is_training
 from edgeailite.quantization.graph.operations import (
     DROP_PATH,
@@ -133,11 +133,12 @@ def capture(
     with in_mode(model, training=False):
         graph = _trace(model, leaf_modules, defaults)
     _split_batch_norms(model)
-    captured = GraphModel(model, graph)
-    for name, constant in _take_constants(model).items():
+    constants = _take_constants(model)
+    captured = as_graph_model(model, graph)
+    for name, constant in constants.items():
         captured.register_buffer(name, constant, persistent=False)
     _read_flags_when_run(captured, training_graph, type(model).__name__)
-    captured.tidy()
+    tidy(captured)
     return captured
 
 
@@ -182,7 +183,7 @@ def _read_flags_when_run(model: GraphModel, training: fx.Graph, name: str) -> No
         training: The graph of training mode.
         name: The original model's, for the message.
     """
-    nodes = list(model.graph.nodes)
+    nodes = list(graph_of(model).nodes)
     if [n.target for n in nodes] != [n.target for n in training.nodes]:
         warnings.warn(
             f"{name}.forward takes another path in training mode (auxiliary outputs, most likely): "
@@ -208,8 +209,8 @@ def _training_flag(model: GraphModel, node: fx.Node) -> fx.Node:
     if not path:  # a graph cannot name the model itself: a child of its own stands for it
         path = "_mode"
         model.add_module(path, nn.Identity())
-    with model.graph.inserting_before(node):
-        return model.graph.call_function(is_training, (model.graph.get_attr(path),))
+    with graph_of(model).inserting_before(node):
+        return graph_of(model).call_function(is_training, (graph_of(model).get_attr(path),))
 
 
 def _flips(in_evaluation: Any, in_training: Any) -> bool:

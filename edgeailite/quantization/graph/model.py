@@ -1,9 +1,18 @@
-"""A graph that runs the user's modules where they are, and typed helpers for its nodes."""
+"""The user's model, run by a graph; and functions for its graph, nodes and modules.
+
+What the engine knows of a model is asked with functions, and kept under one name in the model:
+children, attributes and methods of a user's model may have any name.
+"""
 
 from __future__ import annotations
 
+import copy
 import operator
+import sys
+import types
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,6 +22,34 @@ from edgeailite.quantization.graph.calls import read_calls
 from edgeailite.quantization.graph.real_tensors import with_real_tensors
 
 Stage = Literal["captured", "prepared", "plain", "integer"]
+Way = Literal["torch.fx", "torch.export"]
+
+_PROGRAM = "_edgeailite"  # the one name that the engine takes in a user's model
+
+
+@dataclass
+class Program:
+    """State of the engine in a model: its graph, and how far it is prepared.
+
+    Attributes:
+        graph: What ``forward`` runs.
+        stage: What has been done to the graph.
+        way: How it was captured.
+        target: The hardware that it was prepared for; the engine's ``Target``.
+        export_view: Makes the model that ``torch.export`` sees.
+        run: Running code of the graph.
+    """
+
+    graph: fx.Graph
+    stage: Stage = "captured"
+    way: Way = "torch.fx"
+    target: Any = None
+    export_view: Callable[[GraphModel], nn.Module] | None = None
+    run: Callable[..., Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take all but the generated code."""
+        return {**self.__dict__, "run": None}
 
 
 class GraphModel(nn.Module):
@@ -20,49 +57,18 @@ class GraphModel(nn.Module):
 
     Unlike :class:`torch.fx.GraphModule` it keeps every container and every unused module of the
     original (so that state-dict keys never change), through ``copy.deepcopy`` and pickling too.
+    :func:`as_graph_model` makes one that is an instance of the user's class as well.
 
     Args:
-        root: Module whose children, parameters and buffers become this one's (shared, not copied).
+        root: Module whose parameters, buffers and children become this one's (shared, not copied).
         graph: What ``forward`` runs.
     """
 
-    graph: fx.Graph
+    _original: type[nn.Module] | None = None  # the user's class, where this one derives from it
 
     def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
         super().__init__()
-        self.training = root.training
-        # The very dictionary: what replaces one of the root's children replaces it in the root too,
-        # as deeper in the tree, so that a model is never part float, part wrapper.
-        self._modules = root._modules
-        for name, parameter in root._parameters.items():
-            self.register_parameter(name, parameter)
-        for name, buffer in root._buffers.items():
-            self.register_buffer(
-                name, buffer, persistent=name not in root._non_persistent_buffers_set
-            )
-        self.graph = graph
-        self.export_view: Callable[[GraphModel], nn.Module] | None = None
-        self.stage: Stage = "captured"
-        # The hardware that it was prepared for; the engine's `Target`.
-        self.target: Any = None
-        self.recompile()
-
-    def recompile(self) -> None:
-        """Make the running code from the graph; call it after every change of the graph."""
-        code = self.graph.python_code("self")
-        scope: dict[str, Any] = dict(code.globals)
-        exec(compile(code.src, "<edgeailite graph>", "exec"), scope)
-        self._run: Callable[..., Any] = scope["forward"]
-
-    def tidy(self) -> None:
-        """End a rewrite: drop dead code, check the graph, make the running code."""
-        # Only for the time of the checks: an owner in the graph would be pickled with it.
-        self.graph.owning_module = self  # type: ignore[assignment]
-        self.graph.eliminate_dead_code()
-        self.graph.lint()
-        self.graph.owning_module = None
-        read_calls(self.graph, self.module_of)
-        self.recompile()
+        _begin(self, root, graph)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph; arguments and results are those of the original model.
@@ -70,40 +76,153 @@ class GraphModel(nn.Module):
         Under ``torch.export`` (and so ``torch.onnx.export``) it is ``export_view`` of the model
         that runs.
         """
-        if self.export_view is not None and torch.compiler.is_exporting():
+        program = program_of(self)
+        if program.export_view is not None and torch.compiler.is_exporting():
             with with_real_tensors(self):
-                view = self.export_view(self)
+                view = program.export_view(self)
             return view(*args, **kwargs)
-        return self._run(self, *args, **kwargs)
+        assert program.run is not None
+        return program.run(self, *args, **kwargs)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Take all but the generated code."""
-        state = self.__dict__.copy()
-        del state["_run"]
-        return state
+    def __getattr__(self, name: str) -> Any:
+        """Look an attribute up; ``graph`` is the captured one where the model has none itself."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "graph" and _PROGRAM in self.__dict__:
+                return graph_of(self)
+            raise
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphModel:
+        """Copy the state, and generate the code again."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return new
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Pickle by the user's class; without it, with a warning, where nobody could find it."""
+        base = self._original
+        if base is None:
+            return _empty, (type(self),), self.__dict__
+        if _is_importable(base):
+            return _empty_of, (base,), self.__dict__
+        warnings.warn(
+            f"{base.__qualname__} cannot be imported from '{base.__module__}': what is pickled "
+            "computes the same, but has none of its methods. Define the class at the top of a "
+            "file.",
+            stacklevel=2,
+        )
+        return _empty, (GraphModel,), self.__dict__
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore, and generate the code again."""
-        super().__setstate__(state)
-        self.recompile()
+        nn.Module.__setstate__(self, state)
+        recompile(self)
 
-    def module_of(self, node: fx.Node) -> nn.Module | None:
-        """The module that a ``call_module`` node calls."""
-        return self.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def add_module_at(self, path: str, module: nn.Module) -> None:
-        """Register `module` under `path`; its parent must exist."""
-        parent, _, name = path.rpartition(".")
-        self.get_submodule(parent).add_module(name, module)
+def as_graph_model(root: nn.Module, graph: fx.Graph) -> GraphModel:
+    """Make a graph model that is an instance of the class of `root` too.
 
-    def free_path(self, path: str) -> str:
-        """`path`, or `path_1`, `path_2`… if it is taken."""
-        parent, _, name = path.rpartition(".")
-        owner, candidate, count = self.get_submodule(parent), name, 0
-        while hasattr(owner, candidate):
-            count += 1
-            candidate = f"{name}_{count}"
-        return f"{parent}.{candidate}" if parent else candidate
+    Own methods, properties and an overridden ``train()`` of that class go on working.
+
+    Args:
+        root: The user's model; both share their state.
+        graph: What ``forward`` runs.
+    """
+    model = _empty_of(type(root))
+    _begin(model, root, graph)
+    return model
+
+
+def _begin(model: GraphModel, root: nn.Module, graph: fx.Graph) -> None:
+    # The children stay in the very dictionary: what replaces one of the root's children replaces it
+    # in the root too, as deeper in the tree, so that a model is never part float, part wrapper.
+    model.__dict__.update(root.__dict__)
+    for own in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+        model.__dict__[own] = copy.copy(root.__dict__[own])
+    model.__dict__[_PROGRAM] = Program(graph)
+    recompile(model)
+
+
+def _graph_type(base: type[nn.Module]) -> type[GraphModel]:
+    """Class of graph models that derives from the user's class."""
+    names = {"__module__": base.__module__, "__doc__": base.__doc__, "_original": base}
+    return types.new_class(base.__name__, (GraphModel, base), exec_body=lambda n: n.update(names))
+
+
+def _empty(kind: type[GraphModel]) -> GraphModel:
+    return kind.__new__(kind)
+
+
+def _empty_of(base: type[nn.Module]) -> GraphModel:
+    return _empty(_graph_type(base))
+
+
+def _is_importable(kind: type) -> bool:
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind
+
+
+def program_of(model: nn.Module) -> Program:
+    """Graph, stage and target of a graph model."""
+    program = model.__dict__[_PROGRAM]
+    assert isinstance(program, Program)
+    return program
+
+
+def graph_of(model: nn.Module) -> fx.Graph:
+    """Graph that a graph model runs."""
+    return program_of(model).graph
+
+
+def target_of(model: nn.Module) -> Any:
+    """Hardware that a model was prepared for; the engine's ``Target``."""
+    return program_of(model).target
+
+
+def recompile(model: GraphModel) -> None:
+    """Make the running code from the graph; call it after every change of the graph."""
+    program = program_of(model)
+    code = program.graph.python_code("self")
+    scope: dict[str, Any] = dict(code.globals)
+    exec(compile(code.src, "<edgeailite graph>", "exec"), scope)
+    program.run = scope["forward"]
+
+
+def tidy(model: GraphModel) -> None:
+    """End a rewrite: drop dead code, check the graph, make the running code."""
+    graph = graph_of(model)
+    # Only for the time of the checks: an owner in the graph would be pickled with it.
+    graph.owning_module = model  # type: ignore[assignment]
+    graph.eliminate_dead_code()
+    graph.lint()
+    graph.owning_module = None
+    read_calls(graph, lambda node: module_of(model, node))
+    recompile(model)
+
+
+def module_of(model: nn.Module, node: fx.Node) -> nn.Module | None:
+    """Module that a ``call_module`` node calls."""
+    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def add_module_at(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Register `module` under `path`; its parent must exist."""
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent).add_module(name, module)
+
+
+def free_path(model: nn.Module, path: str) -> str:
+    """`path`, or `path_1`, `path_2`… if it is taken."""
+    parent, _, name = path.rpartition(".")
+    owner, candidate, count = model.get_submodule(parent), name, 0
+    while hasattr(owner, candidate):
+        count += 1
+        candidate = f"{name}_{count}"
+    return f"{parent}.{candidate}" if parent else candidate
 
 
 def attribute(model: nn.Module, path: str) -> Any:

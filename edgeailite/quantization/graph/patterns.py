@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
+from edgeailite.quantization.graph.model import graph_of
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     QUANTIZE_HERE,
@@ -47,7 +48,7 @@ def foldable_batch_norm(model: GraphModel, layer: fx.Node) -> fx.Node | None:
     user = only_user(layer)
     if user is None or operation_of(user) is not BATCH_NORM:
         return None
-    alone = len(call_sites(model.graph)[str(user.target)]) == 1
+    alone = len(call_sites(graph_of(model))[str(user.target)]) == 1
     return user if alone and is_foldable(model.get_submodule(str(user.target))) else None
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from edgeailite.quantization.graph.model import graph_of
+
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
 
@@ -30,7 +32,7 @@ class GraphRunner(fx.Interpreter):
     def __init__(
         self, model: GraphModel, after: After | None = None, before: Before | None = None
     ) -> None:
-        super().__init__(model, graph=model.graph)
+        super().__init__(model, graph=graph_of(model))
         self.extra_traceback = False
         self._after, self._before = after, before
 
@@ -148,11 +150,11 @@ def sweep(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> Iterator[Nod
     Yields:
         Each operation with its ``outputs``, which the operations behind it read.
     """
-    last_use = {n: node for node in model.graph.nodes for n in node.all_input_nodes}
+    last_use = {n: node for node in graph_of(model).nodes for n in node.all_input_nodes}
     values = input_values(model, batches)
     inputs = list(values)
     runner = GraphRunner(model)
-    for node in model.graph.nodes:
+    for node in graph_of(model).nodes:
         if node.op in ("placeholder", "output"):
             continue
         run = NodeRun(node, values, runner)
@@ -165,7 +167,7 @@ def sweep(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> Iterator[Nod
 
 def input_values(model: GraphModel, batches: Sequence[tuple[Any, ...]]) -> dict[fx.Node, list[Any]]:
     """Return the values of the graph's inputs for each batch; a missing one has its default."""
-    inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
+    inputs = [node for node in graph_of(model).nodes if node.op == "placeholder"]
     return {
         node: [batch[i] if i < len(batch) else _default(node) for batch in batches]
         for i, node in enumerate(inputs)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
+from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.integer.conversion import Converter, Rules
@@ -62,7 +63,7 @@ def place_layer_call(
 @COMMON.places("batch_norm")
 def place_batch_norm(converter: Converter, node: fx.Node) -> None:
     """A batch norm that no layer folds, in float."""
-    module = converter.model.module_of(node)
+    module = module_of(converter.model, node)
     if not isinstance(module, StandaloneBatchNorm):
         converter.place_copy(node)
         return

@@ -15,7 +15,14 @@ import torch
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import operands, operation_of, traits_of
-from edgeailite.quantization.graph.model import GraphModel, attribute
+from edgeailite.quantization.graph.model import (
+    GraphModel,
+    attribute,
+    graph_of,
+    program_of,
+    target_of,
+    tidy,
+)
 from edgeailite.quantization.graph.modes import is_training
 from edgeailite.quantization.graph.operations import OUTPUT, QUANTIZER, SCALAR
 from edgeailite.quantization.graph.patterns import only_user, quantizer_of
@@ -171,7 +178,8 @@ def convert(model: GraphModel, rules: Rules, integer_outputs: bool = False) -> G
     source = copy.deepcopy(model).eval()
     with torch.no_grad():
         converted = Converter(source, rules, integer_outputs).run()
-    converted.stage, converted.target = "integer", model.target
+    program = program_of(converted)
+    program.stage, program.target = "integer", target_of(model)
     return converted
 
 
@@ -195,11 +203,11 @@ class Converter:
 
     def run(self) -> GraphModel:
         """Place every node; returns the integer graph."""
-        for node in self.model.graph.nodes:
+        for node in graph_of(self.model).nodes:
             if not self._waits_for_quantizer(node):
                 self._place(node)
         converted = GraphModel(self.root, self.graph)
-        converted.tidy()
+        tidy(converted)
         return converted.eval()
 
     def _waits_for_quantizer(self, node: fx.Node) -> bool:
@@ -208,7 +216,7 @@ class Converter:
         if user is None or operation_of(user) is not QUANTIZER:
             return False
         operation = operation_of(node)
-        if not self.model.target.computes(operation):
+        if not target_of(self.model).computes(operation):
             return False
         rule = self.rules.fused(operation)
         return rule is not None and rule.is_ready(self, node)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import traits_of
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import GraphModel, graph_of, module_of, program_of
 from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.integer.grid import (
@@ -110,7 +110,7 @@ def estimate_memory(
         ValueError: The example does not pass through the model.
     """
     model = converted if isinstance(converted, GraphModel) else getattr(converted, "module", None)
-    if not isinstance(model, GraphModel) or model.stage != "integer":
+    if not isinstance(model, GraphModel) or program_of(model).stage != "integer":
         raise TypeError(
             f"estimate_memory got a {type(converted).__name__}; it needs a converted model: "
             "wrapper.convert()."
@@ -119,11 +119,11 @@ def estimate_memory(
     shapes = value_shapes(model, [x[:1] for x in inputs])
     layers = []
     seen = set()
-    for node in model.graph.find_nodes(op="call_module"):
+    for node in graph_of(model).find_nodes(op="call_module"):
         if node.target not in seen:
             seen.add(node.target)
             source = shapes.get(node.all_input_nodes[0]) if node.all_input_nodes else None
-            constants = _constants(str(node.target), model.module_of(node), source)
+            constants = _constants(str(node.target), module_of(model, node), source)
             if constants.total:
                 layers.append(constants)
     return MemoryEstimate(tuple(layers), *_peak(model, shapes))
@@ -149,7 +149,7 @@ def _float_tensors(module: nn.Module) -> list[Tensor]:
 
 def _peak(model: GraphModel, shapes: dict[fx.Node, torch.Size]) -> tuple[int, str]:
     """Most bytes that live together, and the operation at which they do."""
-    nodes = [n for n in model.graph.nodes if n in shapes or n.op == "output"]
+    nodes = [n for n in graph_of(model).nodes if n in shapes or n.op == "output"]
     owner: dict[fx.Node, fx.Node] = {}  # whose room a value takes
     sizes: dict[fx.Node, int] = {}
     accesses: list[tuple[list[fx.Node], list[fx.Node]]] = []
@@ -174,7 +174,7 @@ def _peak(model: GraphModel, shapes: dict[fx.Node, torch.Size]) -> tuple[int, st
 def _is_integer(
     model: GraphModel, node: fx.Node, operands: list[fx.Node], integer: set[fx.Node]
 ) -> bool:
-    module = model.module_of(node)
+    module = module_of(model, node)
     if isinstance(module, Dequantize):
         return _is_inside_kernel(model, node)
     if isinstance(module, IntegerOperator):
@@ -188,17 +188,17 @@ def _is_inside_kernel(model: GraphModel, node: fx.Node) -> bool:
     """Return True if real values only serve operations whose results are integers at once."""
     ends = (Quantize, Requantize, ApplyScale)
     readers = [u for user in node.users for u in (user.users if user.users else [user])]
-    return all(isinstance(model.module_of(u), ends) for u in readers)
+    return all(isinstance(module_of(model, u), ends) for u in readers)
 
 
 def _is_in_place(model: GraphModel, node: fx.Node) -> bool:
-    module, operand = model.module_of(node), node.all_input_nodes[0]
+    module, operand = module_of(model, node), node.all_input_nodes[0]
     if isinstance(module, Dequantize):
         return _is_inside_kernel(model, node)
     if isinstance(module, Requantize | ApplyScale):
         return True
     if isinstance(module, Quantize):
-        return any(isinstance(model.module_of(n), Dequantize) for n in operand.all_input_nodes)
+        return any(isinstance(module_of(model, n), Dequantize) for n in operand.all_input_nodes)
     if isinstance(module, IntegerOperator):
         return module.only_clamps
     return traits_of(node).keeps_order

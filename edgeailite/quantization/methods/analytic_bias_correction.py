@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.methods.channel_means import correctable_bias
 from edgeailite.quantization.methods.registry import Batches, post_training_method
@@ -57,7 +58,7 @@ def _expected_input(
     node = quantizer_of(call.input_node)
     if node is None or node is not call.input_node or not isinstance(node.args[0], fx.Node):
         return None
-    producer, quantizer = made_by.get(node.args[0]), model.module_of(node)
+    producer, quantizer = made_by.get(node.args[0]), module_of(model, node)
     if producer is None or producer.batch_norm is None:
         return None
     norm = producer.batch_norm

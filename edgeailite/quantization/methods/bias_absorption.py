@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.methods.channel_means import correctable_bias
 from edgeailite.quantization.methods.registry import Batches, post_training_method
@@ -75,7 +76,7 @@ def absorb_biases(model: GraphModel, batches: Batches) -> list[str]:
 def _relu_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
     """Quantizer that alone reads a layer's result, if it stands for a ReLU or ReLU6."""
     behind = quantizer_behind(node)
-    quantizer = None if behind is None else model.module_of(behind)
+    quantizer = None if behind is None else module_of(model, behind)
     if not isinstance(quantizer, FakeQuantize):
         return None
     low = 0.0 if quantizer.spec.signed is False else None

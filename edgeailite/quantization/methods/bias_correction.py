@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
+from edgeailite.quantization.graph.model import graph_of
 from edgeailite.quantization.graph.running import sweep
 from edgeailite.quantization.methods.channel_means import (
     ChannelMeans,
@@ -52,7 +53,11 @@ def correct_biases(model: GraphModel, batches: Batches) -> list[str]:
     wanted = target.result()
     corrected: list[str] = []
     runs = tqdm(
-        sweep(model, batches), "bias correction", len(model.graph.nodes), leave=False, disable=None
+        sweep(model, batches),
+        "bias correction",
+        len(graph_of(model).nodes),
+        leave=False,
+        disable=None,
     )
     for run in runs:
         call = layer_call(model, run.node)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from edgeailite.quantization.graph.model import attribute
+from edgeailite.quantization.graph.model import attribute, graph_of, module_of
 from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.graph.running import GraphRunner
 from edgeailite.quantization.modules.activation import FakeQuantize
@@ -36,7 +36,7 @@ class Block:
         read = (source for node in nodes for source in node.all_input_nodes)
         outside = [n for n in read if n not in nodes and n.op != "get_attr"]
         self.inputs = list(dict.fromkeys(outside))
-        module = model.module_of(self.end)
+        module = module_of(model, self.end)
         self.quantizer = module if isinstance(module, FakeQuantize) else None
         self._runner = GraphRunner(model)
 
@@ -79,14 +79,14 @@ def find_blocks(model: GraphModel, num_layers: int) -> list[Block]:
     found: list[Block] = []
     part: list[fx.Node] = []
     cuts = _cuts(model)
-    for node in model.graph.nodes:
+    for node in graph_of(model).nodes:
         if node.op in ("placeholder", "output", "get_attr"):
             continue
         part.append(node)
         if node in cuts and sum(layer_call(model, n) is not None for n in part) >= num_layers:
             found.append(Block(model, part))
             part = []
-    while part and not isinstance(model.module_of(part[-1]), FakeQuantize):
+    while part and not isinstance(module_of(model, part[-1]), FakeQuantize):
         part.pop()
     if any(layer_call(model, node) is not None for node in part):
         found.append(Block(model, part))
@@ -95,10 +95,10 @@ def find_blocks(model: GraphModel, num_layers: int) -> list[Block]:
 
 def _cuts(model: GraphModel) -> set[fx.Node]:
     """Quantizers behind which nothing reads a value from before them."""
-    order = {node: i for i, node in enumerate(model.graph.nodes)}
+    order = {node: i for i, node in enumerate(graph_of(model).nodes)}
     found, last_read = set(), -1
     for node, position in order.items():
-        if isinstance(model.module_of(node), FakeQuantize) and last_read <= position:
+        if isinstance(module_of(model, node), FakeQuantize) and last_read <= position:
             found.add(node)
         if node.op != "get_attr":
             last_read = max([last_read, *(order[user] for user in node.users)])

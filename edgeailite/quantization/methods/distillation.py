@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import GraphModel, graph_of
 from edgeailite.quantization.modules.layer_calls import disable_quantization
 
 
@@ -85,7 +85,7 @@ class Teacher(GraphModel):
 
     def __init__(self, model: GraphModel, share: float, temperature: float) -> None:
         twin = copy.deepcopy(model)
-        super().__init__(twin, twin.graph)
+        super().__init__(twin, graph_of(twin))
         self.share, self.temperature = share, temperature
         self.eval().requires_grad_(False)
         disable_quantization(self)

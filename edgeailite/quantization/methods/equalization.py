@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from edgeailite._extras import needs_extra
 from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
+from edgeailite.quantization.graph.model import graph_of, module_of
 from edgeailite.quantization.graph.operations import CAT
 from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.methods.registry import Batches, post_training_method
@@ -131,7 +132,7 @@ def _number_channels(
     uses: dict[str, int] = {}
     for call in calls.values():
         uses[call.path] = uses.get(call.path, 0) + 1
-    for node in model.graph.nodes:
+    for node in graph_of(model).nodes:
         shape = shapes.get(node)
         if shape is None:
             # Not a single tensor: its inputs keep their scales.
@@ -193,7 +194,7 @@ def _through(
     shapes: dict[fx.Node, torch.Size],
 ) -> list[np.ndarray] | None:
     """Channels of a value that hold what its inputs' do, one list per input; None if unknown."""
-    module, traits = model.module_of(node), traits_of(node)
+    module, traits = module_of(model, node), traits_of(node)
     sources = [n for n in node.all_input_nodes if n in value_of]
     if not sources or node.op == "output":
         return None
@@ -232,8 +233,8 @@ def _is_homogeneous(quantizer: FakeQuantize) -> bool:
 
 def _bounded_quantizers(model: GraphModel) -> list[tuple[fx.Node, FakeQuantize]]:
     found = []
-    for node in model.graph.nodes:
-        module = model.module_of(node)
+    for node in graph_of(model).nodes:
+        module = module_of(model, node)
         if isinstance(module, FakeQuantize) and _is_homogeneous(module) and module.has_upper_bound:
             found.append((node, module))
     return found
@@ -248,8 +249,8 @@ def _group_ranges(
     """Largest magnitude of each group behind the activation functions, float32, ``(groups,)``."""
     largest = torch.zeros(int(groups.max()) + 1)
     hooks: list[tuple[nn.Module, Hook]] = []
-    for node in model.graph.nodes:
-        module = model.module_of(node)
+    for node in graph_of(model).nodes:
+        module = module_of(model, node)
         if node not in value_of or not isinstance(module, FakeQuantize):
             continue
         index = torch.from_numpy(groups[value_of[node]]).long()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import operation_of
-from edgeailite.quantization.graph.model import attribute
+from edgeailite.quantization.graph.model import attribute, graph_of, module_of
 from edgeailite.quantization.graph.operations import LINEAR
 from edgeailite.quantization.graph.recording import Hook, hooked
 from edgeailite.quantization.modules.activation import FakeQuantize
@@ -70,7 +70,7 @@ class LayerCall:
 
 def layer_call(model: GraphModel, node: fx.Node) -> LayerCall | None:
     """Call of a quantizing layer at a node; None for any other node."""
-    layer = model.module_of(node)
+    layer = module_of(model, node)
     if not isinstance(layer, QuantLayer):
         return None
 
@@ -88,7 +88,7 @@ def layer_call(model: GraphModel, node: fx.Node) -> LayerCall | None:
 
 def layer_calls(model: GraphModel) -> list[LayerCall]:
     """Calls of all quantizing layers, in the order of the graph; a shared layer has several."""
-    found = (layer_call(model, node) for node in model.graph.nodes)
+    found = (layer_call(model, node) for node in graph_of(model).nodes)
     return [call for call in found if call is not None]
 
 

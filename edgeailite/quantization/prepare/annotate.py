@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
-from edgeailite.quantization.graph.model import attribute
+from edgeailite.quantization.graph.model import attribute, graph_of, module_of
 from edgeailite.quantization.graph.operations import (
     INPUT,
     KEEP_IN_FLOAT,
@@ -58,9 +58,9 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
         policy: The configurations.
         target: What the hardware computes.
     """
-    outputs = last_values(model.graph)
-    sites = call_sites(model.graph)
-    for node in model.graph.nodes:
+    outputs = last_values(graph_of(model))
+    sites = call_sites(graph_of(model))
+    for node in graph_of(model).nodes:
         for key in ("quant", "layer", "module"):
             node.meta.pop(key, None)
         if traits_of(node).has_weight and target.computes(operation_of(node)):
@@ -80,7 +80,7 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
 
 
 def _qconfig_of(model: GraphModel, node: fx.Node, policy: Policy) -> QConfig | None:
-    module = model.module_of(node)
+    module = module_of(model, node)
     if module is None:
         return policy.of(node.meta.get("owner", ""), node.target)
     return policy.of(str(node.target), type(module))
@@ -90,7 +90,7 @@ def _qconfig_of(model: GraphModel, node: fx.Node, policy: Policy) -> QConfig | N
 
 
 def _annotate_layer(model: GraphModel, node: fx.Node, policy: Policy) -> None:
-    module = model.module_of(node)
+    module = module_of(model, node)
     if isinstance(module, QuantLayer) or (module is not None and type(module) not in QUANT_LAYERS):
         return
     weight = _weight_of(model, node)
@@ -221,7 +221,7 @@ def _is_unsigned(model: GraphModel, node: fx.Node) -> bool:
     if "quant" in node.meta:
         return node.meta["quant"].spec.signed is False
     if operation_of(node) is QUANTIZER:
-        quantizer = model.module_of(node)
+        quantizer = module_of(model, node)
         return isinstance(quantizer, FakeQuantize) and quantizer.spec.signed is False
     if traits_of(node).moves_values or traits_of(node).concatenates:
         return bool(operands(node)) and _are_unsigned(model, operands(node))

@@ -13,6 +13,7 @@ from edgeailite.quantization.graph.calls import (
     operation_of,
     traits_of,
 )
+from edgeailite.quantization.graph.model import add_module_at, free_path, graph_of, module_of, tidy
 from edgeailite.quantization.graph.operations import BATCH_NORM, QUANTIZER, SCALAR
 from edgeailite.quantization.graph.patterns import is_foldable, operation_path, quantizer_of
 from edgeailite.quantization.graph.twins import replace_modules
@@ -41,7 +42,7 @@ def insert(model: GraphModel) -> None:
             quantizers.
     """
     sharing = []
-    for node in list(model.graph.nodes):
+    for node in list(graph_of(model).nodes):
         if "quant" in node.meta:
             annotation = node.meta.pop("quant")
             call = _insert_quantizer(model, node, annotation)
@@ -50,16 +51,16 @@ def insert(model: GraphModel) -> None:
     for call in sharing:
         _share_scale(model, call)
     twins: Twins = {}
-    for node in list(model.graph.nodes):
+    for node in list(graph_of(model).nodes):
         if "layer" in node.meta:
             _insert_layer(model, node, node.meta.pop("layer"), twins)
-    for node in list(model.graph.nodes):
+    for node in list(graph_of(model).nodes):
         if "module" in node.meta:
             _insert_module(model, node, node.meta.pop("module"), twins)
-    for node in model.graph.nodes:
+    for node in graph_of(model).nodes:
         _make_reproducible(model, node, twins)
     replace_modules(model, twins)
-    model.tidy()
+    tidy(model)
 
 
 # ---- quantizers ---------------------------------------------------------------------------------
@@ -67,18 +68,18 @@ def insert(model: GraphModel) -> None:
 
 def _insert_quantizer(model: GraphModel, node: fx.Node, annotation: OutputAnnotation) -> fx.Node:
     quantizer = PACT2.from_spec(annotation.spec, annotation.bounds)
-    path = annotation.path if annotation.replaces_module else model.free_path(annotation.path)
+    path = annotation.path if annotation.replaces_module else free_path(model, annotation.path)
     quantizer.name = path
     quantizer.train(model.training)
-    model.add_module_at(path, quantizer)
-    with model.graph.inserting_after(node):
-        call = model.graph.call_module(path)
+    add_module_at(model, path, quantizer)
+    with graph_of(model).inserting_after(node):
+        call = graph_of(model).call_module(path)
     call.meta.update(call=Call(QUANTIZER), owner=node.meta.get("owner", ""))
     node.replace_all_uses_with(call)
     call.args = (node.args[0] if annotation.replaces_node else node,)
     quantizer.inplace = _may_overwrite(call)
     if annotation.replaces_node:
-        model.graph.erase_node(node)
+        graph_of(model).erase_node(node)
     return call
 
 
@@ -92,7 +93,7 @@ def _share_scale(model: GraphModel, call: fx.Node) -> None:
     """One scale for the result and the operands of an add or a concat."""
     (operation,) = call.all_input_nodes
     nodes = [call, *(quantizer_of(operand) for operand in operands(operation))]
-    modules = [model.module_of(node) for node in nodes if node is not None]
+    modules = [module_of(model, node) for node in nodes if node is not None]
     FakeQuantize.share_scale([m for m in modules if isinstance(m, FakeQuantize)])
 
 
@@ -116,11 +117,11 @@ def _insert_layer(
     if batch_norm is not None:
         references["batch_norm"] = _reference(model, node, str(batch_norm.target))
         batch_norm.replace_all_uses_with(node)
-        model.graph.erase_node(batch_norm)
+        graph_of(model).erase_node(batch_norm)
     if source is not None:
         references["input_quantizer"] = _reference(model, node, str(source.target))
     output = next(iter(node.users))
-    behind = model.module_of(output)
+    behind = module_of(model, output)
     if isinstance(behind, FakeQuantize) and behind.spec.rounding == "floor":
         references["output_quantizer"] = _reference(model, node, str(output.target))
     node.kwargs = {**node.kwargs, **references}
@@ -135,15 +136,15 @@ def _lift_function(model: GraphModel, node: fx.Node, annotation: LayerAnnotation
     assert callable(node.target)
     layer = QuantFunctionalLayer(node.target, options, qconfig.weight, qconfig.bias)
     layer.weight_quantizer.starts_soft = qconfig.soft_weight
-    path = model.free_path(operation_path(node))
-    model.add_module_at(path, layer)
-    with model.graph.inserting_after(node):
-        call = model.graph.call_module(path, tensors)
+    path = free_path(model, operation_path(node))
+    add_module_at(model, path, layer)
+    with graph_of(model).inserting_after(node):
+        call = graph_of(model).call_module(path, tensors)
     places = {"input": 0, "weight": 1, "bias": 2}
     read = Call(operation_of(node), places, options)
     call.meta.update(call=read, owner=node.meta.get("owner", ""))
     node.replace_all_uses_with(call)
-    model.graph.erase_node(node)
+    graph_of(model).erase_node(node)
     return call
 
 
@@ -156,20 +157,20 @@ def _insert_module(
     """Let a module of the target compute a node, with the quantizers around it at hand."""
     source = quantizer_of(operands(node)[0])
     (output,) = node.users
-    module = model.module_of(node)
+    module = module_of(model, node)
     made = annotation.make(node, None if module is None else twins.get(module, module))
     if not annotation.suffix:
         assert module is not None
         twins[module] = made
     else:
         path = str(node.target) if module is not None else operation_path(node)
-        path = model.free_path(f"{path}{annotation.suffix}")
-        model.add_module_at(path, made)
-        with model.graph.inserting_before(node):
-            call = model.graph.call_module(path, (operands(node)[0],))
+        path = free_path(model, f"{path}{annotation.suffix}")
+        add_module_at(model, path, made)
+        with graph_of(model).inserting_before(node):
+            call = graph_of(model).call_module(path, (operands(node)[0],))
         call.meta.update(node.meta)
         node.replace_all_uses_with(call)
-        model.graph.erase_node(node)
+        graph_of(model).erase_node(node)
         node = call
     references = {"output_quantizer": _reference(model, node, str(output.target))}
     if source is not None:
@@ -179,15 +180,15 @@ def _insert_module(
 
 def _reference(model: GraphModel, before: fx.Node, path: str) -> fx.Node:
     """Node that gives a call the module at `path`."""
-    with model.graph.inserting_before(before):
-        reference = model.graph.get_attr(path)
+    with graph_of(model).inserting_before(before):
+        reference = graph_of(model).get_attr(path)
     reference.meta["call"] = Call(SCALAR)
     return reference
 
 
 def _make_reproducible(model: GraphModel, node: fx.Node, twins: Twins) -> None:
     """Norms in float that libraries evaluate differently become twins that all evaluate alike."""
-    module = model.module_of(node)
+    module = module_of(model, node)
     if module is None or module in twins or "output_quantizer" in node.kwargs:
         return
     if operation_of(node) is BATCH_NORM and is_foldable(module):
@@ -201,5 +202,5 @@ def _make_reproducible(model: GraphModel, node: fx.Node, twins: Twins) -> None:
 
 def _on_power_of_two_grid(model: GraphModel, value: Any) -> bool:
     quantizer = quantizer_of(value)
-    module = None if quantizer is None else model.module_of(quantizer)
+    module = None if quantizer is None else module_of(model, quantizer)
     return isinstance(module, FakeQuantize) and module.spec.power_of_two

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeailite.quantization.graph.capture import capture
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import GraphModel, program_of
 from edgeailite.quantization.graph.modes import in_mode
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import annotate
@@ -54,7 +54,8 @@ def prepare(
     graph = capture(model, leaf_modules, num_inputs, tuple(example_kwargs or ()))
     annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
-    graph.stage, graph.target = "prepared", target
+    program = program_of(graph)
+    program.stage, program.target = "prepared", target
     return graph
 
 

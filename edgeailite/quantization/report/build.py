@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.arithmetic.sqnr import sqnr
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import (
+    GraphModel,
+    graph_of,
+    module_of,
+    program_of,
+    target_of,
+)
 from edgeailite.quantization.integer.conversion import grid_of
 from edgeailite.quantization.integer.memory import estimate_memory
 from edgeailite.quantization.modules.activation import FakeQuantize
@@ -65,7 +71,7 @@ def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ..
     model = _prepared(wrapper)
     calls = {call.node: call for call in layer_calls(model)}
     quantizers = _quantizer_nodes(model)
-    places = [node for node in model.graph.nodes if node in calls or node in quantizers]
+    places = [node for node in graph_of(model).nodes if node in calls or node in quantizers]
     limits = {node: _limits(grid_of(quantizer)) for node, quantizer in quantizers.items()}
     batches = iter(batches)
     first = next(batches, None)
@@ -90,7 +96,7 @@ def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ..
 
 def _add_memory(report: Report, model: GraphModel, batch: Tensor | tuple[Tensor, ...]) -> None:
     try:
-        converted = model.target.convert(model)
+        converted = target_of(model).convert(model)
         report.memory = estimate_memory(converted, batch)
     except ValueError as error:
         report.warnings.append(f"the model has no integer graph: {error}")
@@ -103,7 +109,7 @@ def _prepared(wrapper: nn.Module) -> GraphModel:
             f"{type(wrapper).__name__} holds no quantized model. Give a wrapper (QuantTrainModule, "
             "QATFxModule, ...), or its .module."
         )
-    if model.stage == "integer":
+    if program_of(model).stage == "integer":
         raise TypeError(
             f"{type(wrapper).__name__} is converted to integers; report on the wrapper that it was "
             "converted from."
@@ -112,7 +118,7 @@ def _prepared(wrapper: nn.Module) -> GraphModel:
 
 
 def _quantizer_nodes(model: GraphModel) -> dict[fx.Node, FakeQuantize]:
-    found = ((node, model.module_of(node)) for node in model.graph.nodes)
+    found = ((node, module_of(model, node)) for node in graph_of(model).nodes)
     return {node: module for node, module in found if isinstance(module, FakeQuantize)}
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeailite.quantization.arithmetic.ranges import sample
+from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.modes import in_mode
 from edgeailite.quantization.graph.running import GraphRunner
 from edgeailite.quantization.modules.activation import FakeQuantize
@@ -86,7 +87,7 @@ class _Comparison:
 
     def see_arriving(self, node: fx.Node, values: list[Any]) -> None:
         """Keep a sample of a quantizer's input, which the quantizer may overwrite."""
-        quantizer = self.model.module_of(node) if node in self.found else None
+        quantizer = module_of(self.model, node) if node in self.found else None
         if isinstance(quantizer, FakeQuantize):
             arriving = _sampled(values[0]) - added_half_scale(quantizer)
             self.arriving[node] = quantizer.float_activation(arriving)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
+from edgeailite.quantization.graph.model import graph_of, module_of, target_of
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     INPUT,
@@ -39,7 +40,7 @@ def float_operations(model: GraphModel) -> dict[str, FloatEntry]:
         model: Prepared and classified.
     """
     found = {}
-    for node in model.graph.nodes:
+    for node in graph_of(model).nodes:
         reason = _reason(model, node)
         if reason is not None:
             name = str(node.target) if node.op == "call_module" else _function_path(node)
@@ -49,7 +50,7 @@ def float_operations(model: GraphModel) -> dict[str, FloatEntry]:
 
 def operation_name(model: GraphModel, node: fx.Node) -> str:
     """Return the type of the module, or the name of the function or method, of a node."""
-    module = model.module_of(node)
+    module = module_of(model, node)
     if module is None:
         return getattr(node.target, "__name__", str(node.target))
     if isinstance(module, QuantFunctionalLayer):
@@ -87,7 +88,7 @@ def _reason(model: GraphModel, node: fx.Node) -> str | None:
 
 
 def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
-    module = model.module_of(node)
+    module = module_of(model, node)
     if isinstance(module, QuantLayer):
         call = layer_call(model, node)
         assert call is not None
@@ -108,7 +109,7 @@ def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
     readers = [operation_of(user) for user in node.users]
     if KEEP_IN_FLOAT in readers:
         return "NoQAct behind it asks for float"
-    if not model.target.computes(operation_of(node)):
+    if not target_of(model).computes(operation_of(node)):
         return "the target has no integer form of it"
     if QUANTIZER not in readers:
         return _BY_CONFIGURATION
@@ -121,7 +122,7 @@ def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
 
 def _unknown_reason(model: GraphModel, node: fx.Node) -> str:
     """Reason for an operation that the table does not know, or not with these arguments."""
-    module = model.module_of(node)
+    module = module_of(model, node)
     if isinstance(module, nn.MultiheadAttention):
         return (
             "a leaf module: leaf_modules names it, or it is called with masks or with queries, "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import traits_of
+from edgeailite.quantization.graph.model import graph_of, module_of
 from edgeailite.quantization.integer.grid import Dequantize, IntegerOperator
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def flat(output: Any) -> list[Any]:
 
 def output_grids(converted: GraphModel) -> list[OutputGrid]:
     """Return the grid of each output of an integer graph."""
-    (output,) = converted.graph.find_nodes(op="output")
+    (output,) = graph_of(converted).find_nodes(op="output")
     return [_output_grid(_origin(converted, node)) for node in flat(output.args[0])]
 
 
@@ -53,10 +54,10 @@ def _output_grid(module: nn.Module | None) -> OutputGrid:
 
 def _origin(converted: GraphModel, node: fx.Node) -> nn.Module | None:
     """Module whose values an output has, perhaps moved."""
-    module = converted.module_of(node)
+    module = module_of(converted, node)
     while not isinstance(module, IntegerOperator | Dequantize) and node.all_input_nodes:
         if not traits_of(node).moves_values:
             break
         node = node.all_input_nodes[0]
-        module = converted.module_of(node)
+        module = module_of(converted, node)
     return module

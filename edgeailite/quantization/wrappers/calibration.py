@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from edgeailite.quantization.graph.model import graph_of
 from edgeailite.quantization.graph.running import as_batches, iterate_batches
 from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.bias_corrector import BiasCorrector
@@ -56,7 +57,7 @@ def reestimate(model: GraphModel, data: Iterable[Any], num_batches: int | None) 
 
 
 def _num_inputs(model: GraphModel) -> int:
-    return len(model.graph.find_nodes(op="placeholder"))
+    return len(graph_of(model).find_nodes(op="placeholder"))
 
 
 def warn_of_missing_ranges(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgeailite.quantization.export.export_format import ExportFormat
 from edgeailite.quantization.export.formats import OnnxOptions, Writer, find_writer, writers
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import GraphModel, target_of
 from edgeailite.quantization.prepare.prepare import check_finite_weights
 from edgeailite.quantization.wrappers.exporting import Exporter, TinyMLExporter
 
@@ -32,7 +32,7 @@ class ConvertedModule(Exporter):
     ) -> None:
         super().__init__()
         self.module = model
-        self.format = ExportFormat.parse(format or model.target.default_format)
+        self.format = ExportFormat.parse(format or target_of(model).default_format)
         self.training = False
 
     @property
@@ -42,7 +42,7 @@ class ConvertedModule(Exporter):
 
     @property
     def _writers(self) -> list[Writer]:
-        return writers(self.module.target.arithmetic, "converted")
+        return writers(target_of(self.module).arithmetic, "converted")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the integer graph: real values in and out, integers in between."""
@@ -74,7 +74,7 @@ class ConvertedModule(Exporter):
         """Write a file; :meth:`export` with its options in one object."""
         chosen = find_writer(format or self.format, self._writers)
         inputs = as_tuple(example_input)
-        self.module.target.check(self.module, inputs, strict)
+        target_of(self.module).check(self.module, inputs, strict)
         return chosen.write(self.module, inputs, path, options)
 
     def export_c(
@@ -93,7 +93,7 @@ class ConvertedModule(Exporter):
         Raises:
             ValueError: The model is not of a TINPU wrapper, or an operation has no form in C.
         """
-        return self.module.target.write_c(self.module, example_input, folder, name)
+        return target_of(self.module).write_c(self.module, example_input, folder, name)
 
 
 class TinyMLConvertedModule(TinyMLExporter, ConvertedModule):
@@ -116,7 +116,7 @@ def convert_model(
         ValueError: A format that holds no integers or is another target's; a weight or a range is
             NaN or infinite.
     """
-    target = model.target
+    target = target_of(model)
     offered = writers(target.arithmetic, "converted")
     chosen = find_writer(format or target.default_format, offered).format
     check_finite_weights(model)

@@ -16,6 +16,7 @@ from edgeailite.quantization.export.clip import clip_model
 from edgeailite.quantization.export.export_format import ExportFormat
 from edgeailite.quantization.export.fakeq import fakeq_model
 from edgeailite.quantization.export.formats import OnnxOptions, find_writer, writers
+from edgeailite.quantization.graph.model import program_of, target_of
 from edgeailite.quantization.methods.distillation import Teacher
 from edgeailite.quantization.methods.gains import render_gains
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths, apply_bit_widths
@@ -84,7 +85,7 @@ class QuantModule(Exporter):
     ) -> None:
         super().__init__()
         self.module, self.trains, self.verbose = model, trains, verbose
-        model.export_view = _VIEWS[model.target.traced_format]
+        program_of(model).export_view = _VIEWS[target_of(model).traced_format]
         self.progress = Progress(schedule)
         self.bias_calibration = BiasCalibration(model, bias_rate)
         self.clip_weights, self.weights_clipped = clip_weights, False
@@ -277,7 +278,7 @@ class QuantModule(Exporter):
     @property
     def target(self) -> Target:
         """Hardware that the model is prepared for."""
-        return self.module.target
+        return target_of(self.module)
 
     @property
     def formats(self) -> tuple[ExportFormat, ...]:

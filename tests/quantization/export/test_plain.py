@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from edgeailite.quantization.export.plain import plain_model
+from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.integer.float_modules import FloatInputLayer
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
@@ -18,7 +19,7 @@ def test_the_quantizers_themselves_as_stand_ins_give_the_simulation():
     before = {k: v.clone() for k, v in wrapper.module.state_dict().items()}
     plain = plain_model(wrapper.module, lambda quantizer: quantizer)
     assert torch.equal(plain(*inputs), wrapper(*inputs).detach())
-    called = [plain.module_of(node) for node in plain.graph.find_nodes(op="call_module")]
+    called = [module_of(plain, node) for node in plain.graph.find_nodes(op="call_module")]
     assert not [m for m in called if isinstance(m, QuantLayer | nn.BatchNorm2d)]
     layers = [m.layer_path for m in called if isinstance(m, FloatInputLayer)]
     assert layers == ["conv1", "conv2", "conv3", "fc"]

@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from edgeailite.quantization.graph.capture import TraceError, capture
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import (
+    GraphModel,
+    add_module_at,
+    free_path,
+    module_of,
+    tidy,
+)
 from edgeailite.quantization.report import build_report
 from edgeailite.quantization.wrappers import QuantTrainModule
 from tests.quantization.helpers import batch, train_a_little
@@ -161,26 +167,45 @@ class WithBlock(nn.Module):
 
 def test_free_path():
     model = capture(Unused())
-    assert model.free_path("conv.activation_q") == "conv.activation_q"
-    model.add_module_at("conv.activation_q", nn.Identity())
-    assert model.free_path("conv.activation_q") == "conv.activation_q_1"
-    assert model.free_path("conv") == "conv_1"
+    assert free_path(model, "conv.activation_q") == "conv.activation_q"
+    add_module_at(model, "conv.activation_q", nn.Identity())
+    assert free_path(model, "conv.activation_q") == "conv.activation_q_1"
+    assert free_path(model, "conv") == "conv_1"
+
+
+class Pools(nn.Module):
+    def forward(self, x):
+        return F.adaptive_max_pool2d(F.max_pool2d(x, 2), 1)
+
+    def name(self):
+        return "pools"
 
 
 def test_a_graph_is_linted_and_pickles_with_max_pool_functions():
-    class Pools(nn.Module):
-        def forward(self, x):
-            return F.adaptive_max_pool2d(F.max_pool2d(x, 2), 1)
-
     model, x = capture(Pools()), torch.randn(1, 2, 8, 8)
     model.graph.lint()
-    assert torch.equal(pickle.loads(pickle.dumps(model))(x), Pools()(x))
+    pickled = pickle.loads(pickle.dumps(model))
+    assert torch.equal(pickled(x), Pools()(x))
+    assert isinstance(pickled, Pools)
+    assert pickled.name() == "pools"
+
+
+def test_a_class_that_no_other_process_finds_is_left_out_of_a_pickle():
+    class Local(Pools):
+        pass
+
+    model, x = capture(Local()), torch.randn(1, 2, 8, 8)
+    with pytest.warns(UserWarning, match="Local cannot be imported"):
+        pickled = pickle.loads(pickle.dumps(model))
+    assert torch.equal(pickled(x), Pools()(x))
+    assert isinstance(model, Local)
+    assert isinstance(copy.deepcopy(model), Local)
 
 
 def test_module_of_and_calls():
     model = capture(Residual())
     calls = [n for n in model.graph.nodes if n.op == "call_module"]
-    assert isinstance(model.module_of(calls[0]), nn.Conv2d)
+    assert isinstance(module_of(model, calls[0]), nn.Conv2d)
     assert all("call" in n.meta for n in model.graph.nodes)
 
 
@@ -190,7 +215,7 @@ def test_a_broken_rewrite_is_found():
     node = next(n for n in model.graph.nodes if n.op == "call_module")
     node.target = "nowhere"
     with pytest.raises(RuntimeError, match="nowhere"):
-        model.tidy()
+        tidy(model)
     assert isinstance(model.graph, fx.Graph)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from edgeailite.quantization.arithmetic.presets import get_preset
 from edgeailite.quantization.graph.calls import traits_of
 from edgeailite.quantization.graph.capture import capture
+from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.graph.registry import modules_of
@@ -85,7 +86,7 @@ def test_quantizer_of_looks_through_moves():
     graph = prepared(nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.Flatten()))
     (output,) = graph.graph.find_nodes(op="output")
     found = quantizer_of(output.args[0])
-    assert isinstance(graph.module_of(found), FakeQuantize)
+    assert isinstance(module_of(graph, found), FakeQuantize)
     assert quantizer_of(None) is None
     (placeholder,) = graph.graph.find_nodes(op="placeholder")
     assert quantizer_of(placeholder) is None

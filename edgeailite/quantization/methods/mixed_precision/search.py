@@ -10,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from edgeailite.quantization.arithmetic.spec import QuantSpec
+from edgeailite.quantization.graph.model import graph_of
 from edgeailite.quantization.graph.running import as_batches
 from edgeailite.quantization.methods.mixed_precision.choice import choose_bit_widths
 from edgeailite.quantization.methods.mixed_precision.result import LayerSensitivity, MixedPrecision
@@ -66,7 +67,7 @@ def search_bit_widths(
             "evaluate."
         )
     wrapper = make_wrapper(copy.deepcopy(model), MixedPrecision({}))
-    num_inputs = len(wrapper.module.graph.find_nodes(op="placeholder"))
+    num_inputs = len(graph_of(wrapper.module).find_nodes(op="placeholder"))
     batches = as_batches(data, num_inputs, NUM_BATCHES)
     if activations and batches:
         wrapper.calibrate(batches)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.arithmetic.sqnr import flat_outputs
+from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.modes import in_mode
 from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.methods.mixed_precision.result import LayerSensitivity
@@ -99,7 +100,7 @@ def _count_macs(
 def output_quantizer(model: GraphModel, call: LayerCall) -> FakeQuantize | None:
     """Quantizer behind a layer, if its output is quantized there; else None."""
     behind = quantizer_behind(call.node)
-    module = None if behind is None else model.module_of(behind)
+    module = None if behind is None else module_of(model, behind)
     return module if isinstance(module, FakeQuantize) else None
 
 

@@ -17,6 +17,7 @@ from edgeailite.quantization.graph.calls import (
     operation_of,
     traits_of,
 )
+from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, INDEX, LAYERS
 from edgeailite.quantization.graph.window_sums import global_average
 from edgeailite.quantization.integer.common_rules import (
@@ -129,7 +130,7 @@ def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, gri
 def _average(
     converter: Converter, node: fx.Node, source: Grid, output: Grid
 ) -> IntegerGlobalAverage | IntegerAveragePool | None:
-    module = converter.model.module_of(node)
+    module = module_of(converter.model, node)
     keepdim = global_average(node, module)
     if keepdim is not None:
         return IntegerGlobalAverage(source, output, keepdim)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operation_of
+from edgeailite.quantization.graph.model import graph_of, module_of
 from edgeailite.quantization.graph.operations import (
     ADD,
     CAT,
@@ -70,7 +71,7 @@ def three(shape: Sequence[int]) -> tuple[int, int, int]:
 
 class _Reader:
     def __init__(self, model: GraphModel, example_input: Tensor) -> None:
-        inputs = model.graph.find_nodes(op="placeholder")
+        inputs = graph_of(model).find_nodes(op="placeholder")
         if len(inputs) != 1:
             raise ValueError(f"The model has {len(inputs)} inputs; C files are written for one.")
         self.model = model
@@ -80,15 +81,15 @@ class _Reader:
         self.instructions: list[Instruction] = []
 
     def read(self) -> Program:
-        for node in self.model.graph.nodes:
+        for node in graph_of(self.model).nodes:
             if operation_of(node) not in (INPUT, OUTPUT, SCALAR):
                 self._read(node)
-        (output,) = self.model.graph.find_nodes(op="output")
+        (output,) = graph_of(self.model).find_nodes(op="output")
         results = [self._operand(node) for node in output.all_input_nodes]
         return Program(self.instructions, plan_arena(self.instructions, results))
 
     def _read(self, node: fx.Node) -> None:
-        module, operation = self.model.module_of(node), operation_of(node)
+        module, operation = module_of(self.model, node), operation_of(node)
         for module_type, read in _READERS.items():
             if isinstance(module, module_type):
                 read(self, node, module)

@@ -15,6 +15,7 @@ from edgeailite.quantization.arithmetic.fixed_point import (
 )
 from edgeailite.quantization.arithmetic.weights import quantize_bias
 from edgeailite.quantization.graph.calls import operands
+from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.integer.common_rules import COMMON, has_integer_input
@@ -75,13 +76,13 @@ def convert_joining(converter: Converter, node: fx.Node, quantizer: fx.Node, gri
 
 
 def _is_average(converter: Converter, node: fx.Node) -> bool:
-    return isinstance(converter.model.module_of(node), OffsetScaleShiftAverage)
+    return isinstance(module_of(converter.model, node), OffsetScaleShiftAverage)
 
 
 @RULES.converts("avg_pool", "adaptive_avg_pool", "mean", when=_is_average)
 def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Sum over windows, then offset, multiplier and shift."""
-    module, (operand,) = converter.model.module_of(node), operands(node)
+    module, (operand,) = module_of(converter.model, node), operands(node)
     assert isinstance(module, OffsetScaleShiftAverage)
     made = WindowAverage(module.sums, converter.grid(operand), grid)
     value = converter.call(str(node.target), made, converter.values[operand])
@@ -89,13 +90,13 @@ def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, gri
 
 
 def _is_batch_norm(converter: Converter, node: fx.Node) -> bool:
-    return isinstance(converter.model.module_of(node), OffsetScaleShiftBatchNorm)
+    return isinstance(module_of(converter.model, node), OffsetScaleShiftBatchNorm)
 
 
 @RULES.converts("batch_norm", when=_is_batch_norm)
 def convert_batch_norm(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Offset, multiplier and shift for each channel."""
-    module, operand = converter.model.module_of(node), operands(node)[0]
+    module, operand = module_of(converter.model, node), operands(node)[0]
     assert isinstance(module, OffsetScaleShiftBatchNorm)
     source = quantizer_of(operand)
     given = None if source is None else converter.quantizer(source)

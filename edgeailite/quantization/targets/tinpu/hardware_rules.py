@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operation_of
-from edgeailite.quantization.graph.model import GraphModel
+from edgeailite.quantization.graph.model import GraphModel, graph_of, module_of
 from edgeailite.quantization.graph.operations import MAX_POOL
 from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
@@ -84,8 +84,8 @@ def check_hardware_rules(
 
 def _findings(model: GraphModel, shapes: dict[fx.Node, torch.Size]) -> Iterator[Finding]:
     is_first = True
-    for node in model.graph.nodes:
-        module = model.module_of(node)
+    for node in graph_of(model).nodes:
+        module = module_of(model, node)
         if isinstance(module, OffsetScaleShiftLayer):
             if module.weight.dim() == 2:
                 yield from _linear(module)
@@ -225,7 +225,7 @@ def _float_operations(model: GraphModel, dequantized: fx.Node) -> Iterator[Findi
         if user.op == "output":
             continue
         place = call_name(user)
-        module = model.module_of(user)
+        module = module_of(model, user)
         what = getattr(user.target, "__name__", str(user.target))
         yield Finding(
             place,
