@@ -20,6 +20,8 @@ from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import read_calls
 from edgeailite.quantization.graph.real_tensors import with_real_tensors
+from edgeailite.quantization.graph.sizes import Sizes
+from edgeailite.quantization.graph.structure import flatten
 
 Stage = Literal["captured", "prepared", "plain", "integer"]
 Way = Literal["torch.fx", "torch.export"]
@@ -35,6 +37,7 @@ class Program:
         graph: What ``forward`` runs.
         stage: What has been done to the graph.
         way: How it was captured.
+        sizes: Sizes of inputs for which it holds; None: all.
         target: The hardware that it was prepared for; the engine's ``Target``.
         export_view: Makes the model that ``torch.export`` sees.
         run: Running code of the graph.
@@ -43,6 +46,7 @@ class Program:
     graph: fx.Graph
     stage: Stage = "captured"
     way: Way = "torch.fx"
+    sizes: Sizes | None = None
     target: Any = None
     export_view: Callable[[GraphModel], nn.Module] | None = None
     run: Callable[..., Any] | None = None
@@ -81,6 +85,8 @@ class GraphModel(nn.Module):
             with with_real_tensors(self):
                 view = program.export_view(self)
             return view(*args, **kwargs)
+        if program.sizes is not None and not torch.compiler.is_compiling():
+            program.sizes.check(flatten((args, kwargs))[0])
         assert program.run is not None
         return program.run(self, *args, **kwargs)
 

@@ -1,16 +1,33 @@
-"""Training and evaluation mode: asked for in a graph, and set for a while."""
+"""Modes and buffers of a model: asked for in a graph, set for a while, put back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def is_training(module: nn.Module) -> bool:
     """Return True if `module` is in training mode, as a graph asks while it runs."""
     return module.training
+
+
+class TrainingOnly(nn.Module):
+    """An operation that only training does: its value in training, its first operand else.
+
+    Args:
+        operation: Called with the operands behind the flag.
+    """
+
+    def __init__(self, operation: nn.Module) -> None:
+        super().__init__()
+        self.operation = operation
+
+    def forward(self, x: Tensor, training: bool, *operands: Tensor) -> Tensor:
+        """Give `x`, or what the operation computes in training."""
+        return self.operation(*operands) if training else x
 
 
 @contextmanager
@@ -34,3 +51,20 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     with modes_kept(model):
         model.train(training)
         yield
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put every buffer back at the end, the very tensor with the values that it had."""
+    kept = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffers, name, buffer, values in kept:
+                buffers[name] = buffer.copy_(values)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.graph import traits, variants
-from edgeailite.quantization.graph.modes import is_training
+from edgeailite.quantization.graph.modes import TrainingOnly, is_training
 from edgeailite.quantization.graph.registry import each
 from edgeailite.quantization.graph.registry import register_operation as row
 
@@ -263,7 +263,7 @@ DROP_PATH = row(
     "drop_path",
     traits.RESHAPE,
     "input",
-    modules=(nn.AlphaDropout, nn.FeatureAlphaDropout),
+    modules=(nn.AlphaDropout, nn.FeatureAlphaDropout, TrainingOnly),
     type_names=("StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d"),
 )
 row(
@@ -310,7 +310,7 @@ row(
 )
 PERMUTE = row(
     "permute",
-    traits.MOVE,
+    traits.VIEW,
     "input, *dims",
     onnx=("Transpose",),
     functions=(torch.permute,),
@@ -318,7 +318,7 @@ PERMUTE = row(
 )
 TRANSPOSE = row(
     "transpose",
-    traits.MOVE,
+    traits.VIEW,
     "input, dim0=0, dim1=1",
     onnx=("Transpose",),
     functions=(torch.transpose, torch.swapaxes, torch.swapdims, torch.t),
@@ -326,7 +326,7 @@ TRANSPOSE = row(
 )
 row(
     "movedim",
-    traits.MOVE,
+    traits.VIEW,
     "input, source, destination",
     functions=(torch.movedim,),
     methods=("movedim",),
@@ -342,7 +342,7 @@ row(
 row("unbind", traits.SPLIT, "input, dim=0", functions=(torch.unbind,), methods=("unbind",))
 INDEX = row(
     "index",
-    traits.MOVE,
+    traits.VIEW,
     "input, index",
     variant=variants.indexing,
     onnx=("Slice", "Gather"),
@@ -350,15 +350,15 @@ INDEX = row(
 )
 row(
     "select",
-    traits.MOVE,
+    traits.VIEW,
     "input, dim, index, length=None",
     functions=(torch.narrow, torch.select, torch.index_select),
     methods=("narrow", "select", "index_select"),
 )
 row("flip", traits.MOVE, "input, *dims", functions=(torch.flip,), methods=("flip",))
 row("roll", traits.MOVE, "input, shifts, dims=()", functions=(torch.roll,), methods=("roll",))
-row("expand", traits.MOVE, "input, *sizes", onnx=("Expand",), methods=("expand",))
-row("expand_as", traits.MOVE, "input, other", methods=("expand_as",))
+row("expand", traits.VIEW, "input, *sizes", onnx=("Expand",), methods=("expand",))
+row("expand_as", traits.VIEW, "input, other", methods=("expand_as",))
 row(
     "repeat",
     traits.MOVE,

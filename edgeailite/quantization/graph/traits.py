@@ -13,6 +13,7 @@ class Traits:
         has_weight: A layer with a weight, and perhaps a bias, of its own.
         moves_values: The result holds values of the operand, or zeros, so it lies on its grid.
         keeps_order: The values stay in their order in memory: only the shape changes.
+        views: The result shares the operand's memory.
         splits: The result is a tuple of tensors.
         is_activation: A function that the quantizer behind it computes: a lower, an upper bound.
         reads_one: One operand; further tensors in the call are sizes.
@@ -30,6 +31,7 @@ class Traits:
     has_weight: bool
     moves_values: bool
     keeps_order: bool
+    views: bool
     splits: bool
     is_activation: bool
     reads_one: bool
@@ -45,6 +47,7 @@ NONE = Traits(
     has_weight=False,
     moves_values=False,
     keeps_order=False,
+    views=False,
     splits=False,
     is_activation=False,
     reads_one=False,
@@ -59,10 +62,11 @@ LAYER = replace(NONE, has_weight=True, may_overwrite=True)
 ACTIVATION = replace(NONE, is_activation=True)
 MOVE = replace(NONE, moves_values=True, reads_one=True, keeps_sign=True)
 MOVE_IN_CHANNEL = replace(MOVE, keeps_channels=True)
-RESHAPE = replace(MOVE, keeps_order=True)
+VIEW = replace(MOVE, views=True)
+RESHAPE = replace(VIEW, keeps_order=True)
 IDENTITY = replace(RESHAPE, keeps_channels=True)
 # An identity that decides about quantization: its value is not on the grid of its operand.
 MARK = replace(NONE, reads_one=True, keeps_order=True, keeps_channels=True)
-SPLIT = replace(MOVE, splits=True)
+SPLIT = replace(VIEW, splits=True)
 ARITHMETIC = replace(NONE, may_overwrite=True)
 AVERAGE = replace(NONE, reads_one=True, keeps_sign=True, keeps_channels=True, averages=True)

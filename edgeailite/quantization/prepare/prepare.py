@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.model import GraphModel, program_of
 from edgeailite.quantization.graph.modes import in_mode
+from edgeailite.quantization.graph.structure import Example
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import annotate
 from edgeailite.quantization.prepare.insert import insert
@@ -48,10 +49,11 @@ def prepare(
     if not isinstance(model, GraphModel):
         _refuse_quantized(model)
     check_finite_weights(model)
+    example = None
     if example_inputs is not None:
-        _check_example(model, example_inputs, example_kwargs or {})
-    num_inputs = None if example_inputs is None else len(example_inputs)
-    graph = capture(model, leaf_modules, num_inputs, tuple(example_kwargs or ()))
+        example = Example(tuple(example_inputs), dict(example_kwargs or {}))
+        _check_example(model, example)
+    graph = capture(model, leaf_modules, example)
     annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
     program = program_of(graph)
@@ -86,19 +88,13 @@ def check_finite_weights(model: nn.Module) -> None:
             )
 
 
-def _check_example(
-    model: nn.Module, example_inputs: Sequence[Any], example_kwargs: Mapping[str, Any]
-) -> None:
+def _check_example(model: nn.Module, example: Example) -> None:
     try:
         with torch.no_grad(), in_mode(model, training=False):
-            model(*example_inputs, **example_kwargs)
+            model(*example.args, **example.kwargs)
     except Exception as error:
-        shapes = ", ".join(
-            str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
-            for x in (*example_inputs, *example_kwargs.values())
-        )
         raise ValueError(
-            f"The example input (dummy_input, example_inputs) of shape {shapes} does not pass "
-            f"through {type(model).__name__} ({error}). "
+            f"The example input (dummy_input, example_inputs) of shape {example.describe()} does "
+            f"not pass through {type(model).__name__} ({error}). "
             "Give an input of the shape that the model is used with, batch included."
         ) from error

@@ -14,6 +14,7 @@ from edgeailite.quantization.graph.model import (
     module_of,
     tidy,
 )
+from edgeailite.quantization.graph.structure import Example
 from edgeailite.quantization.report import build_report
 from edgeailite.quantization.wrappers import QuantTrainModule
 from tests.quantization.helpers import batch, train_a_little
@@ -97,9 +98,9 @@ def test_arguments_that_default_to_none_keep_their_defaults():
             return -x if scale else x
 
     model, x = Optional(), torch.randn(1, 3, 4, 4)
-    assert torch.equal(capture(model, num_inputs=1)(x), model(x))
+    assert torch.equal(capture(model, example=Example((x,)))(x), model(x))
     mask = torch.rand(1, 4, 4, 4)
-    assert torch.equal(capture(model, num_inputs=2)(x, mask), model(x, mask))
+    assert torch.equal(capture(model, example=Example((x, mask)))(x, mask), model(x, mask))
     wrapped = QuantTrainModule(copy.deepcopy(model), x, total_epochs=4)
     assert wrapped(x).shape == (1, 4, 4, 4)
 
