@@ -15,10 +15,10 @@ define_missing_operators()
 from edgeailite import xnn  # noqa: E402
 
 if TYPE_CHECKING:
-    from edgeailite.quantization.graph.capture import TraceError
+    from edgeailite.quantization.graph.guard import TraceError
 else:
     __getattr__, __dir__ = lazy_names(
-        __name__, {f"{__name__}.quantization.graph.capture": ("TraceError",)}
+        __name__, {f"{__name__}.quantization.graph.guard": ("TraceError",)}
     )
 
 __version__ = "0.1.0"

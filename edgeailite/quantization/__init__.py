@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.presets import QConfigType
     from edgeailite.quantization.arithmetic.spec import BiasSpec, QConfig, QuantSpec
     from edgeailite.quantization.export.export_format import ExportFormat
-    from edgeailite.quantization.graph.capture import TraceError
+    from edgeailite.quantization.graph.guard import TraceError
     from edgeailite.quantization.methods.training import TrainingMethods
     from edgeailite.quantization.prepare.tinyml_qconfig import TinyMLQConfigType
     from edgeailite.quantization.wrappers import (
@@ -35,7 +35,7 @@ else:
             f"{__name__}.arithmetic.presets": ("QConfigType",),
             f"{__name__}.arithmetic.spec": ("BiasSpec", "QConfig", "QuantSpec"),
             f"{__name__}.export.export_format": ("ExportFormat",),
-            f"{__name__}.graph.capture": ("TraceError",),
+            f"{__name__}.graph.guard": ("TraceError",),
             f"{__name__}.methods.training": ("TrainingMethods",),
             f"{__name__}.prepare.tinyml_qconfig": ("TinyMLQConfigType",),
             f"{__name__}.wrappers.converted": ("ConvertedModule", "TinyMLConvertedModule"),

@@ -8,13 +8,17 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.exported import export
-from edgeailite.quantization.graph.guard import Difference, Guard
+from edgeailite.quantization.graph.guard import (
+    Guard,
+    TraceError,
+    WaitingGuard,
+    wrong_graph,
+)
 from edgeailite.quantization.graph.leaves import Leaves, is_batch_norm_with_activation
 from edgeailite.quantization.graph.merging import follow_mode
 from edgeailite.quantization.graph.model import (
@@ -35,10 +39,6 @@ from edgeailite.quantization.graph.twins import make_twin, replace_modules
 
 _ENGINE = Path(__file__).parent
 _LIBRARY = Path(torch.__file__).parent
-
-
-class TraceError(RuntimeError):
-    """The model cannot be captured as a graph."""
 
 
 def capture(
@@ -66,9 +66,13 @@ def capture(
         return model
     leaves = Leaves(leaf_modules)
     if example is None:
+        waiting = WaitingGuard(model)
         attempt = _by_tracing(model, leaves, None)
-        return _finish(model, attempt)
-    guard, problems = Guard(model, example), []
+        captured = _finish(model, attempt)
+        program_of(captured).guard = waiting.with_graph(captured, attempt.follows_mode)
+        return captured
+    guard = Guard(model, example)
+    problems: list[TraceError] = []
     for way in (_by_tracing, _by_export):
         try:
             attempt = way(model, leaves, example)
@@ -78,11 +82,10 @@ def capture(
         wrong = guard.compare(attempt.captured, in_training=attempt.follows_mode)
         if wrong is None:
             return _finish(model, attempt)
-        found = guard.values_of(attempt.captured, wrong.training)
+        values = guard.values_of(attempt.captured, wrong.training)
         replace_modules(model, {twin: own for own, twin in attempt.twins.items()})
-        problems.append(
-            TraceError(_wrong_message(model, way, wrong, guard.first_without(found, wrong)))
-        )
+        place = guard.first_without(values, wrong)
+        problems.append(wrong_graph(model, program_of(attempt.captured).way, wrong, place))
     raise TraceError(" ".join(str(problem) for problem in problems)) from problems[0]
 
 
@@ -197,12 +200,3 @@ def _is_library(filename: str) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}{_line_of(error)}"
-
-
-def _wrong_message(model: nn.Module, way: Any, wrong: Difference, where: str) -> str:
-    name = "torch.fx" if way is _by_tracing else "torch.export"
-    return (
-        f"The graph that {name} makes of {type(model).__name__} does not compute what the model "
-        f"does: {wrong.message}.{where} Write that part without operations in place, hooks that "
-        "change values, and choices by the values of tensors; or name its module in leaf_modules."
-    )

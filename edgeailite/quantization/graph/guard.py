@@ -7,47 +7,34 @@ no backward pass, for gradients are followed through autograd's graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from edgeailite.quantization.graph.behavior import (
+    Behavior,
+    Call,
+    difference,
+    named_tensors,
+    observe,
+)
+from edgeailite.quantization.graph.calls import operation_of
 from edgeailite.quantization.graph.model import GraphModel, graph_of
-from edgeailite.quantization.graph.modes import buffers_kept, in_mode
+from edgeailite.quantization.graph.operations import QUANTIZER
 from edgeailite.quantization.graph.parting import Recorded
 from edgeailite.quantization.graph.running import GraphRunner
-from edgeailite.quantization.graph.structure import Example, flatten
-from edgeailite.quantization.graph.value_types import type_of
+from edgeailite.quantization.graph.structure import Example
+from edgeailite.quantization.graph.value_types import is_known_not_to_be_float, type_of
 
 if TYPE_CHECKING:
     from torch import fx
 
-_SEED = 0
-# Largest difference of results, in units of the last place of the largest value: kernels that sum
-# in another order, as where attention is opened, differ by so much.
-_ROUNDING = 256.0
 
-Call = Callable[[Example], Any]
-
-
-@dataclass(frozen=True)
-class Behavior:
-    """Result and effects of a model with an example, in one mode.
-
-    Attributes:
-        structure: Of the result, without its tensors.
-        tensors: Of the result.
-        buffers: Buffers afterwards, by name.
-        learning: Names of the parameters that the result has a gradient for; in training only.
-    """
-
-    structure: Any
-    tensors: list[Tensor]
-    buffers: dict[str, Tensor]
-    learning: frozenset[str]
+class TraceError(RuntimeError):
+    """The model cannot be captured as a graph."""
 
 
 @dataclass(frozen=True)
@@ -61,99 +48,6 @@ class Difference:
 
     message: str
     training: bool
-
-
-def observe(model: nn.Module, example: Example, training: bool, call: Call) -> Behavior:
-    """Run a model once; buffers, modes and the random state are as before at the end.
-
-    Args:
-        model: Whose parameters and buffers are looked at.
-        example: Inputs; copied.
-        training: Mode.
-        call: Runs the model.
-    """
-    with in_mode(model, training), _alone(model, example), torch.set_grad_enabled(training):
-        tensors, structure = flatten(call(example.copied()))
-        buffers = {name: buffer.clone() for name, buffer in _named(model, "_buffers")}
-        learning = _learning(model, tensors) if training else frozenset()
-    return Behavior(structure, [t.detach() for t in tensors], buffers, learning)
-
-
-@contextmanager
-def _alone(model: nn.Module, example: Example) -> Iterator[None]:
-    """Leave no trace: neither in buffers nor in the random state; no autocast from outside."""
-    devices = {t.device for t in example.tensors}
-    kind = next(iter(devices)).type if devices else "cpu"
-    accelerators = [d for d in devices if d.type != "cpu"]
-    with torch.random.fork_rng(devices=accelerators, device_type=kind if accelerators else "cuda"):
-        torch.manual_seed(_SEED)
-        with torch.autocast(kind, enabled=False), buffers_kept(model):
-            yield
-
-
-def _named(model: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:
-    for path, module in model.named_modules():
-        for name, tensor in getattr(module, kind).items():
-            if tensor is not None:
-                yield f"{path}.{name}" if path else name, tensor
-
-
-def _learning(model: nn.Module, tensors: list[Tensor]) -> frozenset[str]:
-    """Parameters that autograd reaches from the results."""
-    names = {id(parameter): name for name, parameter in _named(model, "_parameters")}
-    pending = [t.grad_fn for t in tensors if t.grad_fn is not None]
-    seen, found = set(pending), set()
-    while pending:
-        function = pending.pop()
-        variable = getattr(function, "variable", None)
-        if variable is not None and id(variable) in names:
-            found.add(names[id(variable)])
-        for following, _ in function.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                pending.append(following)
-    return frozenset(found)
-
-
-def difference(wanted: Behavior, found: Behavior) -> str | None:
-    """Say in what two behaviors differ; None: in nothing but rounding."""
-    if wanted.structure != found.structure:
-        return f"the result is {found.structure}, it should be {wanted.structure}"
-    for i, (one, other) in enumerate(zip(wanted.tensors, found.tensors, strict=True)):
-        message = _tensor_difference(one, other)
-        if message:
-            return f"result {i} {message}" if len(wanted.tensors) > 1 else f"the result {message}"
-    for name, one in wanted.buffers.items():
-        message = _tensor_difference(one, found.buffers[name])
-        if message:
-            return f"buffer '{name}' {message} afterwards"
-    if wanted.learning != found.learning:
-        more, less = found.learning - wanted.learning, wanted.learning - found.learning
-        parts = (("a gradient for", more), ("no gradient for", less))
-        return "there is " + " and ".join(f"{what} {sorted(n)[:3]}" for what, n in parts if n)
-    return None
-
-
-def _tensor_difference(wanted: Tensor, found: Tensor) -> str | None:
-    if wanted.shape != found.shape:
-        return f"has shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
-    if wanted.dtype != found.dtype:
-        return f"has dtype {found.dtype}, not {wanted.dtype}"
-    if torch.equal(wanted, found) or wanted.numel() == 0:
-        return None
-    if not wanted.is_floating_point():
-        return "differs"
-    distance = (wanted.double() - found.double()).abs()
-    distance[(wanted == found) | (wanted.isnan() & found.isnan())] = 0
-    largest = (
-        wanted.abs()[wanted.isfinite()].max() if wanted.isfinite().any() else wanted.new_ones(())
-    )
-    units = float(distance.max() / (largest.double() * torch.finfo(wanted.dtype).eps + 1e-300))
-    if units <= _ROUNDING:
-        return None
-    return (
-        f"differs by up to {float(distance.max()):.3g}, its largest value is {float(largest):.3g}"
-    )
 
 
 class Guard:
@@ -220,6 +114,118 @@ class Guard:
         with Recorded() as recorded:
             observe(self.model, example, wrong.training, _call(self.model))
         return recorded.first_without(values)
+
+
+class WaitingGuard:
+    """Compares a graph that was captured without an example with its model, on the first batch.
+
+    Args:
+        model: Before it is captured; copied, all but its tensors.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        try:
+            self.model: nn.Module | None = _copy_of_modules(model)
+        except Exception as error:
+            self.model, self.problem = None, f"{type(error).__name__}: {error}"
+
+    def with_graph(self, captured: GraphModel, in_training: bool) -> WaitingGuard | None:
+        """Take the graph, before it is prepared; None, with a warning, if that is impossible.
+
+        Args:
+            captured: The graph; copied, all but its tensors.
+            in_training: Compare in training mode too.
+        """
+        if self.model is None:
+            warnings.warn(
+                f"{type(captured).__name__} cannot be copied ({self.problem}), so the captured "
+                "graph is not compared with it on the first batch. Give an example input: then it "
+                "is compared at once.",
+                stacklevel=5,
+            )
+            return None
+        self.captured, self.in_training = _copy_of_modules(captured), in_training
+        return self
+
+    def compare_first_batch(self, live: GraphModel, args: Any, kwargs: Any) -> None:
+        """Compare on the first samples of a batch.
+
+        Args:
+            live: The prepared model, whose buffers may be on another device by now.
+            args: Inputs.
+            kwargs: Inputs by name.
+
+        Raises:
+            TraceError: The graph does not compute what the model does, or quantizes something that
+                is no floating-point tensor.
+        """
+        assert self.model is not None
+        buffers = dict(named_tensors(live, "_buffers"))
+        for copied in (self.model, self.captured):
+            for path, module in copied.named_modules():
+                for name in module._buffers:
+                    key = f"{path}.{name}" if path else name
+                    if key in buffers:
+                        module._buffers[name] = buffers[key]
+        whole = Example(args, kwargs)
+        try:
+            guard = Guard(self.model, whole.with_two_samples())
+        except Exception:  # its axes are no samples
+            guard = Guard(self.model, whole)
+        wrong = guard.compare(self.captured, self.in_training)
+        if wrong is not None:
+            place = guard.first_without(guard.values_of(self.captured, wrong.training), wrong)
+            raise wrong_graph(self.model, "torch.fx", wrong, place, " or give an example input")
+        _check_types(live, {n.name: n.meta.get("type") for n in graph_of(self.captured).nodes})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle nothing: another process has no model to compare with."""
+        return type(None), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WaitingGuard:
+        """Copy the modules with the tensors that `memo` has for them."""
+        new = WaitingGuard.__new__(WaitingGuard)
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
+
+
+def _copy_of_modules(model: Any) -> Any:
+    """Copy a model; the parameters and buffers stay the very tensors."""
+    tensors = [t for module in model.modules() for t in _tensors_of(module)]
+    return copy.deepcopy(model, {id(t): t for t in tensors})
+
+
+def _tensors_of(module: nn.Module) -> list[Tensor]:
+    own = (*module._parameters.values(), *module._buffers.values())
+    return [tensor for tensor in own if tensor is not None]
+
+
+def _check_types(live: GraphModel, types: dict[str, Any]) -> None:
+    """Note the types of values; refuse quantizers of what is no floating-point tensor."""
+    for node in graph_of(live).nodes:
+        if node.name in types:
+            node.meta["type"] = types[node.name]
+    for node in graph_of(live).nodes:
+        if operation_of(node) is QUANTIZER and is_known_not_to_be_float(node.all_input_nodes[0]):
+            operand = node.all_input_nodes[0]
+            raise TraceError(
+                f"'{operand.name}' is no floating-point tensor but {operand.meta['type']}, which "
+                "shows only as the model runs: inputs may be tensors, or dicts and lists of them "
+                "if an example input is given. Pass it when wrapping the model."
+            )
+
+
+def wrong_graph(
+    model: nn.Module, way: str, wrong: Difference, place: str, way_out: str = ""
+) -> TraceError:
+    """Error for a graph that does not compute what its model does."""
+    return TraceError(
+        f"The graph that {way} makes of {type(model).__name__} does not compute what the model "
+        f"does: {wrong.message}.{place} Write that part without operations in place, hooks that "
+        "change values, and choices by the values of tensors; or name its module in "
+        f"leaf_modules{way_out}."
+    )
 
 
 def _call(model: nn.Module) -> Call:

@@ -38,6 +38,7 @@ class Program:
         stage: What has been done to the graph.
         way: How it was captured.
         sizes: Sizes of inputs for which it holds; None: all.
+        guard: Compares it with the original model on the first batch; None: that is done.
         target: The hardware that it was prepared for; the engine's ``Target``.
         export_view: Makes the model that ``torch.export`` sees.
         run: Running code of the graph.
@@ -47,6 +48,7 @@ class Program:
     stage: Stage = "captured"
     way: Way = "torch.fx"
     sizes: Sizes | None = None
+    guard: Any = None
     target: Any = None
     export_view: Callable[[GraphModel], nn.Module] | None = None
     run: Callable[..., Any] | None = None
@@ -85,6 +87,7 @@ class GraphModel(nn.Module):
             with with_real_tensors(self):
                 view = program.export_view(self)
             return view(*args, **kwargs)
+        compare_first_batch(self, args, kwargs)
         if program.sizes is not None and not torch.compiler.is_compiling():
             program.sizes.check(flatten((args, kwargs))[0])
         assert program.run is not None
@@ -187,6 +190,29 @@ def graph_of(model: nn.Module) -> fx.Graph:
 def target_of(model: nn.Module) -> Any:
     """Hardware that a model was prepared for; the engine's ``Target``."""
     return program_of(model).target
+
+
+def compare_first_batch(model: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Compare a graph that was captured without an example with its model, once.
+
+    Args:
+        model: The graph model.
+        args: Inputs of the first batch.
+        kwargs: Inputs by name.
+
+    Returns:
+        True if it was compared now.
+
+    Raises:
+        TraceError: They compute different values; a value cannot be quantized as it is.
+    """
+    program = program_of(model)
+    guard = program.guard
+    if guard is None or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return False
+    program.guard = None
+    guard.compare_first_batch(model, args, kwargs)
+    return True
 
 
 def recompile(model: GraphModel) -> None:

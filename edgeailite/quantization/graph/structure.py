@@ -146,6 +146,14 @@ class Example:
             return self
         return self.with_tensors([torch.cat([t, t]) for t in tensors])
 
+    def with_two_samples(self) -> Example:
+        """The first two, where all tensors hold more along their first axis."""
+        tensors = self.tensors
+        sizes = {t.shape[0] if t.dim() else 0 for t in tensors}
+        if len(sizes) != 1 or min(sizes) <= 2:
+            return self
+        return self.with_tensors([t[:2] for t in tensors])
+
     def describe(self) -> str:
         """Shapes of the tensors, for a message."""
         return ", ".join(str(tuple(t.shape)) for t in self.tensors) or "no tensor"

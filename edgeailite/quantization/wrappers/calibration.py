@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from edgeailite.quantization.graph.model import graph_of
+from edgeailite.quantization.graph.model import compare_first_batch, graph_of
 from edgeailite.quantization.graph.running import as_batches, iterate_batches
 from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.bias_corrector import BiasCorrector
@@ -48,7 +48,10 @@ def calibrate_at_once(
     model: GraphModel, data: Iterable[Any], num_batches: int | None, methods: Sequence[str]
 ) -> list[MethodGain]:
     """Run post-training methods on all batches; return the effect of each."""
-    return post_training(model, as_batches(data, _num_inputs(model), num_batches), methods)
+    batches = as_batches(data, _num_inputs(model), num_batches)
+    if batches:
+        compare_first_batch(model, batches[0], {})
+    return post_training(model, batches, methods)
 
 
 def reestimate(model: GraphModel, data: Iterable[Any], num_batches: int | None) -> None:

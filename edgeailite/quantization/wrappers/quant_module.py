@@ -16,7 +16,7 @@ from edgeailite.quantization.export.clip import clip_model
 from edgeailite.quantization.export.export_format import ExportFormat
 from edgeailite.quantization.export.fakeq import fakeq_model
 from edgeailite.quantization.export.formats import OnnxOptions, find_writer, writers
-from edgeailite.quantization.graph.model import program_of, target_of
+from edgeailite.quantization.graph.model import compare_first_batch, program_of, target_of
 from edgeailite.quantization.methods.distillation import Teacher
 from edgeailite.quantization.methods.gains import render_gains
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths, apply_bit_widths
@@ -102,6 +102,7 @@ class QuantModule(Exporter):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the original model; without gradients where training mode only calibrates."""
+        self._compare_first_batch(args, kwargs)
         with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
             if self.training:
                 self._clip_weights_once()
@@ -116,6 +117,10 @@ class QuantModule(Exporter):
             if self.teacher is None or not (self.training and self.trains):
                 return output
             return self.teacher.distill(output, args, kwargs)
+
+    def _compare_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if compare_first_batch(self.module, args, kwargs):
+            self._say("no example input was given: compared the graph with the model on this batch")
 
     def _clip_weights_once(self) -> None:
         if not self.clip_weights or self.weights_clipped:
