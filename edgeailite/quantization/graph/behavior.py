@@ -68,7 +68,7 @@ def _alone(model: nn.Module, example: Example) -> Iterator[None]:
 
 def named_tensors(model: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:
     """Yield the names and tensors of a model's ``_parameters`` or ``_buffers``, the kind."""
-    for path, module in model.named_modules():
+    for path, module in nn.Module.named_modules(model):
         for name, tensor in getattr(module, kind).items():
             if tensor is not None:
                 yield f"{path}.{name}" if path else name, tensor

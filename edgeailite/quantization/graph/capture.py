@@ -63,6 +63,8 @@ def capture(
             path, the source line, and the way out.
     """
     if isinstance(model, GraphModel):
+        if example is not None:
+            Guard(model, example).note_types(model)
         return model
     leaves = Leaves(leaf_modules)
     if example is None:
@@ -112,7 +114,7 @@ def _by_tracing(model: nn.Module, leaves: Leaves, example: Example | None) -> _A
         evaluation = trace(model, leaves, defaults, training=False)
     except TracingFailed as failed:
         raise TraceError(_failure(model, failed, example)) from failed
-    batch_norms = [m for m in model.modules() if is_batch_norm_with_activation(m)]
+    batch_norms = [m for m in nn.Module.modules(model) if is_batch_norm_with_activation(m)]
     twins: dict[nn.Module, nn.Module] = {m: make_twin(m, nn.BatchNorm2d) for m in batch_norms}
     return _attempt(model, "torch.fx", *evaluation, *training, twins)
 
@@ -126,7 +128,7 @@ def _by_export(model: nn.Module, leaves: Leaves, example: Example) -> _Attempt:
         evaluation = export(model, leaves, example, training=False)
     except Exception as error:
         raise TraceError(f"torch.export fails too: {_first_line(error)}") from error
-    batch_norms = [m for m in model.modules() if is_batch_norm_with_activation(m)]
+    batch_norms = [m for m in nn.Module.modules(model) if is_batch_norm_with_activation(m)]
     twins: dict[nn.Module, nn.Module] = {m: make_twin(m, nn.BatchNorm2d) for m in batch_norms}
     other = training or evaluation
     both = (evaluation.graph, evaluation.constants, other.graph, other.constants)

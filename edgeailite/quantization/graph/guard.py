@@ -22,6 +22,7 @@ from edgeailite.quantization.graph.behavior import (
     observe,
 )
 from edgeailite.quantization.graph.calls import operation_of
+from edgeailite.quantization.graph.leaves import computed_weights
 from edgeailite.quantization.graph.model import GraphModel, graph_of
 from edgeailite.quantization.graph.operations import QUANTIZER
 from edgeailite.quantization.graph.parting import Recorded
@@ -57,6 +58,9 @@ class Guard:
         model: The model.
         example: Inputs.
 
+    Raises:
+        ValueError: They do not pass through the model.
+
     Attributes:
         training: The model's behavior in training mode; None: it does not run in it.
         unguarded: Why it does not.
@@ -66,7 +70,14 @@ class Guard:
         self.model, self.example = model, example
 
         call = _call(model)
-        self.evaluation = observe(model, example, training=False, call=call)
+        try:
+            self.evaluation = observe(model, example, training=False, call=call)
+        except Exception as error:
+            raise ValueError(
+                f"The example input (dummy_input, example_inputs) of shape {example.describe()} "
+                f"does not pass through {type(model).__name__} ({error}). "
+                "Give an input of the shape that the model is used with, batch included."
+            ) from error
         self.training: Behavior | None = None
         self.unguarded = ""
         for inputs in (example, example.with_batch_of_two()):
@@ -87,11 +98,7 @@ class Guard:
         Returns:
             The first difference; None: there is none.
         """
-
-        def noting(given: Example) -> Any:
-            return GraphRunner(captured, _note_type).run(*positional(captured, given))
-
-        found = observe(captured, self.example, training=False, call=noting)
+        found = self.note_types(captured)
         message = difference(self.evaluation, found)
         if message is not None:
             return Difference(f"in evaluation mode {message}", training=False)
@@ -100,6 +107,14 @@ class Guard:
         found = observe(captured, self.training_example, training=True, call=_call(captured))
         message = difference(self.training, found)
         return Difference(f"in training mode {message}", training=True) if message else None
+
+    def note_types(self, captured: GraphModel) -> Behavior:
+        """Run a captured graph in evaluation mode; its nodes get the types of their values."""
+
+        def noting(given: Example) -> Any:
+            return GraphRunner(captured, _note_type).run(*positional(captured, given))
+
+        return observe(captured, self.example, training=False, call=noting)
 
     def values_of(self, captured: GraphModel, training: bool) -> set[int]:
         """Values that a captured graph computes, to look for those of the model."""
@@ -162,7 +177,7 @@ class WaitingGuard:
         assert self.model is not None
         buffers = dict(named_tensors(live, "_buffers"))
         for copied in (self.model, self.captured):
-            for path, module in copied.named_modules():
+            for path, module in nn.Module.named_modules(copied):
                 for name in module._buffers:
                     key = f"{path}.{name}" if path else name
                     if key in buffers:
@@ -192,12 +207,13 @@ class WaitingGuard:
 
 def _copy_of_modules(model: Any) -> Any:
     """Copy a model; the parameters and buffers stay the very tensors."""
-    tensors = [t for module in model.modules() for t in _tensors_of(module)]
+    tensors = [t for module in nn.Module.modules(model) for t in _tensors_of(module)]
     return copy.deepcopy(model, {id(t): t for t in tensors})
 
 
 def _tensors_of(module: nn.Module) -> list[Tensor]:
-    own = (*module._parameters.values(), *module._buffers.values())
+    computed = [getattr(module, name) for name in computed_weights(module)]
+    own = (*module._parameters.values(), *module._buffers.values(), *computed)
     return [tensor for tensor in own if tensor is not None]
 
 

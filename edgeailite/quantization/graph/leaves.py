@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from edgeailite.quantization.graph.attention import is_traceable_attention, multihead_attention
 from edgeailite.quantization.graph.operations import (
@@ -38,9 +39,12 @@ class Leaves:
 
     def is_leaf(self, module: nn.Module, path: str) -> bool:
         """Return True if the graph calls the module, and does not look inside."""
+        if self.is_named(module, path):
+            return True
+        if "forward" in vars(module) or has_computed_weight(module):
+            return False
         return (
-            self.is_named(module, path)
-            or is_registered(type(module))
+            is_registered(type(module))
             or operation_of_module(module) in _OPERATIONS
             or _is_of_torch(module)
         )
@@ -79,6 +83,21 @@ class Leaves:
         return None
 
 
+def has_computed_weight(module: nn.Module) -> bool:
+    """Return True for a layer whose weight is computed from parameters with each call.
+
+    So do torch's parametrizations, its older ``weight_norm`` and ``spectral_norm``. The graph then
+    computes the weight too.
+    """
+    return bool(computed_weights(module)) or parametrize.is_parametrized(module)
+
+
+def computed_weights(module: nn.Module) -> list[str]:
+    """Attributes that hooks of torch's older ``weight_norm`` and ``spectral_norm`` compute."""
+    hooks: list[Any] = list(module._forward_pre_hooks.values())
+    return [hook.name for hook in hooks if type(hook).__module__.startswith("torch.nn.utils.")]
+
+
 def is_batch_norm_with_activation(module: nn.Module) -> bool:
     """Return True for timm's batch norm that also calls its children `drop` and `act`."""
     library = type(module).__module__.partition(".")[0]
@@ -89,4 +108,5 @@ def _is_of_torch(module: nn.Module) -> bool:
     """Return True for a module of torch's, as fx decides; a container is none."""
     name = type(module).__module__
     of_torch = name.startswith(("torch.nn", "torch.ao.nn"))
+    of_torch = of_torch and not name.startswith("torch.nn.utils.")  # parametrizations
     return of_torch and not isinstance(module, nn.Sequential)

@@ -147,7 +147,10 @@ def as_graph_model(root: nn.Module, graph: fx.Graph) -> GraphModel:
 def _begin(model: GraphModel, root: nn.Module, graph: fx.Graph) -> None:
     # The children stay in the very dictionary: what replaces one of the root's children replaces it
     # in the root too, as deeper in the tree, so that a model is never part float, part wrapper.
-    model.__dict__.update(root.__dict__)
+    # What would hide one of nn.Module's own methods stays with the root: the graph reads no
+    # attributes, and optimizers, checkpoints and parallel wrappers call these methods.
+    hidden = {name for name in root.__dict__ if callable(getattr(nn.Module, name, None))}
+    model.__dict__.update({k: v for k, v in root.__dict__.items() if k not in hidden})
     for own in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
         model.__dict__[own] = copy.copy(root.__dict__[own])
     model.__dict__[_PROGRAM] = Program(graph)

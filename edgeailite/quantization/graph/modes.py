@@ -37,7 +37,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     The flags are set back one by one, without a call of ``train()``: a wrapper counts no epoch, and
     a module that stayed in evaluation mode on its own (a frozen batch norm) still does.
     """
-    before = [(module, module.training) for module in model.modules()]
+    before = [(module, module.training) for module in nn.Module.modules(model)]
     try:
         yield
     finally:
@@ -49,7 +49,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Put all of `model` into training or evaluation mode; see :func:`modes_kept` for the end."""
     with modes_kept(model):
-        model.train(training)
+        type(model).train(model, training)  # an attribute of the model may hide it
         yield
 
 
@@ -58,7 +58,7 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Put every buffer back at the end, the very tensor with the values that it had."""
     kept = [
         (module._buffers, name, buffer, buffer.clone())
-        for module in model.modules()
+        for module in nn.Module.modules(model)
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]

@@ -100,7 +100,7 @@ def opaque_leaves(model: nn.Module, leaves: Leaves) -> Iterator[list[LeafCall]]:
     _state.calls = []
     before: list[tuple[nn.Module, Any]] = []
     try:
-        for path, module in model.named_modules(remove_duplicate=True):
+        for path, module in nn.Module.named_modules(model):
             forward = _stand_in(module, path, leaves)
             if forward is not None:
                 before.append((module, module.__dict__.get("forward")))

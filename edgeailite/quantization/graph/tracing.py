@@ -6,7 +6,8 @@ import functools
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from edgeailite.quantization.graph.aliasing import (
 )
 from edgeailite.quantization.graph.calls import read_calls
 from edgeailite.quantization.graph.in_place import follow_in_place
-from edgeailite.quantization.graph.leaves import Leaves
+from edgeailite.quantization.graph.leaves import Leaves, computed_weights
 from edgeailite.quantization.graph.modes import buffers_kept, in_mode
 from edgeailite.quantization.graph.twins import make_twin
 
@@ -133,7 +134,12 @@ def trace(
         return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     try:
-        with in_mode(model, training), buffers_kept(model), torch.enable_grad():
+        with (
+            in_mode(model, training),
+            buffers_kept(model),
+            _computed_weights_kept(model),
+            torch.enable_grad(),
+        ):
             graph = tracer.trace(_with_own_hooks(model), concrete_args=dict(defaults) or None)
         graph.set_codegen(fx.graph.CodeGen())
         _drop_default_inputs(graph, defaults)
@@ -150,18 +156,36 @@ def trace(
 
 
 def _with_own_hooks(model: nn.Module) -> nn.Module:
-    """The model with its own forward hooks as part of ``forward``, where fx looks."""
-    if not has_forward_hooks(model):
+    """The model with its own forward hooks as part of ``forward``, where fx looks.
+
+    So does a ``forward`` that is an attribute of the model.
+    """
+    if not has_forward_hooks(model) and "forward" not in vars(model):
         return model
     kind = type(model)
 
-    @functools.wraps(kind.forward)
+    @functools.wraps(vars(model).get("forward", kind.forward))
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return make_twin(self, kind)._call_impl(*args, **kwargs)
 
     hooked = types.new_class(kind.__name__, (kind,))
     hooked.forward = forward  # type: ignore[attr-defined]
     return make_twin(model, hooked)
+
+
+@contextmanager
+def _computed_weights_kept(model: nn.Module) -> Iterator[None]:
+    """Put back the weights that hooks compute as attributes, as plain tensors."""
+    kept = [
+        (module, name, getattr(module, name))
+        for module in nn.Module.modules(model)
+        for name in computed_weights(module)
+    ]
+    try:
+        yield
+    finally:
+        for module, name, weight in kept:
+            module.__dict__[name] = weight.detach()
 
 
 def has_forward_hooks(module: nn.Module) -> bool:

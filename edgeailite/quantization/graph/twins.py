@@ -57,7 +57,7 @@ def replace_modules(root: nn.Module, twins: Mapping[nn.Module, nn.Module]) -> No
         root: Changed, as are the containers in it.
         twins: Twin of each original.
     """
-    for parent in list(root.modules()):
+    for parent in list(nn.Module.modules(root)):
         for name, child in parent._modules.items():
             if child is not None and child in twins:
                 parent._modules[name] = twins[child]

@@ -85,7 +85,7 @@ def _relu_behind(model: GraphModel, node: fx.Node) -> fx.Node | None:
 
 
 def _is_alone(call: LayerCall, uses: Counter[str]) -> bool:
-    return uses[call.path] == 1 and isinstance(call.weight, nn.Parameter)
+    return uses[call.path] == 1 and call.has_own_weight
 
 
 def _takes(call: LayerCall, uses: Counter[str], value: fx.Node) -> bool:

@@ -175,7 +175,7 @@ def _tie_layer(
         expected = call.weight.shape[0]
     else:
         expected = call.weight.shape[1] * call.layer.num_groups
-    alone = uses[call.path] == 1 and isinstance(call.weight, nn.Parameter)
+    alone = uses[call.path] == 1 and call.has_own_weight
     if not alone or (call.channel_axis == -1 and call.weight.dim() != 2) or len(given) != expected:
         channels.pin(given)
         channels.pin(value_of[call.node])

@@ -95,7 +95,7 @@ def learn_rounding(
             if block is not None:
                 progress.update()
                 count = budget.iterations_of_next()
-                calls = [call for call in block.calls if call.path not in learned]
+                calls = [c for c in block.calls if c.path not in learned and c.has_own_weight]
                 if calls and count > 0:
                     _learn(block, calls, kept, target, count, generator)
                     learned += [call.path for call in calls]

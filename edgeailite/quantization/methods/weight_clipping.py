@@ -35,6 +35,8 @@ def constrain_weights(model: GraphModel) -> list[str]:
 
 
 def _constrain(call: LayerCall) -> bool:
+    if not call.has_own_weight:
+        return False
     gain = None if call.batch_norm is None else gain_and_offset(call.batch_norm)[0]
     scale = 1.0 if gain is None else call.layer.channels(gain, call.weight)
     magnitudes = (call.weight * scale).abs()

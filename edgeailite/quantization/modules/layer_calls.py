@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import operation_of
-from edgeailite.quantization.graph.model import attribute, graph_of, module_of
+from edgeailite.quantization.graph.model import graph_of, module_of
 from edgeailite.quantization.graph.operations import LINEAR
 from edgeailite.quantization.graph.recording import Hook, hooked
+from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import FoldedLayer, QuantFunctionalLayer, QuantLayer
 
@@ -29,7 +30,8 @@ class LayerCall:
         node: The call.
         path: The layer's place in the module tree.
         layer: The layer.
-        weight: Its float weight (from the call, for functional layers).
+        weight: Its float weight (from the call, for functional layers). A parameter, or a tensor
+            computed from parameters, which cannot be changed.
         bias: Its float bias, or None.
         batch_norm: Batch norm that is folded into it, or None.
         input_quantizer: Quantizer whose grid its input lies on, or None for a float input.
@@ -57,6 +59,11 @@ class LayerCall:
         """Axis of the output that holds the channels."""
         return -1 if operation_of(self.node) is LINEAR else 1
 
+    @property
+    def has_own_weight(self) -> bool:
+        """True if the weight can be changed: it is a parameter, not computed from some."""
+        return isinstance(self.weight, nn.Parameter)
+
     def folded(self) -> FoldedLayer:
         """Folded weight and bias, and the weight's grid."""
         return self.layer.folded(self.weight, self.bias, self.batch_norm, self.input_quantizer)
@@ -75,7 +82,7 @@ def layer_call(model: GraphModel, node: fx.Node) -> LayerCall | None:
         return None
 
     def resolve(value: Any) -> Any:
-        return attribute(model, str(value.target)) if isinstance(value, fx.Node) else value
+        return parameter_value(model, value) if isinstance(value, fx.Node) else value
 
     if isinstance(layer, QuantFunctionalLayer):
         weight, bias = (*map(resolve, node.args[1:3]), None)[:2]

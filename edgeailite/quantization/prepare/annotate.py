@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
-from edgeailite.quantization.graph.model import attribute, graph_of, module_of
+from edgeailite.quantization.graph.model import graph_of, module_of
 from edgeailite.quantization.graph.operations import (
     INPUT,
     KEEP_IN_FLOAT,
@@ -36,6 +36,10 @@ from edgeailite.quantization.graph.patterns import (
     last_values,
     only_user,
     operation_path,
+)
+from edgeailite.quantization.graph.running import (
+    is_computed_from_parameters,
+    parameter_value,
 )
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
@@ -103,17 +107,17 @@ def _annotate_layer(model: GraphModel, node: fx.Node, policy: Policy) -> None:
 
 
 def _weight_of(model: GraphModel, node: fx.Node) -> Tensor | None:
-    """Return a layer's weight; None for a function whose weight is computed in the graph."""
+    """Return a layer's weight; None for a function whose weight depends on the input."""
     if node.op == "call_module":
         weight = model.get_submodule(str(node.target)).weight
         assert isinstance(weight, Tensor)
         return weight
     weight = argument(node, "weight")
-    if isinstance(weight, fx.Node) and weight.op == "get_attr":
-        value = attribute(model, str(weight.target))
-        assert isinstance(value, Tensor)
-        return value
-    return None
+    if not isinstance(weight, fx.Node) or not is_computed_from_parameters(weight):
+        return None
+    value = parameter_value(model, weight)
+    assert isinstance(value, Tensor)
+    return value
 
 
 def _layer_qconfig(node: fx.Node, shape: torch.Size, qconfig: QConfig) -> QConfig:

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
+from edgeailite.quantization.graph.behavior import named_tensors
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.model import GraphModel, program_of
-from edgeailite.quantization.graph.modes import in_mode
 from edgeailite.quantization.graph.structure import Example
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import annotate
 from edgeailite.quantization.prepare.insert import insert
+from edgeailite.quantization.prepare.original import original_model
 
 if TYPE_CHECKING:
     from edgeailite.quantization.prepare.policy import Policy
@@ -33,7 +33,8 @@ def prepare(
     """Capture, annotate, insert.
 
     Args:
-        model: Float model; its modules become part of the result.
+        model: Float model; its modules become part of the result. One that is compiled or wrapped
+            for data parallelism is unwrapped, with a warning.
         policy: The configurations.
         target: What the hardware computes.
         example_inputs: Run once through the float model, so that a wrong shape is found here.
@@ -41,18 +42,19 @@ def prepare(
         example_kwargs: Inputs by name.
 
     Raises:
-        ValueError: The model's modules are part of a wrapper already, the example inputs do not
-            pass through the model, or a weight is NaN or infinite.
+        ValueError: The model is scripted, on the meta device or not in float32, its modules are
+            part of a wrapper already, the example inputs do not pass through it, or a weight is NaN
+            or infinite.
         TraceError: The model cannot be captured.
     """
     leaf_modules = tuple(leaf_modules)
+    model = original_model(model)
     if not isinstance(model, GraphModel):
         _refuse_quantized(model)
     check_finite_weights(model)
     example = None
     if example_inputs is not None:
         example = Example(tuple(example_inputs), dict(example_kwargs or {}))
-        _check_example(model, example)
     graph = capture(model, leaf_modules, example)
     annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
@@ -62,7 +64,7 @@ def prepare(
 
 
 def _refuse_quantized(model: nn.Module) -> None:
-    for path, module in model.named_modules():
+    for path, module in nn.Module.named_modules(model):
         if isinstance(module, QuantLayer):
             raise ValueError(
                 f"'{path}' is quantized already: {type(model).__name__} is part of a wrapper. "
@@ -80,21 +82,9 @@ def _without(policy: Policy, leaves: Iterable[str | type[nn.Module]]) -> Policy:
 
 def check_finite_weights(model: nn.Module) -> None:
     """Raise a ValueError that names the first parameter or buffer with a NaN or infinite value."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in [*named_tensors(model, "_parameters"), *named_tensors(model, "_buffers")]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(
                 f"'{name}' holds NaN or infinite values. "
                 "Load a healthy checkpoint, or lower the learning rate."
             )
-
-
-def _check_example(model: nn.Module, example: Example) -> None:
-    try:
-        with torch.no_grad(), in_mode(model, training=False):
-            model(*example.args, **example.kwargs)
-    except Exception as error:
-        raise ValueError(
-            f"The example input (dummy_input, example_inputs) of shape {example.describe()} does "
-            f"not pass through {type(model).__name__} ({error}). "
-            "Give an input of the shape that the model is used with, batch included."
-        ) from error

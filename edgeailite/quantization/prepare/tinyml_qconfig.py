@@ -254,7 +254,7 @@ def _portable(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named_bits(model: nn.Module, given: Mapping[int, list[str]] | None) -> dict[str, int]:
-    layers = [n for n, m in model.named_modules() if isinstance(m, modules_of(*LAYERS))]
+    layers = [n for n, m in nn.Module.named_modules(model) if isinstance(m, modules_of(*LAYERS))]
     found: dict[str, int] = {}
     for bits, names in (given or {}).items():
         if int(bits) not in (*BIT_WIDTHS, FLOAT_BITS):

@@ -19,6 +19,7 @@ from edgeailite.quantization.graph.operations import (
     UNKNOWN,
 )
 from edgeailite.quantization.graph.patterns import quantizer_of
+from edgeailite.quantization.graph.running import is_computed_from_parameters
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantFunctionalLayer, QuantLayer
 from edgeailite.quantization.modules.layer_calls import layer_call
@@ -96,8 +97,8 @@ def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
         return None if on_grid else f"its weight is quantized, but its input {_OFF_GRID}"
     if module is None:
         weight = argument(node, "weight")
-        if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
-            return "its weight is computed by the model, it is no parameter"
+        if not (isinstance(weight, fx.Node) and is_computed_from_parameters(weight)):
+            return "its weight depends on the input"
     elif type(module) not in QUANT_LAYERS:
         base = next(b.__name__ for b in QUANT_LAYERS if isinstance(module, b))
         return f"a subclass of {base} may compute anything: only torch's own layers are quantized"
