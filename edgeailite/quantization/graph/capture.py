@@ -19,7 +19,12 @@ from edgeailite.quantization.graph.guard import (
     WaitingGuard,
     wrong_graph,
 )
-from edgeailite.quantization.graph.leaves import Leaves, is_batch_norm_with_activation
+from edgeailite.quantization.graph.hooks import has_forward_hooks
+from edgeailite.quantization.graph.leaves import (
+    Leaves,
+    has_computed_weight,
+    is_batch_norm_with_activation,
+)
 from edgeailite.quantization.graph.merging import follow_mode
 from edgeailite.quantization.graph.model import (
     GraphModel,
@@ -31,7 +36,6 @@ from edgeailite.quantization.graph.model import (
 from edgeailite.quantization.graph.structure import Example
 from edgeailite.quantization.graph.tracing import (
     TracingFailed,
-    has_forward_hooks,
     trace,
     unused_defaults,
 )
@@ -70,7 +74,7 @@ def capture(
     if example is None:
         waiting = WaitingGuard(model)
         attempt = _by_tracing(model, leaves, None)
-        captured = _finish(model, attempt)
+        captured = _finish(model, attempt, leaves)
         program_of(captured).guard = waiting.with_graph(captured, attempt.follows_mode)
         return captured
     guard = Guard(model, example)
@@ -83,7 +87,7 @@ def capture(
             continue
         wrong = guard.compare(attempt.captured, in_training=attempt.follows_mode)
         if wrong is None:
-            return _finish(model, attempt)
+            return _finish(model, attempt, leaves)
         values = guard.values_of(attempt.captured, wrong.training)
         replace_modules(model, {twin: own for own, twin in attempt.twins.items()})
         place = guard.first_without(values, wrong)
@@ -156,8 +160,9 @@ def _attempt(
     return _Attempt(captured, twins, follows)
 
 
-def _finish(model: nn.Module, attempt: _Attempt) -> GraphModel:
+def _finish(model: nn.Module, attempt: _Attempt, leaves: Leaves) -> GraphModel:
     name = type(model).__name__
+    _warn_of_hooks(model, leaves)
     if not attempt.follows_mode:
         warnings.warn(
             f"{name}.forward takes another path in training mode (auxiliary outputs, most likely): "
@@ -168,6 +173,24 @@ def _finish(model: nn.Module, attempt: _Attempt) -> GraphModel:
         attempt.captured.__dict__["_forward_hooks"] = OrderedDict()
         attempt.captured.__dict__["_forward_pre_hooks"] = OrderedDict()
     return attempt.captured
+
+
+def _warn_of_hooks(model: nn.Module, leaves: Leaves) -> None:
+    """Say which hooks became part of the graph: they no longer run as such."""
+    found = [
+        path or type(model).__name__
+        for path, module in nn.Module.named_modules(model)
+        if has_forward_hooks(module)
+        and not has_computed_weight(module)
+        and (path == "" or not leaves.is_leaf(module, path))
+    ]
+    if found:
+        warnings.warn(
+            f"Forward hooks of {', '.join(map(repr, found))}: the values that they change are part "
+            "of the graph; hooks that only look on are not called any more. Hooks of single "
+            "layers are.",
+            stacklevel=5,
+        )
 
 
 # ---- messages -----------------------------------------------------------------------------------

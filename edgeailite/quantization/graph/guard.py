@@ -22,8 +22,9 @@ from edgeailite.quantization.graph.behavior import (
     observe,
 )
 from edgeailite.quantization.graph.calls import operation_of
+from edgeailite.quantization.graph.hooks import HookCheck, HookError
 from edgeailite.quantization.graph.leaves import computed_weights
-from edgeailite.quantization.graph.model import GraphModel, graph_of
+from edgeailite.quantization.graph.model import GraphModel, graph_of, module_of
 from edgeailite.quantization.graph.operations import QUANTIZER
 from edgeailite.quantization.graph.parting import Recorded
 from edgeailite.quantization.graph.running import GraphRunner
@@ -109,10 +110,23 @@ class Guard:
         return Difference(f"in training mode {message}", training=True) if message else None
 
     def note_types(self, captured: GraphModel) -> Behavior:
-        """Run a captured graph in evaluation mode; its nodes get the types of their values."""
+        """Run a captured graph in evaluation mode; its nodes get the types of their values.
+
+        Raises:
+            TraceError: A hook of a layer changes its value.
+        """
+        hooks = HookCheck(lambda node: module_of(captured, node))
+
+        def note(node: fx.Node, value: Any) -> None:
+            hooks.after(node, value)
+            node.meta["type"] = type_of(value)
 
         def noting(given: Example) -> Any:
-            return GraphRunner(captured, _note_type).run(*positional(captured, given))
+            runner = GraphRunner(captured, note, hooks.before)
+            try:
+                return runner.run(*positional(captured, given))
+            except HookError as error:
+                raise TraceError(str(error)) from error
 
         return observe(captured, self.example, training=False, call=noting)
 
@@ -246,10 +260,6 @@ def wrong_graph(
 
 def _call(model: nn.Module) -> Call:
     return lambda given: model(*given.args, **given.kwargs)
-
-
-def _note_type(node: fx.Node, value: Any) -> None:
-    node.meta["type"] = type_of(value)
 
 
 def positional(model: GraphModel, given: Example) -> list[Any]:

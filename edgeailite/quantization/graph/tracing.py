@@ -20,6 +20,7 @@ from edgeailite.quantization.graph.aliasing import (
     compute_out_of_place,
 )
 from edgeailite.quantization.graph.calls import read_calls
+from edgeailite.quantization.graph.hooks import has_forward_hooks
 from edgeailite.quantization.graph.in_place import follow_in_place
 from edgeailite.quantization.graph.leaves import Leaves, computed_weights
 from edgeailite.quantization.graph.modes import buffers_kept, in_mode
@@ -186,11 +187,6 @@ def _computed_weights_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, weight in kept:
             module.__dict__[name] = weight.detach()
-
-
-def has_forward_hooks(module: nn.Module) -> bool:
-    """Return True if `module` has hooks of its own before or after its forward."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def unused_defaults(

@@ -180,6 +180,7 @@ def convert(model: GraphModel, rules: Rules, integer_outputs: bool = False) -> G
         converted = Converter(source, rules, integer_outputs).run()
     program = program_of(converted)
     program.stage, program.target = "integer", target_of(model)
+    program.sizes = program_of(model).sizes
     return converted
 
 
