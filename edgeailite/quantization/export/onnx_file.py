@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnxscript.optimizer
@@ -18,6 +18,7 @@ from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.export.names import name_tensors
 from edgeailite.quantization.export.opset import OLDEST_OPSET, TORCH_OPSET, lower_opset
 from edgeailite.quantization.graph.model import graph_of
+from edgeailite.quantization.graph.structure import paths, rebuild
 
 if TYPE_CHECKING:
     from edgeailite.quantization.export.formats import OnnxOptions
@@ -28,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 def write_onnx(
     model: GraphModel,
-    example_inputs: tuple[Tensor, ...],
+    example_inputs: tuple[Any, ...],
     path: str | os.PathLike[str],
     options: OnnxOptions,
     *,
@@ -111,7 +112,7 @@ def _drop_traces(proto: onnx.ModelProto) -> None:
 
 def _trace(
     model: GraphModel,
-    example_inputs: tuple[Tensor, ...],
+    example_inputs: tuple[Any, ...],
     opset_version: int,
     options: OnnxOptions,
 ) -> torch.onnx.ONNXProgram:
@@ -119,11 +120,9 @@ def _trace(
     if options.dynamic_batch:
         try:
             # One level more than inputs: a GraphModel takes *args.
-            shapes = (tuple({0: "batch"} for _ in example_inputs),)
+            shapes = (rebuild(example_inputs, lambda _: {0: "batch"}),)
             # Two or more examples: torch.export takes a dimension of 1 for a constant.
-            inputs = tuple(
-                x if x.shape[0] > 1 else x.repeat(2, *[1] * (x.dim() - 1)) for x in example_inputs
-            )
+            inputs = rebuild(example_inputs, _with_two_examples)
             return _run_exporter(model, inputs, opset_version, options, shapes)
         except torch.onnx.OnnxExporterError as error:
             _LOG.warning(
@@ -132,16 +131,28 @@ def _trace(
     return _run_exporter(model, example_inputs, opset_version, options, None)
 
 
+def _with_two_examples(x: Tensor) -> Tensor:
+    return x if x.shape[0] > 1 else x.repeat(2, *[1] * (x.dim() - 1))
+
+
+def _input_names(model: GraphModel, inputs: tuple[Any, ...]) -> list[str]:
+    """Names of forward's arguments; of tensors within one, their keys behind it."""
+    placeholders = graph_of(model).find_nodes(op="placeholder")
+    return [
+        "_".join([str(node.target), *(str(key) for _, key in path)])
+        for node, value in zip(placeholders, inputs, strict=False)
+        for path, _ in paths(value)
+    ]
+
+
 def _run_exporter(
     model: GraphModel,
-    inputs: tuple[Tensor, ...],
+    inputs: tuple[Any, ...],
     opset_version: int,
     options: OnnxOptions,
-    dynamic_shapes: tuple[tuple[dict[int, str], ...]] | None,
+    dynamic_shapes: tuple[Any, ...] | None,
 ) -> torch.onnx.ONNXProgram:
-    input_names = options.input_names or [
-        str(node.target) for node in graph_of(model).find_nodes(op="placeholder")
-    ]
+    input_names = options.input_names or _input_names(model, inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

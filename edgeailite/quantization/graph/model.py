@@ -21,7 +21,7 @@ from torch import fx, nn
 from edgeailite.quantization.graph.calls import read_calls
 from edgeailite.quantization.graph.real_tensors import with_real_tensors
 from edgeailite.quantization.graph.sizes import Sizes
-from edgeailite.quantization.graph.structure import flatten
+from edgeailite.quantization.graph.structure import flatten, without_types
 
 Stage = Literal["captured", "prepared", "plain", "integer"]
 Way = Literal["torch.fx", "torch.export"]
@@ -80,7 +80,7 @@ class GraphModel(nn.Module):
         """Run the graph; arguments and results are those of the original model.
 
         Under ``torch.export`` (and so ``torch.onnx.export``) it is ``export_view`` of the model
-        that runs.
+        that runs, and dataclasses in the result are dicts, which the exporters know.
         """
         program = program_of(self)
         if program.export_view is not None and torch.compiler.is_exporting():
@@ -91,7 +91,8 @@ class GraphModel(nn.Module):
         if program.sizes is not None and not torch.compiler.is_compiling():
             program.sizes.check(flatten((args, kwargs))[0])
         assert program.run is not None
-        return program.run(self, *args, **kwargs)
+        result = program.run(self, *args, **kwargs)
+        return without_types(result) if torch.compiler.is_exporting() else result
 
     def __getattr__(self, name: str) -> Any:
         """Look an attribute up; ``graph`` is the captured one where the model has none itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -199,12 +199,12 @@ def iterate_batches(
     """Yield the batches of a loader as tuples of the model's inputs.
 
     Args:
-        data: Tensors, or tuples that begin with the model's inputs.
+        data: Tensors, dicts that are an input, or tuples that begin with the model's inputs.
         num_inputs: Number of the model's inputs.
         limit: Largest number of batches to take; None: all.
     """
     for count, batch in enumerate(data, 1):
-        yield (batch,) if isinstance(batch, Tensor) else tuple(batch)[:num_inputs]
+        yield (batch,) if isinstance(batch, Tensor | Mapping) else tuple(batch)[:num_inputs]
         if count == limit:
             break
 

@@ -97,6 +97,11 @@ def rebuild(value: Any, leaf: Callable[[Any], Any], make: Callable[..., Any] | N
     return leaf(value)
 
 
+def without_types(value: Any) -> Any:
+    """Make dicts of the dataclasses and mappings in a structure."""
+    return rebuild(value, lambda leaf: leaf, lambda _kind, fields: fields)
+
+
 def paths(value: Any, before: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yield the way to each leaf of a structure, with the leaf."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Place):

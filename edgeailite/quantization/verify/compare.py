@@ -107,7 +107,7 @@ class _Run:
             integer = flat(self.converted(*inputs))
             simulated = [] if self.simulation is None else flat(self.simulation(*inputs))
         result = self.result
-        result.num_inputs += inputs[0].shape[0]
+        result.num_inputs += flat(inputs)[0].shape[0]
         result.num_values += sum(y.numel() for y in integer)
         grids = self.grids if len(self.grids) == len(integer) else [OutputGrid()] * len(integer)
         before = dict(result.mismatches)
@@ -116,7 +116,7 @@ class _Run:
             result.count(SIMULATION_INTEGER, a, b * grid.factor, scale)
         for pair, session in self.sessions.items():
             names = [i.name for i in session.get_inputs()]
-            feed = {n: x.cpu().numpy() for n, x in zip(names, inputs, strict=True)}
+            feed = {n: x.cpu().numpy() for n, x in zip(names, flat(inputs), strict=True)}
             for a, b, grid in zip(integer, session.run(None, feed), grids, strict=True):
                 result.count(pair, a.cpu(), torch.from_numpy(b), grid.scale)
         self._locate(before, inputs)

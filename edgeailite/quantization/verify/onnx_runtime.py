@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgeailite.quantization.graph.recording import results_kept
 from edgeailite.quantization.integer.grid import IntegerOperator
+from edgeailite.quantization.verify.outputs import flat
 
 LEVELS = {
     "off": "ORT_DISABLE_ALL",
@@ -87,7 +88,7 @@ def first_onnx_difference(
         names = add_outputs(path, list(expected), named)
         session = open_session(named, "off")
     sources = [i.name for i in session.get_inputs()]
-    feed = {n: x.cpu().numpy() for n, x in zip(sources, inputs, strict=True)}
+    feed = {n: x.cpu().numpy() for n, x in zip(sources, flat(inputs), strict=True)}
     for name, found in zip(names, session.run(names, feed) if names else [], strict=True):
         if not torch.equal(torch.from_numpy(found).float(), expected[name].cpu().float()):
             return name

@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import traits_of
 from edgeailite.quantization.graph.model import graph_of, module_of
+from edgeailite.quantization.graph.structure import paths
 from edgeailite.quantization.integer.grid import Dequantize, IntegerOperator
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ class OutputGrid(NamedTuple):
 
 def flat(output: Any) -> list[Any]:
     """Return all tensors (or graph nodes) of a model's output, in order."""
-    if output is None:
-        return []
+    if isinstance(output, fx.Node) and isinstance(output.target, type):  # makes a dataclass
+        return flat((output.args, output.kwargs))
     if isinstance(output, Tensor | fx.Node):
         return [output]
-    items = output.values() if isinstance(output, dict) else output
-    return [leaf for item in items for leaf in flat(item)]
+    found = [leaf for _, leaf in paths(output) if isinstance(leaf, Tensor | fx.Node)]
+    return [leaf for item in found for leaf in flat(item)]
 
 
 def output_grids(converted: GraphModel) -> list[OutputGrid]:

@@ -123,6 +123,8 @@ def convert_model(
     return target.convert(model, integer_outputs), chosen
 
 
-def as_tuple(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+def as_tuple(example_input: Any) -> tuple[Any, ...]:
     """Return one input, or several, as a tuple."""
-    return (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
+    if isinstance(example_input, tuple | list):
+        return tuple(example_input)
+    return (example_input,)
