@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,18 @@ MEMORY = "memory"
 """Key of a node's ``meta``: a number for the memory of its tensor; a list of them for several."""
 
 _aten = torch.ops.aten
+
+
+def _operator_named(namespace: str, name: str, overload: str) -> OpOverload:
+    return getattr(getattr(getattr(torch.ops, namespace), name), overload)
+
+
+def _reduce_operator(target: OpOverload) -> tuple[Any, ...]:
+    names = (target.namespace, target.overloadpacket.__name__, target._overloadname)
+    return _operator_named, names
+
+
+copyreg.pickle(OpOverload, _reduce_operator)  # torch's own pickles as nothing that loads
 _SAME = ("alias", "contiguous", "detach", "detach_", "dropout", "expand_as", "lift_fresh", "to")
 _RESHAPES = (
     "_unsafe_view",

@@ -83,8 +83,6 @@ def export(model: nn.Module, leaves: Leaves, example: Example, training: bool) -
     """
     example = example.copied().with_batch_of_two()
     flat, tensors = _Flat(model, example), tuple(example.tensors)
-    automatic = torch.export.Dim.AUTO
-    dynamic = tuple(dict.fromkeys(range(t.dim()), automatic) for t in tensors)
     with (
         in_mode(model, training),
         buffers_kept(model),
@@ -92,7 +90,7 @@ def export(model: nn.Module, leaves: Leaves, example: Example, training: bool) -
         opaque_leaves(model, leaves) as calls,
         _silent(),
     ):
-        exported = torch.export.export(flat, tensors, dynamic_shapes=(dynamic,), strict=False)
+        exported = _run_export(flat, tensors)
     rebuilt = _Rebuilt(exported, calls, model, example)
     graph = rebuilt.build(flat.result.structure)
     follow_in_place(graph, AtenAliasing())
@@ -101,7 +99,18 @@ def export(model: nn.Module, leaves: Leaves, example: Example, training: bool) -
     detach_without_gradient(graph)
     for node in graph.nodes:  # tensors without values of the export
         node.meta = {k: v for k, v in node.meta.items() if k in _META}
-    return Exported(graph, rebuilt.constants, Sizes.of(exported, tensors))
+    clean = fx.Graph()  # a graph remembers the functions that its nodes called before
+    clean.output(clean.graph_copy(graph, {}))
+    return Exported(clean, rebuilt.constants, Sizes.of(exported, tensors))
+
+
+def _run_export(flat: _Flat, tensors: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """Export with an open batch size if the model allows it; all other sizes are the example's.
+
+    Open image sizes would cost a minute where seconds do: attention over them is a large formula.
+    """
+    batch = tuple({0: torch.export.Dim.AUTO} if t.dim() else None for t in tensors)
+    return torch.export.export(flat, tensors, dynamic_shapes=(batch,), strict=False)
 
 
 @contextmanager

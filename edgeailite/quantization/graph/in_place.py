@@ -140,9 +140,10 @@ class _Memory:
         if view in self.copies:
             self.now[view] = self._present(self.base[view])
             return
+        operands = {operand: self._again(operand) for operand in view.all_input_nodes}
         with self.graph.inserting_after(self.last):
-            again = self.graph.node_copy(view, self._again)
-        self.now[view] = self.last = again
+            self.last = self.graph.node_copy(view, operands.__getitem__)
+        self.now[view] = self.last
 
     def _again(self, operand: fx.Node) -> fx.Node:
         """Operand of a view that is taken again; a tuple of views is taken again too."""

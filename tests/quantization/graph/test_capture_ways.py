@@ -1,0 +1,126 @@
+"""Both ways of capture keep what a model computes: in evaluation, in training, with gradients."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from edgeailite.quantization.graph.behavior import difference, observe
+from edgeailite.quantization.graph.capture import capture
+from edgeailite.quantization.graph.guard import TraceError
+from edgeailite.quantization.graph.model import program_of
+from edgeailite.quantization.graph.structure import Example
+from tests.quantization.graph import tricky_networks
+from tests.quantization.graph.tricky_networks import BY_EXPORT, BY_TRACING, Tricky
+
+
+def behavior(model, x, training):
+    example = Example((x,))
+    return observe(model, example, training, lambda given: model(*given.args))
+
+
+def assert_same(model, captured, x):
+    for training in (False, True):
+        wanted, found = (behavior(m, x, training) for m in (model, captured))
+        assert difference(wanted, found) is None
+
+
+@pytest.mark.parametrize("kind", BY_TRACING)
+def test_traced_networks_compute_the_same(kind):
+    model, x = kind(), torch.randn(3, 3, 8, 8)
+    captured = capture(copy.deepcopy(model), example=Example((x,)))
+    assert program_of(captured).way == "torch.fx"
+    assert_same(model, captured, x)
+    assert list(captured.state_dict()) == list(model.state_dict())
+    without_example = capture(copy.deepcopy(model))
+    without_example(x)  # compares with the model
+    assert program_of(without_example).guard is None
+
+
+@pytest.mark.parametrize("kind", BY_EXPORT)
+def test_exported_networks_compute_the_same(kind):
+    model, x = kind(), torch.randn(3, 3, 8, 8)
+    captured = capture(copy.deepcopy(model), example=Example((x,)))
+    assert program_of(captured).way == "torch.export"
+    assert_same(model, captured, x)
+    assert list(captured.state_dict()) == list(model.state_dict())
+    copied = copy.deepcopy(captured)
+    assert_same(captured, copied, x)
+    if kind is not tricky_networks.CountedSteps:
+        assert_same(captured, pickle.loads(pickle.dumps(captured)), x)
+
+
+@pytest.mark.parametrize("kind", BY_EXPORT)
+def test_without_an_example_what_needs_export_is_refused_or_found_on_the_first_batch(kind):
+    model, x = kind(), torch.randn(3, 3, 8, 8)
+    with pytest.raises(TraceError, match="example input"):
+        capture(model)(x)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_exported_networks_take_any_batch_and_refuse_other_sizes(size):
+    model = tricky_networks.AssignedItem().eval()
+    captured = capture(copy.deepcopy(model), example=Example((torch.randn(size, 3, 8, 8),)))
+    for count in (1, 2, 5):
+        x = torch.randn(count, 3, 8, 8)
+        assert torch.equal(captured.eval()(x), model(x))
+    with pytest.raises(ValueError, match=r"\(2, 3, 8, 7\).*captured with \(2, 3, 8, 8\)"):
+        captured(torch.randn(2, 3, 8, 7))
+
+
+def test_a_choice_by_the_values_of_tensors_is_refused_with_place_and_way_out():
+    class Chooses(Tricky):
+        def trick(self, x):
+            if x.sum() > 0:
+                x = x * 2
+            return self.last(x)
+
+    with pytest.raises(TraceError, match=r"(?s)if x\.sum\(\) > 0.*leaf_modules.*torch\.export"):
+        capture(Chooses(), example=Example((torch.randn(2, 3, 8, 8),)))
+
+
+def test_a_constant_that_a_graph_cannot_change_is_refused_with_the_place():
+    """Python state that decides is seen by the guard alone."""
+
+    class Counts(Tricky):
+        def make(self):
+            self.calls = 0
+
+        def trick(self, x):
+            self.calls += 1
+            return self.last(x) * self.calls
+
+    with pytest.raises(TraceError, match=r"does not compute what the model does.*torch"):
+        capture(Counts(), example=Example((torch.randn(2, 3, 8, 8),)))
+
+
+def test_tracing_leaves_no_trace_in_the_model():
+    model = tricky_networks.CountedSteps()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    capture(model, example=Example((torch.randn(2, 3, 8, 8),)))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_several_inputs_dicts_and_keywords():
+    class Inputs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, batch, other, scale=1.0, *, bias=None):
+            if other.shape[0] == 2:
+                y = self.a(batch["image"]) * scale + self.b(batch["more"][0])
+            return y + self.b(other) + (0 if bias is None else bias)
+
+    x, y, z, bias = (torch.randn(2, 3, 6, 6) for _ in range(3)), None, None, None
+    x, y, z = x
+    bias = torch.randn(4, 1, 1)
+    model = Inputs().eval()
+    batch = {"image": x, "more": [y]}
+    captured = capture(model, example=Example((batch, z), {"bias": bias}))
+    assert program_of(captured).way == "torch.export"
+    assert torch.equal(captured.eval()(batch, z, bias=bias), model(batch, z, bias=bias))
