@@ -7,9 +7,10 @@ from torch import nn
 
 from edgeailite.xnn.utils import is_bn, is_conv
 
-__all__ = ["RELU", "STRIDES", "check_strides", "init_weights"]
+__all__ = ["RELU", "RELU6", "STRIDES", "check_strides", "init_weights"]
 
 RELU = partial(nn.ReLU, inplace=True)
+RELU6 = partial(nn.ReLU6, inplace=True)
 STRIDES = (2, 2, 2, 2, 2)
 
 
