@@ -29,6 +29,7 @@ class LoadReport:
             the model); they keep their values.
         unused: Names of the checkpoint that the model lacks.
         ignored: Names of the checkpoint that the caller asked to leave out.
+        renamed: True if a table of the model's ``other_names`` changed the checkpoint's names.
     """
 
     source: str
@@ -37,6 +38,7 @@ class LoadReport:
     other_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     unused: tuple[str, ...]
     ignored: tuple[str, ...]
+    renamed: bool = False
 
     @property
     def complete(self) -> bool:
@@ -52,7 +54,8 @@ class LoadReport:
             "unused of the checkpoint": self.unused,
             "ignored on request": self.ignored,
         }
-        lines = [f"Weights from {self.source}: {len(self.loaded)} tensors loaded"]
+        renamed = ", their names changed to the model's" if self.renamed else ""
+        lines = [f"Weights from {self.source}: {len(self.loaded)} tensors loaded{renamed}"]
         lines += [
             f"  {len(names)} {what}: {_first(names)}" for what, names in groups.items() if names
         ]
@@ -76,7 +79,8 @@ def load_weights(
         weights: A state dict, or a mapping with one under ``state_dict`` or ``model``; the path of
             a file with either; or an http(s) URL of such a file, downloaded once and checked.
         change_names_dict: Regular expression -> replacement, applied in order to each name of the
-            checkpoint (``re.sub``).
+            checkpoint (``re.sub``). None: where no tensor fits under its own name, the tables of
+            ``model.other_names`` are tried in order.
         ignore: Regular expressions; names of the checkpoint, after renaming, in which one is found
             are left out.
         strict: Raise an error if anything is missing, of another shape, or unused. Tensors that
@@ -94,9 +98,10 @@ def load_weights(
             fits the model; or `strict` and not everything fits. The model is then unchanged.
     """
     state, source = _read(weights, cache_dir)
-    _rename(state, change_names_dict or {})
-    ignored = _pop(state, lambda name: any(re.search(pattern, name) for pattern in ignore))
     own = model.state_dict()
+    table = _fitting_table(model, own, state) if change_names_dict is None else change_names_dict
+    state = _renamed(state, table)
+    ignored = _pop(state, lambda name: any(re.search(pattern, name) for pattern in ignore))
     other = _pop(state, lambda name: name in own and own[name].shape != state[name].shape)
     _check_fit(own, state, len(other), source)
     before = {name: value.clone() for name, value in own.items()} if strict else {}
@@ -108,6 +113,7 @@ def load_weights(
         other_shape=tuple((n, tuple(t.shape), tuple(own[n].shape)) for n, t in other.items()),
         unused=tuple(result.unexpected_keys),
         ignored=tuple(ignored),
+        renamed=change_names_dict is None and bool(table),
     )
     if strict and (set(report.missing) - set(ignored) or report.other_shape or report.unused):
         model.load_state_dict(before)
@@ -127,21 +133,35 @@ def _read(
     return read_state_dict(path), str(weights)
 
 
-def _rename(state: "OrderedDict[str, Tensor]", change_names: Mapping[str, str]) -> None:
-    """Rename in place, so that the state versions which travel with the dict stay."""
-    entries = list(state.items()) if change_names else []
-    if entries:
-        state.clear()
-    for old, value in entries:
+def _fitting_table(
+    model: nn.Module, own: Mapping[str, Tensor], state: "OrderedDict[str, Tensor]"
+) -> Mapping[str, str]:
+    """Find the first of the model's tables by which a tensor fits; none where none does."""
+    for table in ({}, *getattr(model, "other_names", ())):
+        renamed = _renamed(state, table)
+        if any(name in own and own[name].shape == t.shape for name, t in renamed.items()):
+            return table
+    return {}
+
+
+def _renamed(
+    state: "OrderedDict[str, Tensor]", table: Mapping[str, str]
+) -> "OrderedDict[str, Tensor]":
+    """Change the names; the state versions that travel with the dict stay."""
+    renamed: OrderedDict[str, Tensor] = OrderedDict()
+    for old, value in state.items():
         new = old
-        for pattern, replacement in change_names.items():
+        for pattern, replacement in table.items():
             new = re.sub(pattern, replacement, new)
-        if new in state:
+        if new in renamed:
             raise ValueError(
                 f"change_names_dict gives two tensors of the checkpoint the name {new!r} (the "
                 f"second is {old!r}); make its expressions more specific."
             )
-        state[new] = value
+        renamed[new] = value
+    if hasattr(state, "_metadata"):
+        renamed._metadata = state._metadata  # type: ignore[attr-defined]
+    return renamed
 
 
 def _pop(state: dict[str, Tensor], which: Callable[[str], bool]) -> dict[str, Tensor]:

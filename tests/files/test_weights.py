@@ -88,6 +88,34 @@ def test_names_are_changed_by_regular_expressions_in_order():
     assert same(model, source)
 
 
+class Renamed(nn.Sequential):
+    """Knows two other names of its layers."""
+
+    other_names = ({r"^first\.": "0."}, {r"^backbone\.": ""})
+
+
+@pytest.mark.parametrize(("prefix", "renamed"), [("", False), ("backbone.", True)])
+def test_tables_of_the_model_change_the_names_where_none_fits(prefix, renamed):
+    source, model = net(), Renamed(*net())
+    state = {f"{prefix}{name}": value for name, value in source.state_dict().items()}
+    report = load_weights(model, state, strict=True, verbose=False)
+    assert same(model, source)
+    assert report.complete
+    assert report.renamed == renamed
+    assert ("9 tensors loaded, their names changed to the model's" in str(report)) == renamed
+
+
+def test_given_table_stands_for_those_of_the_model():
+    state = {f"backbone.{name}": value for name, value in net().state_dict().items()}
+    with pytest.raises(ValueError, match=r"an unknown name \(such as backbone\.0\.weight"):
+        load_weights(Renamed(*net()), state, change_names_dict={})
+
+
+def test_error_has_the_names_of_the_checkpoint_where_no_table_fits():
+    with pytest.raises(ValueError, match=r"an unknown name \(such as first\.x"):
+        load_weights(Renamed(*net()), {"first.x": torch.ones(1)})
+
+
 def test_change_that_makes_two_names_one_raises():
     with pytest.raises(ValueError, match=r"two tensors of the checkpoint the name '0\.weight'"):
         load_weights(net(), net().state_dict(), change_names_dict={r"^[03]\.weight": "0.weight"})

@@ -1,7 +1,8 @@
 """RegNetX with the parameter names of pycls, where it was published.
 
 Checkpoints of pycls load as they are (their weights are under ``model_state``). torchvision has the
-same networks from 800 MF on under other names, which :data:`TORCHVISION_NAMES` translates.
+same networks from 800 MF on under other names; ``load_weights`` changes them by
+:data:`TORCHVISION_NAMES`. torchvision's ``regnet_x_400mf`` is a wider network.
 
 Reference: Radosavovic et al. 2020, https://arxiv.org/abs/2003.13678, table 12.
 """
@@ -26,7 +27,7 @@ _NETWORKS: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
     "regnetx3p2gf": ((96, 192, 432, 1008), (2, 6, 15, 2), 48),
 }
 _STEM = 32
-# torchvision's names to ours, for ``load_weights(..., change_names_dict=TORCHVISION_NAMES)``.
+# torchvision's names to ours.
 TORCHVISION_NAMES = {
     r"^stem\.0\.": "stem.conv.",
     r"^stem\.1\.": "stem.bn.",
@@ -110,7 +111,7 @@ class RegNetX(nn.Module):
     """
 
     other_names = (TORCHVISION_NAMES,)
-    """Tables from the names of checkpoints from elsewhere to those of this model."""
+    """Tables for ``load_weights``: names of checkpoints from elsewhere to those of this model."""
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,8 +23,6 @@ from references.edgeailite.engine.options import Options
 # Part of the difference of means that one batch corrects, where --bias_calibration asks qat_fx or
 # ptc_fx for it.
 BIAS_CALIBRATION_FACTOR = 0.01
-
-NameTable = Mapping[str, str]
 
 logger = logging.getLogger("edgeailite.model")
 
@@ -73,11 +71,10 @@ def build_model(
         raise ValueError(f"{asked}: model '{options.model_name}' has none ({error}).") from error
     if check is not None:
         check(model)
-    tables = name_tables(model)
     if options.quantize:
         model = wrap(model, options)
     if options.pretrained is not None and options.resume is None:
-        load_pretrained(float_or_inner(model, options), options, tables)
+        load_pretrained(float_or_inner(model, options), options)
     return model.to(device)
 
 
@@ -140,20 +137,19 @@ def example_input(options: Options, device: torch.device | None = None) -> Tenso
     return torch.zeros(1, len(options.image_mean), *options.input_size, device=device)
 
 
-def load_pretrained(model: nn.Module, options: Options, tables: Sequence[NameTable]) -> None:
+def load_pretrained(model: nn.Module, options: Options) -> None:
     """Load ``--pretrained`` and log what was loaded.
 
     Args:
         model: Float model, or the inside of a wrapper.
         options: Of the run.
-        tables: Of `name_tables`.
 
     Raises:
         ValueError: The weights are another model's, or not complete where nothing trains the rest.
     """
     assert options.pretrained is not None
     try:
-        report = _load_by_first_fit(model, options.pretrained, tables)
+        report = xnn.utils.load_weights(model, options.pretrained, verbose=False)
     except ValueError as error:
         raise ValueError(
             f"--pretrained {options.pretrained} does not give weights for --model_name "
@@ -173,38 +169,6 @@ def load_pretrained(model: nn.Module, options: Options, tables: Sequence[NameTab
             f"'{options.model_name}' at random values, and phase {options.phase} does not train "
             f"them. Use a checkpoint for the data set's classes.\n{report}"
         )
-
-
-def name_tables(model: nn.Module) -> list[NameTable]:
-    """How the names in a checkpoint may have to be changed for a float model.
-
-    Returns:
-        Tables for ``load_weights``, the likeliest first: none; those of the model's family; and the
-        same for a classifier's weights, which go into the encoder of a model that has one.
-    """
-    tables: list[NameTable] = [{}, *getattr(model, "other_names", ())]
-    if hasattr(model, "encoder"):
-        inside = [{}, *getattr(model.encoder, "other_names", ())]
-        tables += [{**table, r"^": "encoder."} for table in inside]
-    return tables
-
-
-def _load_by_first_fit(
-    model: nn.Module, weights: str, tables: Sequence[NameTable]
-) -> xnn.utils.LoadReport:
-    """Load with the first table by which anything fits; the error is that of the first."""
-    first_error: ValueError | None = None
-    for table in tables:
-        try:
-            report = xnn.utils.load_weights(model, weights, change_names_dict=table, verbose=False)
-        except ValueError as error:
-            first_error = first_error or error
-            continue
-        if table:
-            logger.info("the names in %s are another project's or a part's: changed", weights)
-        return report
-    assert first_error is not None
-    raise first_error
 
 
 def _and(names: Iterable[str]) -> str:
