@@ -16,6 +16,7 @@ from torch import nn
 
 from edgeailite import xnn
 from edgeailite.models import create_model, list_models
+from edgeailite.models.published import PUBLISHED
 from edgeailite.quantization.export.formats import writers
 from edgeailite.quantization.export.opset import OLDEST_OPSET
 from edgeailite.quantization.wrappers.pact2 import _PACT2Module
@@ -235,6 +236,12 @@ def test_model_zoo_page_lists_every_model_with_its_complexity():
         digits = 2 if segmentation else 3
         shown = (f"{factor * report.gmacs:.{digits}f}", f"{report.mparams:.2f}")
         assert tuple(rows[name][1:3]) == shown, name
+
+
+def test_model_zoo_page_links_the_weights_of_each_published_model():
+    rows = _table_rows((ROOT / "docs" / "model_zoo.md").read_text())
+    linked = {row[0].strip("`") for row in rows if "https://download.pytorch.org" in row[-1]}
+    assert linked == {name for name, of in PUBLISHED.items() if of.startswith("torchvision/")}
 
 
 @pytest.mark.parametrize("page", ["quant_train_module", "quant_calibrate_module"])
