@@ -1,5 +1,6 @@
 """README.md and docs/*.md: snippets run, links resolve, commands and tables agree with the code."""
 
+import ast
 import copy
 import dataclasses
 import importlib
@@ -29,6 +30,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # CONTRIBUTING.md's blocks are run by test_contributing.py.
 ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+# What the report says of operations in float.
+REASONS = (
+    "edgeailite/quantization/report/reasons.py",
+    "edgeailite/quantization/graph/variants.py",
+)
 MAIN_SCRIPTS = {
     "train_classification_main.py": ClassificationOptions,
     "train_segmentation_main.py": SegmentationOptions,
@@ -303,6 +309,29 @@ def test_source_map_is_that_of_the_docstrings():
     for path in (ROOT / "edgeailite").rglob("[!_]*.py"):
         assert tool["summary"](path), path
         assert f"| `{path.name}` |" in page
+
+
+def test_tables_of_operations_are_those_of_the_engine():
+    tool = runpy.run_path(str(ROOT / "tools" / "operation_table.py"))
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert page == tool["render"](page), "run python tools/operation_table.py"
+
+
+def test_reasons_in_the_docs_are_those_of_the_report():
+    text = (ROOT / "docs" / "operations.md").read_text()
+    section = text.split("## What stays in float")[1].split("## What is refused")[0]
+    given = [piece for path in REASONS for piece in _phrases(ROOT / path)]
+    assert [piece for piece in given if piece not in section] == []
+    shown = [row[0] for row in _table_rows(section)]
+    assert [row for row in shown if not any(piece in row for piece in given)] == []
+
+
+def _phrases(path):
+    """Strings with spaces in a file, without docstrings; of f-strings their constant parts."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    docstrings = {id(n.value) for n in nodes if isinstance(n, ast.Expr)}
+    strings = [n for n in nodes if isinstance(n, ast.Constant) and id(n) not in docstrings]
+    return [n.value.strip() for n in strings if isinstance(n.value, str) and " " in n.value.strip()]
 
 
 @pytest.mark.parametrize("table", ["main-job-table", "qat-step-table", "ptq-table"])

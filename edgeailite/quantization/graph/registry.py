@@ -194,6 +194,20 @@ def operation_of_method(name: str) -> Operation | None:
     return _BY_METHOD.get(name)
 
 
+def calls_of(operation: Operation) -> dict[str, tuple[Any, ...]]:
+    """Return the calls of an operation by kind, each as :meth:`Operation.register` takes them."""
+    tables = {
+        "modules": _BY_MODULE,
+        "functions": _BY_FUNCTION,
+        "methods": _BY_METHOD,
+        "type_names": _BY_TYPE_NAME,
+    }
+    return {
+        kind: tuple(call for call, row in table.items() if row is operation)
+        for kind, table in tables.items()
+    }
+
+
 def modules_of(*names: str) -> tuple[type[nn.Module], ...]:
     """Module types that are calls of operations, in the order of their registration."""
     return tuple(t for t, operation in _BY_MODULE.items() if operation.name in names)

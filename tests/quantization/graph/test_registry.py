@@ -58,3 +58,15 @@ def test_bounds_are_those_of_the_row():
     node = list(capture(nn.Sequential(Clip())).graph.nodes)[1]
     assert node.meta["call"].operation is operation
     assert clamp_bounds(node) == (-2.0, 3.0)
+
+
+def test_calls_are_found_by_their_operation():
+    operation = register_operation(
+        "clip", traits.ACTIVATION, modules=(Clip,), functions=(torch.sign,), methods=("sign",)
+    )
+    assert registry.calls_of(operation) == {
+        "modules": (Clip,),
+        "functions": (torch.sign,),
+        "methods": ("sign",),
+        "type_names": (),
+    }
