@@ -29,7 +29,7 @@ class LoadReport:
             the model); they keep their values.
         unused: Names of the checkpoint that the model lacks.
         ignored: Names of the checkpoint that the caller asked to leave out.
-        renamed: True if a table of the model's ``other_names`` changed the checkpoint's names.
+        renamed: True if the checkpoint's names were changed though nobody gave a table.
     """
 
     source: str
@@ -80,7 +80,8 @@ def load_weights(
             a file with either; or an http(s) URL of such a file, downloaded once and checked.
         change_names_dict: Regular expression -> replacement, applied in order to each name of the
             checkpoint (``re.sub``). None: where no tensor fits under its own name, the tables of
-            ``model.other_names`` are tried in order.
+            ``model.other_names`` are tried in order, and a classifier's names are looked for in
+            ``model.encoder``.
         ignore: Regular expressions; names of the checkpoint, after renaming, in which one is found
             are left out.
         strict: Raise an error if anything is missing, of another shape, or unused. Tensors that
@@ -136,12 +137,20 @@ def _read(
 def _fitting_table(
     model: nn.Module, own: Mapping[str, Tensor], state: "OrderedDict[str, Tensor]"
 ) -> Mapping[str, str]:
-    """Find the first of the model's tables by which a tensor fits; none where none does."""
-    for table in ({}, *getattr(model, "other_names", ())):
+    """Find the first of the model's tables by which a tensor fits; an empty one where none does."""
+    tables = _tables(model)
+    if hasattr(model, "encoder"):  # takes the weights of a classifier
+        tables += [{**table, r"^": "encoder."} for table in _tables(model.encoder)]
+    for table in tables:
         renamed = _renamed(state, table)
         if any(name in own and own[name].shape == t.shape for name, t in renamed.items()):
             return table
     return {}
+
+
+def _tables(model: Any) -> list[Mapping[str, str]]:
+    """Tables of a model: none, then those from the names of other projects."""
+    return [{}, *getattr(model, "other_names", ())]
 
 
 def _renamed(

@@ -105,6 +105,17 @@ def test_tables_of_the_model_change_the_names_where_none_fits(prefix, renamed):
     assert ("9 tensors loaded, their names changed to the model's" in str(report)) == renamed
 
 
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_weights_of_a_classifier_go_into_the_encoder(prefix):
+    source, model = net(), nn.Module()
+    model.encoder, model.decoder = Renamed(*net()), nn.Linear(2, 2)
+    state = {f"{prefix}{name}": value for name, value in source.state_dict().items()}
+    report = load_weights(model, state, verbose=False)
+    assert same(model.encoder, source)
+    assert report.renamed
+    assert report.missing == ("decoder.weight", "decoder.bias")
+
+
 def test_given_table_stands_for_those_of_the_model():
     state = {f"backbone.{name}": value for name, value in net().state_dict().items()}
     with pytest.raises(ValueError, match=r"an unknown name \(such as backbone\.0\.weight"):

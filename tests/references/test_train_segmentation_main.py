@@ -159,7 +159,7 @@ def test_weights_of_a_classifier_start_the_encoder(run_segmentation, tmp_path):
     )
     weights = load_checkpoint(folder)["model"]["encoder.0.weight"]
     assert torch.allclose(weights, torch.tensor(0.25))
-    assert "another project's or a part's" in (folder / "run.log").read_text()
+    assert "their names changed to the model's" in (folder / "run.log").read_text()
     with pytest.raises(SystemExit, match=r"leaves 2 tensors of 'tiny_segmentation' at random"):
         run_segmentation(
             "c", "--phase", "calibration", "--pretrained", str(tmp_path / "weights.pth")

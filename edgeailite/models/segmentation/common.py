@@ -44,10 +44,6 @@ class SegmentationModel(nn.Module):
         decoder: From those features to logits.
         input_multiple: Height and width of the input must be multiples of it.
 
-    Attributes:
-        other_names: Tables for ``load_weights``: names of a classifier's checkpoints to those of
-            the encoder.
-
     Raises:
         ValueError: When called with an input of another size.
     """
@@ -57,8 +53,6 @@ class SegmentationModel(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.input_multiple = input_multiple
-        tables = ({}, *getattr(encoder, "other_names", ()))
-        self.other_names = tuple({**table, r"^": "encoder."} for table in tables)
         init_weights(self)
         # Not in forward(): torch.fx traces that, and a traced size can't be compared.
         self.register_forward_pre_hook(_check_input)
