@@ -16,6 +16,9 @@ from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
 
+# Of a scale that is just coarse enough.
+_ROUNDING = 2.0**-20
+
 
 @dataclass(frozen=True)
 class BiasFit:
@@ -50,8 +53,8 @@ def bias_fit(call: LayerCall) -> BiasFit | None:
     room = min_weight_scale(rows, None, None, spec, call.input_quantizer)
     own = layer.weight_quantizer.scale(rows, None, layer.weight_range, room)
     factor = float((scale / own).max())
-    integers = torch.round(bias.double() / (call.input_quantizer.qparams().scale * scale).double())
-    num_cut = int(((integers < -spec.limit) | (integers > spec.limit - 1)).sum())
+    integers = bias / (call.input_quantizer.qparams().scale * scale)
+    num_cut = int((integers.abs() > spec.limit * (1 + _ROUNDING)).sum())
     if factor <= 1 and num_cut == 0:
         return None
     largest = float(bias.abs().max())

@@ -86,26 +86,24 @@ class EvaluationCalibration:
 
     def __init__(self) -> None:
         # Of the first quantizer, after the last batch; None: it has not begun, or has ended.
-        self._num_batches: float | None = None
+        self._last: list[float] | None = None
 
     def begin(self, model: nn.Module) -> bool:
         """Begin if no range has seen data and all may; return False if it does not."""
         observers = _observers(model)
         ready = all(q.observer_enabled and q.num_batches_tracked < 0 for q in observers)
-        self._num_batches = -1.0 if observers and ready else None
-        return self._num_batches is not None
+        self._last = _statistics(observers[0]) if observers and ready else None
+        return self._last is not None
 
     def end(self) -> None:
         """Let ranges rest in evaluation mode."""
-        self._num_batches = None
+        self._last = None
 
     def goes_on(self, model: nn.Module) -> bool:
         """Return True if the next batch is one of the calibration."""
-        if self._num_batches is None:
-            return False
-        if float(_observers(model)[0].num_batches_tracked) != self._num_batches:
+        if self._last is not None and _statistics(_observers(model)[0]) != self._last:
             self.end()  # the ranges were loaded
-        return self._num_batches is not None
+        return self._last is not None
 
     @contextmanager
     def observing(self, model: nn.Module) -> Iterator[None]:
@@ -118,7 +116,11 @@ class EvaluationCalibration:
         finally:
             for quantizer in observers:
                 quantizer.eval()
-        self._num_batches = float(observers[0].num_batches_tracked)
+        self._last = _statistics(observers[0])
+
+
+def _statistics(quantizer: FakeQuantize) -> list[float]:
+    return [*quantizer.clips_act.tolist(), float(quantizer.num_batches_tracked)]
 
 
 def _observers(model: nn.Module) -> list[FakeQuantize]:
