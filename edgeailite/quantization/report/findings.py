@@ -106,8 +106,8 @@ def _coarse_weight_warning(call: LayerCall) -> tuple[float, str] | None:
         return None
     return fit.factor, (
         f"'{fit.path}': its weight scale is {fit.factor:.3g} times coarser, so that its biases (up "
-        f"to {fit.largest:.4g}) fit into {fit.bit_width} bits. Wider biases help (constrain_bias "
-        "NONE)."
+        f"to {fit.largest:.4g}) fit into {fit.bit_width} bits. Wider biases help, where the target "
+        "has them (constrain_bias NONE)."
     )
 
 

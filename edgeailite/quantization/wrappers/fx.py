@@ -87,15 +87,8 @@ class QATFxModule(QuantModule):
     ) -> None:
         name = type(self).__name__
         methods = read_methods(name, methods, is_qat, bias_calibration_factor)
-        schedule = make_fx_schedule(
-            name,
-            is_qat,
-            total_epochs,
-            num_batch_norm_update_epochs,
-            num_observer_update_epochs,
-            methods.damping,
-            steps_per_epoch,
-        )
+        counts = (total_epochs, num_batch_norm_update_epochs, num_observer_update_epochs)
+        schedule = make_fx_schedule(name, is_qat, *counts, methods.damping, steps_per_epoch)
         policy = methods.apply_to(make_policy(qconfig_type, backend))
         inputs = read_example_inputs(args, example_inputs, example_kwargs)
         target = get_target("onnx_runtime")

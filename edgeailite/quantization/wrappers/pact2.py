@@ -165,10 +165,8 @@ class _PACT2Module(QuantModule):
         schedule = self._schedule(total_epochs, steps_per_epoch, methods.damping)
         weight = _weight_spec(bitwidth_weights, power2_weight_range, range_shrink_weights)
         activation = _activation_spec(bitwidth_activations, power2_activation_range, rounding)
-        activation = _with_range(activation, histogram_range, range_rule, range_shrink_activations)
-        policy = _policy(
-            weight, activation, per_channel_q, constrain_bias, quantize_in, quantize_out
-        )
+        values = _with_range(activation, histogram_range, range_rule, range_shrink_activations)
+        policy = _policy(weight, values, per_channel_q, constrain_bias, quantize_in, quantize_out)
         inputs = (*as_inputs(dummy_input), *args)
         graph = prepare(module, methods.apply_to(policy), get_target("tidl"), inputs, leaf_modules)
         clip = not per_channel_q if constrain_weights is None else constrain_weights
