@@ -114,7 +114,8 @@ class QuantModule(Exporter):
                 self._count_batch()
                 return self._train(args, kwargs) if self.trains else self._calibrate(args, kwargs)
             if not torch.compiler.is_exporting():
-                self._begin_evaluation()
+                if not self._evaluation_begun:
+                    self._begin_evaluation()
                 if self._in_evaluation.goes_on(self.module):
                     with self._in_evaluation.observing(self.module):
                         return self._calibrate(args, kwargs)
@@ -145,10 +146,9 @@ class QuantModule(Exporter):
             return self.bias_calibration.run(self.module, args, kwargs)
         return self.module(*args, **kwargs)
 
+    @torch.compiler.disable
     def _begin_evaluation(self) -> None:
-        """Once, with the first batch of an evaluation: see whether there is something to say."""
-        if self._evaluation_begun:
-            return
+        """Calibrate if there is no range at all; else say what deserves a look."""
         self._evaluation_begun = True
         if not self.trains and self._in_evaluation.begin(self.module):
             self._begin()
