@@ -45,7 +45,7 @@ register_preset(
     QConfig(
         weight=QuantSpec(signed=True, rounding="half_away"),
         activation=_SYMMETRIC_P2,
-        bias=BiasSpec(bit_width=16, rule="saturate"),
+        bias=BiasSpec(bit_width=16, rule="reduce_weight_scale"),
     ),
 )
 register_preset("WC8_AT8", QConfig(_PER_CHANNEL, _AFFINE))

@@ -35,6 +35,9 @@ def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]
 
     Returns:
         Batch norm is folded, weights and biases lie on their grids, in float.
+
+    Raises:
+        ValueError: An activation range has never seen data; the message names it.
     """
     plain = copy.deepcopy(model).eval()
     for call in layer_calls(plain):
@@ -44,6 +47,7 @@ def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]
         if "output_quantizer" in node.kwargs:
             _freeze(plain, node, module)
         elif isinstance(module, FakeQuantize):
+            module.require_range(str(node.target))
             replacement = stand_in(module)
             replacement.quantizer_path = str(node.target)  # type: ignore[assignment]
             _call_instead(plain, node, f"{node.target}_plain", replacement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
@@ -58,11 +59,15 @@ def is_foldable(batch_norm: nn.Module) -> bool:
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
-    """``(low, high)`` of an operation with bounds; None for others, or where one is no number."""
+    """``(low, high)`` of an operation with bounds; None for others, or where one is no number.
+
+    A bound that is not given is infinite.
+    """
     given = operation_of(node).bounds
     if given is None:
         return None
     low, high = (argument(node, bound) if isinstance(bound, str) else bound for bound in given)
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
     if isinstance(low, int | float) and isinstance(high, int | float):
         return float(low), float(high)
     return None

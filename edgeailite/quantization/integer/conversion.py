@@ -173,7 +173,8 @@ def convert(model: GraphModel, rules: Rules, integer_outputs: bool = False) -> G
         put on a grid runs in float. Its state are integers, under new names.
 
     Raises:
-        ValueError: A layer has no form on the target; the message names it.
+        ValueError: An activation range has never seen data, or a layer has no form on the target;
+            the message names it.
     """
     source = copy.deepcopy(model).eval()
     with torch.no_grad():
@@ -243,6 +244,7 @@ class Converter:
     def _place_quantizer(self, node: fx.Node) -> None:
         quantizer = self.model.get_submodule(str(node.target))
         assert isinstance(quantizer, FakeQuantize)
+        quantizer.require_range(str(node.target))
         (operand,) = node.all_input_nodes
         if operand in self.values:
             alone = self.rules.placed(QUANTIZER)

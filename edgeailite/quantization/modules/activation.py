@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,7 +114,8 @@ class FakeQuantize(RangeObserver):
     Args:
         spec: Per-tensor spec of the activation.
         bounds: ``(low, high)`` of an activation function that this quantizer absorbed (``(0, 6)``
-            of ReLU6): the grid is cut at the nearest integers. None: the grid alone clips.
+            of ReLU6), infinite where it has none. They limit the range, and the grid is cut at the
+            integers nearest to them. None: the grid alone clips.
 
     Attributes:
         inplace: Overwrite the input, as ``ReLU(inplace=True)`` does.
@@ -161,6 +163,23 @@ class FakeQuantize(RangeObserver):
             return self.clip_high
         assert self.activation_bounds is not None
         return torch.full((num_channels,), self.activation_bounds[1], device=self.clips_act.device)
+
+    def require_range(self, path: str) -> None:
+        """Raise a ValueError where the range at `path` is a placeholder."""
+        if not self.has_range:
+            raise ValueError(
+                f"The activation range at '{path}' has never seen data, so there are no integers "
+                "to convert or export to. Run data through the wrapper first: train it, or "
+                "calibrate(loader); or load a quantized checkpoint into .module."
+            )
+
+    def batch_range(self, x: Tensor) -> Tensor:
+        """``[min, max]`` of one batch behind the absorbed bounds, shape ``(2,)``."""
+        if self.bounds is None:
+            return super().batch_range(x)
+        if self.spec.range_rule == "mse":
+            x = sample(x).clamp(*self.bounds)
+        return super().batch_range(x).clamp(*self.bounds)
 
     def clips_inside(self) -> bool:
         """Return True if a bound per channel lies within the grid, so that it has an effect."""
@@ -212,7 +231,8 @@ class FakeQuantize(RangeObserver):
         """Smallest and largest integer after the absorbed bounds: ``round(bound / s) + z``."""
         assert self.bounds is not None
         low, high = (torch.round(b / grid.scale) + grid.zero_point for b in self.bounds)
-        return low.clamp_min(grid.quant_min), high.clamp_max(grid.quant_max)
+        limits = grid.quant_min, grid.quant_max
+        return low.clamp(*limits), high.clamp(*limits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Simulate the grid; in training mode, with the observer on, update the range first."""
@@ -308,6 +328,19 @@ class FakeQuantize(RangeObserver):
         )
         for name, value in flags.items():
             setattr(self, name, bool(value))
+        self._restore_fixed_range(state_dict, prefix, flags)
+
+    def _restore_fixed_range(
+        self, state_dict: dict[str, Any], prefix: str, flags: dict[str, Tensor]
+    ) -> None:
+        """Keep the range of a clamp fixed that earlier versions did not find by statistics."""
+        clips, seen = (state_dict.get(prefix + n) for n in ("clips_act", "num_batches_tracked"))
+        bounds = self.activation_bounds
+        if bounds is None or clips is None or seen is None or flags.get("observer_enabled"):
+            return
+        if seen < 0 and clips.tolist() == torch.tensor(bounds, dtype=torch.float32).tolist():
+            self.spec = replace(self.spec, fixed_range=bounds, learned=False)
+            self.observer_enabled = False
 
 
 QUANTIZER.register(modules=(FakeQuantize,))

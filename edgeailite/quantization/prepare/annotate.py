@@ -191,15 +191,12 @@ def _output_annotation(
     model: GraphModel, node: fx.Node, spec: QuantSpec, sites: dict[str, list[fx.Node]]
 ) -> OutputAnnotation:
     is_relu, bounds = operation_of(node) is RELU, clamp_bounds(node)
-    if is_relu and spec.signed:  # signed integers are asked for, whatever the values
-        bounds = (0.0, math.inf)
-    elif is_relu:
-        spec = replace(spec, signed=False)
-    elif bounds is not None:
-        spec = _clamp_spec(spec, bounds)
-    elif not spec.signed and traits_of(node).keeps_sign and _are_unsigned(model, operands(node)):
-        spec = replace(spec, signed=False)
     absorbs = is_relu or bounds is not None
+    if is_relu and spec.signed:
+        bounds = (0.0, math.inf)
+    # Where signed integers are asked for, they are it whatever the values.
+    if not spec.signed and _starts_at_zero(model, node, bounds):
+        spec = replace(spec, signed=False)
     if absorbs and node.op == "call_module":
         calls = sites[str(node.target)]
         own = node is calls[0] and all(_all_absorbed(call) for call in calls)
@@ -211,13 +208,11 @@ def _all_absorbed(call: fx.Node) -> bool:
     return not any(operation_of(user) in _MARKERS for user in call.users)
 
 
-def _clamp_spec(spec: QuantSpec, bounds: tuple[float, float]) -> QuantSpec:
-    """ReLU6 keeps its statistics (few networks reach 6 everywhere); other bounds are the range."""
-    fixed = None if bounds == (0.0, 6.0) else bounds
-    if spec.signed:
-        return replace(spec, fixed_range=fixed)
-    signed = bounds[0] < 0
-    return replace(spec, signed=signed if spec.symmetric or not signed else None, fixed_range=fixed)
+def _starts_at_zero(model: GraphModel, node: fx.Node, bounds: tuple[float, float] | None) -> bool:
+    """Return True if an operation gives no negative value, as the graph alone says."""
+    if operation_of(node) is RELU or bounds is not None:
+        return bounds is None or bounds[0] >= 0
+    return traits_of(node).keeps_sign and _are_unsigned(model, operands(node))
 
 
 def _is_unsigned(model: GraphModel, node: fx.Node) -> bool:

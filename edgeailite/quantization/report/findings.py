@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
+from edgeailite.quantization.modules.bias_fit import bias_fit
 from edgeailite.quantization.report.entries import ActivationEntry, LayerEntry, Report
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 WEIGHT_OUTLIER_RATIO = 64.0
 ACTIVATION_OUTLIER_RATIO = 8.0
 CLIPPED_SHARE = 0.01
+# Two bits of the weight.
+COARSER = 4.0
 MAX_ALIKE = 5
 BREAK_DROP = 10.0
 BREAK_BELOW = 20.0
@@ -41,6 +44,7 @@ def find_warnings(
     broken = _first_break(entries)
     texts += [broken] if broken else []
     texts += _worst(map(_bias_warning, calls))
+    texts += _worst(map(_coarse_weight_warning, calls))
     texts += _worst(map(_outlier_warning, report.activations))
     texts += _worst(map(_clipping_warning, report.activations))
     return texts + _worst(map(_weight_warning, calls))
@@ -85,18 +89,25 @@ def _clipping_warning(entry: ActivationEntry) -> tuple[float, str] | None:
 
 def _bias_warning(call: LayerCall) -> tuple[float, str] | None:
     """Warn of biases that do not fit into their integers, which are cut at the largest ones."""
-    folded, (_, quantized) = call.folded(), call.quantized_parameters()
-    if folded.bias is None or quantized is None or call.input_quantizer is None:
+    fit = bias_fit(call)
+    if fit is None or fit.num_cut == 0:
         return None
-    scale = call.input_quantizer.qparams().scale * folded.scale
-    num_cut = int(((folded.bias - quantized).abs() > scale).sum())
-    if num_cut == 0:
+    return fit.num_cut / fit.num_biases, (
+        f"'{fit.path}': {fit.num_cut} of {fit.num_biases} biases (up to {fit.largest:.4g}) do not "
+        f"fit into {fit.bit_width} bits and are cut. Coarser weight scales (constrain_bias "
+        "REDUCE_WEIGHT_SCALE) or wider biases help."
+    )
+
+
+def _coarse_weight_warning(call: LayerCall) -> tuple[float, str] | None:
+    """Warn of a weight scale that is much coarser for the sake of the biases."""
+    fit = bias_fit(call)
+    if fit is None or fit.factor < COARSER:
         return None
-    largest, bits = float(folded.bias.abs().max()), call.layer.bias_spec.bit_width
-    return num_cut / quantized.numel(), (
-        f"'{call.path}': {num_cut} of {quantized.numel()} biases (up to {largest:.4g}) do not fit "
-        f"into {bits} bits and are cut. Coarser weight scales (constrain_bias REDUCE_WEIGHT_SCALE) "
-        "or wider biases help."
+    return fit.factor, (
+        f"'{fit.path}': its weight scale is {fit.factor:.3g} times coarser, so that its biases (up "
+        f"to {fit.largest:.4g}) fit into {fit.bit_width} bits. Wider biases help, where the target "
+        "has them (constrain_bias NONE)."
     )
 
 

@@ -6,17 +6,16 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.wrappers.schedule import Epochs, Schedule, make_schedule
 
 
-def warn_of_option(message: str) -> None:
-    """Warn of an option without effect, at the line that made the wrapper."""
-    level, room = 1, Path(__file__).parent
-    while Path(sys._getframe(level).f_code.co_filename).parent == room:
+def warn_user(message: str) -> None:
+    """Warn at the line that calls a wrapper, or makes one."""
+    level, passing = 1, ("torch.", __name__.rpartition(".")[0])
+    while sys._getframe(level).f_globals.get("__name__", "").startswith(passing):
         level += 1
     warnings.warn(message, stacklevel=level + 1)
 
@@ -72,15 +71,15 @@ def make_fx_schedule(
     num_batch_norm_update_epochs: Epochs,
     num_observer_update_epochs: Epochs,
     damping: float,
+    steps_per_epoch: int | None,
 ) -> Schedule:
     """Make the schedule of a training or a calibration; see :func:`make_schedule`."""
-    schedule = make_schedule(
-        wrapper, total_epochs, num_batch_norm_update_epochs, num_observer_update_epochs, damping
-    )
+    freezing = num_batch_norm_update_epochs, num_observer_update_epochs
+    schedule = make_schedule(wrapper, total_epochs, *freezing, damping, steps_per_epoch)
     if is_qat:
         return schedule
     if num_batch_norm_update_epochs not in (None, 0):
-        warn_of_option(
+        warn_user(
             f"num_batch_norm_update_epochs={num_batch_norm_update_epochs!r} has no effect: "
             "post-training calibration folds batch norm as it was trained. Leave it out."
         )

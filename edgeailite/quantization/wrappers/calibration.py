@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.bias_corrector import BiasCorrector
 from edgeailite.quantization.methods.post_training import post_training
 from edgeailite.quantization.modules.pact2 import quantizers
+from edgeailite.quantization.wrappers.arguments import warn_user
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
     from edgeailite.quantization.methods.gains import MethodGain
+    from edgeailite.quantization.modules.activation import FakeQuantize
 
 
 def feed(
@@ -63,16 +65,66 @@ def _num_inputs(model: GraphModel) -> int:
     return len(graph_of(model).find_nodes(op="placeholder"))
 
 
-def warn_of_missing_ranges(model: nn.Module) -> None:
-    """Warn if activation ranges have never seen data."""
+def warn_of_missing_ranges(model: nn.Module) -> bool:
+    """Warn if activation ranges have never seen data, and return True then."""
     missing = [name for name, q in quantizers(model).items() if not q.has_range]
     if missing:
-        warnings.warn(
+        warn_user(
             f"{len(missing)} activation ranges have never seen data (the first: "
             f"'{missing[0]}'): outputs are clipped at placeholders. "
-            "Train or calibrate first, or load a quantized checkpoint.",
-            stacklevel=3,
+            "Train or calibrate first, or load a quantized checkpoint."
         )
+    return bool(missing)
+
+
+class EvaluationCalibration:
+    """Calibration by batches that come in evaluation mode, while there is no range at all.
+
+    Loops of earlier packages call ``eval()`` and run their calibration images. It ends with the
+    next ``train()`` or ``eval()``, with a conversion or an export, and with loaded ranges.
+    """
+
+    def __init__(self) -> None:
+        # Of the first quantizer, after the last batch; None: it has not begun, or has ended.
+        self._last: list[float] | None = None
+
+    def begin(self, model: nn.Module) -> bool:
+        """Begin if no range has seen data and all may; return False if it does not."""
+        observers = _observers(model)
+        ready = all(q.observer_enabled and q.num_batches_tracked < 0 for q in observers)
+        self._last = _statistics(observers[0]) if observers and ready else None
+        return self._last is not None
+
+    def end(self) -> None:
+        """Let ranges rest in evaluation mode."""
+        self._last = None
+
+    def goes_on(self, model: nn.Module) -> bool:
+        """Return True if the next batch is one of the calibration."""
+        if self._last is not None and _statistics(_observers(model)[0]) != self._last:
+            self.end()  # the ranges were loaded
+        return self._last is not None
+
+    @contextmanager
+    def observing(self, model: nn.Module) -> Iterator[None]:
+        """Let ranges learn from one batch."""
+        observers = _observers(model)
+        for quantizer in observers:
+            quantizer.train()
+        try:
+            yield
+        finally:
+            for quantizer in observers:
+                quantizer.eval()
+        self._last = _statistics(observers[0])
+
+
+def _statistics(quantizer: FakeQuantize) -> list[float]:
+    return [*quantizer.clips_act.tolist(), float(quantizer.num_batches_tracked)]
+
+
+def _observers(model: nn.Module) -> list[FakeQuantize]:
+    return [q for q in quantizers(model).values() if q.spec.fixed_range is None]
 
 
 class BiasCalibration:

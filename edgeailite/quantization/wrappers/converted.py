@@ -114,7 +114,7 @@ def convert_model(
 
     Raises:
         ValueError: A format that holds no integers or is another target's; a weight or a range is
-            NaN or infinite.
+            NaN or infinite, or a range has never seen data.
     """
     target = target_of(model)
     offered = writers(target.arithmetic, "converted")

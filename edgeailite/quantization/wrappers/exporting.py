@@ -65,7 +65,8 @@ class Exporter(nn.Module):
 
         Raises:
             ValueError: A format that the target or the converted model does not have, an opset that
-                cannot be written, or, with `strict`, an operation that the NPU does not compute.
+                cannot be written, an activation range that has never seen data (``FLOAT_MODEL``
+                needs none), or, with `strict`, an operation that the NPU does not compute.
         """
         options = OnnxOptions(opset_version, input_names, output_names, dynamic_batch, simplify)
         return self.write(example_input, path, format, options, strict)
@@ -105,8 +106,8 @@ class TinyMLExporter(Exporter):
 
         Raises:
             ValueError: A format that the target or the converted model does not have, two different
-                formats, an opset that cannot be written, or, with `strict`, an operation that the
-                NPU does not compute.
+                formats, an opset that cannot be written, an activation range that has never seen
+                data, or, with `strict`, an operation that the NPU does not compute.
         """
         options = OnnxOptions(opset_version, input_names, output_names, dynamic_batch, simplify)
         chosen = one_format(format, model_qconfig_format)

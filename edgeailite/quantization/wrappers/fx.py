@@ -37,7 +37,8 @@ class QATFxModule(QuantModule):
         is_qat: False: training mode only calibrates, as in :class:`PTCFxModule`.
         backend: ``'qnnpack'`` or ``'onednn'``; ``'x86'`` or ``'fbgemm'`` limit a preset's
             activations to 7 bits, for CPUs whose 8-bit kernels saturate.
-        total_epochs: Epochs of the training; it decides when batch norm and ranges freeze.
+        total_epochs: Epochs of the training; it decides when batch norm and ranges freeze. Warns
+            where an epoch more begins.
         num_batch_norm_update_epochs: Batch norm statistics learn for as many epochs. None: until
             epoch ``total_epochs // 2 - 1``. False: always. A calibration folds them as they are,
             and warns of a number above 0.
@@ -51,7 +52,10 @@ class QATFxModule(QuantModule):
         bit_widths: Bits of single layers, instead of the preset's: the result of
             :func:`~edgeailite.quantization.methods.mixed_precision.search_bit_widths`, the file
             it was saved to, or ``{bits: [module names]}``.
-        verbose: Print when something freezes.
+        steps_per_epoch: Training batches (calls in training mode) of an epoch, for loops that
+            validate within an epoch. None: ``train()`` counts epochs: the first call begins one,
+            and each further call after a training batch.
+        verbose: Print when something freezes, and which layers have biases that do not fit.
 
     Raises:
         ValueError: `total_epochs` is missing, or an argument is outside of what it allows.
@@ -78,18 +82,13 @@ class QATFxModule(QuantModule):
         leaf_modules: Iterable[str | type[nn.Module]] = (),
         methods: TrainingMethods | None = None,
         bit_widths: BitWidths | None = None,
+        steps_per_epoch: int | None = None,
         verbose: bool = True,
     ) -> None:
         name = type(self).__name__
         methods = read_methods(name, methods, is_qat, bias_calibration_factor)
-        schedule = make_fx_schedule(
-            name,
-            is_qat,
-            total_epochs,
-            num_batch_norm_update_epochs,
-            num_observer_update_epochs,
-            methods.damping,
-        )
+        counts = (total_epochs, num_batch_norm_update_epochs, num_observer_update_epochs)
+        schedule = make_fx_schedule(name, is_qat, *counts, methods.damping, steps_per_epoch)
         policy = methods.apply_to(make_policy(qconfig_type, backend))
         inputs = read_example_inputs(args, example_inputs, example_kwargs)
         target = get_target("onnx_runtime")
@@ -113,7 +112,7 @@ class PTCFxModule(QATFxModule):
         model: As in :class:`QATFxModule`; so are all other arguments.
         *args: The same as `example_inputs`, one by one.
         is_qat: True makes a :class:`QATFxModule` of it.
-        total_epochs: Calls of ``train()`` that will be made.
+        total_epochs: Passes over the calibration images.
         num_batch_norm_update_epochs: As in :class:`QATFxModule`.
         num_observer_update_epochs: Ranges learn for as many epochs.
         bias_calibration_factor: Part of the difference of means that one batch corrects.

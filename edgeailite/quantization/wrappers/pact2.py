@@ -23,7 +23,7 @@ from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.targets.registry import get_target
-from edgeailite.quantization.wrappers.arguments import as_inputs, warn_of_option
+from edgeailite.quantization.wrappers.arguments import as_inputs, warn_user
 from edgeailite.quantization.wrappers.quant_module import QuantModule
 from edgeailite.quantization.wrappers.schedule import Schedule, make_schedule
 
@@ -74,7 +74,7 @@ def _with_range(
     """Return the spec of activations with the rule that finds their ranges."""
     rule = range_rule or ("percentile" if histogram_range else "min_max")
     if shrink and rule in ("min_max", "mse"):
-        warn_of_option(
+        warn_user(
             f"range_shrink_activations={shrink!r} has no effect: activation ranges are those of "
             f"rule {rule!r}. Leave it out, or choose histogram_range=True, range_rule=None."
         )
@@ -106,9 +106,7 @@ def _policy(
         raise ValueError(
             f"per_channel_q is {per_channel_q!r}; allowed: False, True (depthwise only), 'all'."
         )
-    # Per channel, the fine scale of a weight would leave a clamped bias next to nothing.
-    default = "REDUCE_WEIGHT_SCALE" if per_channel_q else "SATURATE"
-    rule = default if constrain_bias is None else constrain_bias
+    rule = "REDUCE_WEIGHT_SCALE" if constrain_bias is None else constrain_bias
     if rule not in CONSTRAIN_BIAS:
         raise ValueError(
             f"constrain_bias is {constrain_bias!r}; allowed: None, "
@@ -161,14 +159,14 @@ class _PACT2Module(QuantModule):
         lr_calib: float = LR_CALIB,
         methods: TrainingMethods | None = None,
         bit_widths: BitWidths | None = None,
+        steps_per_epoch: int | None = None,
     ) -> None:
-        schedule, methods, rate = self._training(total_epochs, methods, bias_calibration, lr_calib)
+        methods, rate = self._methods(methods, bias_calibration, lr_calib)
+        schedule = self._schedule(total_epochs, steps_per_epoch, methods.damping)
         weight = _weight_spec(bitwidth_weights, power2_weight_range, range_shrink_weights)
         activation = _activation_spec(bitwidth_activations, power2_activation_range, rounding)
-        activation = _with_range(activation, histogram_range, range_rule, range_shrink_activations)
-        policy = _policy(
-            weight, activation, per_channel_q, constrain_bias, quantize_in, quantize_out
-        )
+        values = _with_range(activation, histogram_range, range_rule, range_shrink_activations)
+        policy = _policy(weight, values, per_channel_q, constrain_bias, quantize_in, quantize_out)
         inputs = (*as_inputs(dummy_input), *args)
         graph = prepare(module, methods.apply_to(policy), get_target("tidl"), inputs, leaf_modules)
         clip = not per_channel_q if constrain_weights is None else constrain_weights
@@ -177,32 +175,37 @@ class _PACT2Module(QuantModule):
             _print_description(graph)
 
     @classmethod
-    def _training(
-        cls,
-        total_epochs: int,
-        methods: TrainingMethods | None,
-        bias_calibration: bool,
-        lr_calib: float,
-    ) -> tuple[Schedule, TrainingMethods, float]:
-        """Return schedule, methods and rate of the bias correction; warn of idle options."""
+    def _methods(
+        cls, methods: TrainingMethods | None, bias_calibration: bool, lr_calib: float
+    ) -> tuple[TrainingMethods, float]:
+        """Return methods and rate of the bias correction; warn of idle options."""
         plain = TrainingMethods()
         if cls.role != "train" and methods not in (None, plain):
-            warn_of_option(
+            warn_user(
                 f"methods={methods!r} has no effect: {cls.__name__} does not train. Leave it out, "
                 "or wrap with QuantTrainModule."
             )
             methods = None
         if cls.role != "test" and lr_calib != LR_CALIB and not bias_calibration:
-            warn_of_option(
+            warn_user(
                 f"lr_calib={lr_calib!r} has no effect without bias_calibration=True: biases are "
                 "not corrected. Leave it out, or ask for bias_calibration."
             )
-        methods = methods or plain
+        return methods or plain, lr_calib if bias_calibration else 0.0
+
+    @classmethod
+    def _schedule(cls, total_epochs: int, steps_per_epoch: int | None, damping: float) -> Schedule:
+        """Return the schedule; warn where there is none to count batches for."""
         if cls.role == "train" or total_epochs:
-            schedule = make_schedule(cls.__name__, total_epochs, damping=methods.damping)
-        else:
-            schedule = Schedule()
-        return schedule, methods, lr_calib if bias_calibration else 0.0
+            return make_schedule(
+                cls.__name__, total_epochs, damping=damping, steps_per_epoch=steps_per_epoch
+            )
+        if cls.role == "calibrate" and steps_per_epoch is not None:
+            warn_user(
+                f"steps_per_epoch={steps_per_epoch!r} has no effect without total_epochs: nothing "
+                "freezes. Leave it out, or give total_epochs."
+            )
+        return Schedule()
 
 
 class QuantTrainModule(_PACT2Module):
@@ -229,13 +232,13 @@ class QuantTrainModule(_PACT2Module):
         power2_activation_range: Activation scales are powers of two. None: True.
         constrain_bias: ``'SATURATE'`` (the bias is clamped to 16 bits of the accumulator),
             ``'REDUCE_WEIGHT_SCALE'`` (the weight's scale grows until the bias fits 16 bits) or
-            ``'NONE'`` (32 bits). None: saturate, but reduce where weights are per channel.
+            ``'NONE'`` (32 bits). None: ``'REDUCE_WEIGHT_SCALE'``. Prints which layers it concerns.
         quantize_in: Quantize the network's input.
         quantize_out: Quantize the network's last quantizable values.
         verbose_mode: Print the grid of each weight and activation.
         total_epochs: Epochs of the training: batch norm statistics freeze at the start of epoch
-            ``total_epochs // 2 - 1`` (counted from 0 by calls of ``train()``), ranges at
-            ``total_epochs // 2 + 1``.
+            ``total_epochs // 2 - 1`` (counted from 0), ranges at ``total_epochs // 2 + 1``. Warns
+            where an epoch more begins.
         rounding: ``'half_even'``: ONNX's and ONNX Runtime's. ``'half_up'``: TIDL's.
         range_rule: ``'percentile'``, ``'min_max'`` or ``'mse'`` for activation ranges; None: by
             `histogram_range`.
@@ -245,6 +248,9 @@ class QuantTrainModule(_PACT2Module):
         bit_widths: Bits of single layers, instead of `bitwidth_weights`: the result of
             :func:`~edgeailite.quantization.methods.mixed_precision.search_bit_widths`, the file
             it was saved to, or ``{bits: [module names]}``.
+        steps_per_epoch: Training batches (calls in training mode) of an epoch, for loops that
+            validate within an epoch. None: ``train()`` counts epochs: the first call begins one,
+            and each further call after a training batch.
 
     Raises:
         ValueError: `total_epochs` is missing, an argument is outside of what it allows, the dummy
@@ -304,7 +310,7 @@ class QuantTestModule(_PACT2Module):
 
     One set of options serves the three wrappers. Those of training and calibration have no effect
     here: `histogram_range`, `range_shrink_activations`, `range_rule`, `bias_calibration`,
-    `lr_calib`, `constrain_weights`, `total_epochs`, and `methods`, which warns.
+    `lr_calib`, `constrain_weights`, `total_epochs`, `steps_per_epoch`, and `methods`, which warns.
 
     Args:
         module: As in :class:`QuantTrainModule`; so are all other arguments.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from edgeailite.quantization.graph.operations import BATCH_NORM_MODULES
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.pact2 import freeze_quant_range, unfreeze_quant_range
+from edgeailite.quantization.wrappers.arguments import warn_user
 from edgeailite.quantization.wrappers.schedule import Schedule, Stage
 
 
@@ -22,6 +26,8 @@ class Progress:
     Attributes:
         schedule: Stages of the epochs to come.
         epoch: Current epoch; -1 before the first one.
+        has_stepped: A training batch ran in the current epoch.
+        batches: Training batches in the current epoch, where the schedule counts them.
         batch_norm_frozen: Batch norm statistics do not learn, by schedule or by hand.
         ranges_frozen: Activation ranges do not learn, by schedule or by hand.
     """
@@ -29,7 +35,43 @@ class Progress:
     def __init__(self, schedule: Schedule | None = None) -> None:
         self.schedule = schedule or Schedule()
         self.epoch = -1
+        self.has_stepped, self.batches = False, 0
         self.batch_norm_frozen = self.ranges_frozen = False
+
+    def enter_training(self, model: nn.Module, trains: bool) -> list[str]:
+        """Begin an epoch if one is due, and set the states of its stage.
+
+        The first one is due at once, the next when the one before has had a training batch. Where
+        the schedule counts batches, only the first is due here.
+
+        Args:
+            model: Just put into training mode.
+            trains: As of :meth:`begin_epoch`.
+
+        Returns:
+            A message for each thing that freezes.
+        """
+        counts_batches = self.schedule.steps_per_epoch is not None
+        if self.epoch < 0 or (self.has_stepped and not counts_batches):
+            return self.begin_epoch(model, trains)
+        return self._set_stage(model, trains)
+
+    @torch.compiler.disable
+    def count_batch(self, model: nn.Module, trains: bool) -> list[str]:
+        """Count a training batch that is about to run; begin an epoch if the last one is full.
+
+        Args:
+            model: In training mode.
+            trains: As of :meth:`begin_epoch`.
+
+        Returns:
+            A message for each thing that freezes.
+        """
+        steps, messages = self.schedule.steps_per_epoch, []
+        if self.epoch < 0 or (steps is not None and self.batches >= steps):
+            messages = self.begin_epoch(model, trains)
+        self.batches += 1
+        return messages
 
     def begin_epoch(self, model: nn.Module, trains: bool) -> list[str]:
         """Go to the next epoch and set the states of its stage.
@@ -42,6 +84,12 @@ class Progress:
             A message for each thing that freezes.
         """
         self.epoch += 1
+        self.has_stepped, self.batches = False, 0
+        if trains and self.epoch == self.schedule.total_epochs > 0:
+            warn_user(_beyond(self.schedule))
+        return self._set_stage(model, trains)
+
+    def _set_stage(self, model: nn.Module, trains: bool) -> list[str]:
         stage = self.schedule.at(self.epoch)
         _set_weights(model, stage if trains else Stage())
         messages = []
@@ -83,6 +131,15 @@ class Progress:
             self.ranges_frozen = False
             unfreeze_quant_range(model)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Come back to the same place in the same epoch afterwards."""
+        place = self.epoch, self.has_stepped, self.batches
+        try:
+            yield
+        finally:
+            self.epoch, self.has_stepped, self.batches = place
+
     def _apply_frozen_batch_norm(self, model: nn.Module) -> None:
         if self.batch_norm_frozen:
             _set_batch_norms(model, training=False)
@@ -91,6 +148,8 @@ class Progress:
         """Return the position, for a checkpoint."""
         return {
             "epoch": self.epoch,
+            "has_stepped": self.has_stepped,
+            "batches": self.batches,
             "batch_norm_epoch": self.schedule.batch_norm_epoch,
             "range_epoch": self.schedule.range_epoch,
             "batch_norm_frozen": self.batch_norm_frozen,
@@ -98,9 +157,14 @@ class Progress:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a position that :meth:`state` returned; what it lacks stays."""
-        state = {**self.state(), **state}
-        self.epoch = state["epoch"]
+        """Continue from a position that :meth:`state` returned; what it lacks stays.
+
+        Earlier versions did not note the batches: their positions count as ends of epochs.
+        """
+        end = {"has_stepped": True, "batches": self.schedule.steps_per_epoch or 0}
+        state = {**self.state(), **end, **state}
+        self.epoch, self.batches = state["epoch"], state["batches"]
+        self.has_stepped = state["has_stepped"]
         self.schedule = replace(
             self.schedule,
             batch_norm_epoch=state["batch_norm_epoch"],
@@ -108,6 +172,20 @@ class Progress:
         )
         self.batch_norm_frozen = state["batch_norm_frozen"]
         self.ranges_frozen = state["ranges_frozen"]
+
+
+def _beyond(schedule: Schedule) -> str:
+    total, steps = schedule.total_epochs, schedule.steps_per_epoch
+    counted = (
+        "Each train() after a training batch begins an epoch: a loop that validates within an "
+        "epoch needs steps_per_epoch as well."
+        if steps is None
+        else f"An epoch has steps_per_epoch={steps} training batches."
+    )
+    return (
+        f"Epoch {total + 1} of total_epochs={total} begins: the schedule has ended, and what is "
+        f"frozen stays so. Give total_epochs the number of epochs that you train. {counted}"
+    )
 
 
 def _set_weights(model: nn.Module, stage: Stage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,13 @@ from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths
 from edgeailite.quantization.methods.post_training import methods_named
 from edgeailite.quantization.methods.weight_clipping import constrain_weights
 from edgeailite.quantization.methods.weight_ranges import start_weight_ranges
+from edgeailite.quantization.modules.bias_fit import bias_fits, describe_coarser, describe_cut
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.prepare.prepare import check_finite_weights
+from edgeailite.quantization.wrappers.arguments import warn_user
 from edgeailite.quantization.wrappers.calibration import (
     BiasCalibration,
+    EvaluationCalibration,
     calibrate_at_once,
     feed,
     reestimate,
@@ -90,7 +93,10 @@ class QuantModule(Exporter):
         self.bias_calibration = BiasCalibration(model, bias_rate)
         self.clip_weights, self.weights_clipped = clip_weights, False
         self.post_training: list[MethodGain] = []
-        self._ranges_checked = False
+        self._evaluation_begun = False
+        self._in_evaluation = EvaluationCalibration()
+        # Layers that were named because their biases do not fit.
+        self._named: set[str] = set()
         if bit_widths is not None:
             apply_bit_widths(model, bit_widths)
         start_weight_ranges(model)
@@ -105,18 +111,65 @@ class QuantModule(Exporter):
         self._compare_first_batch(args, kwargs)
         with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
             if self.training:
-                self._clip_weights_once()
-                if self.bias_calibration.rate > 0:
-                    output = self.bias_calibration.run(self.module, args, kwargs)
-                    if not self.trains:
-                        return output
-            elif not self._ranges_checked and not torch.compiler.is_exporting():
-                self._ranges_checked = True
-                warn_of_missing_ranges(self.module)
-            output = self.module(*args, **kwargs)
-            if self.teacher is None or not (self.training and self.trains):
-                return output
-            return self.teacher.distill(output, args, kwargs)
+                self._count_batch()
+                return self._train(args, kwargs) if self.trains else self._calibrate(args, kwargs)
+            if not torch.compiler.is_exporting():
+                if not self._evaluation_begun:
+                    self._begin_evaluation()
+                if self._in_evaluation.goes_on(self.module):
+                    with self._in_evaluation.observing(self.module):
+                        return self._calibrate(args, kwargs)
+            return self.module(*args, **kwargs)
+
+    def _count_batch(self) -> None:
+        self.progress.has_stepped = True
+        if self.progress.schedule.steps_per_epoch is None:
+            return
+        if getattr(self, "_is_replica", False):
+            raise ValueError(
+                "steps_per_epoch counts batches, which copies of a model on several devices "
+                "(DataParallel) cannot: use DistributedDataParallel, or leave steps_per_epoch out."
+            )
+        for message in self.progress.count_batch(self.module, self.trains):
+            self._say(message)
+
+    def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._clip_weights_once()
+        if self.bias_calibration.rate > 0:
+            self.bias_calibration.run(self.module, args, kwargs)
+        output = self.module(*args, **kwargs)
+        return output if self.teacher is None else self.teacher.distill(output, args, kwargs)
+
+    def _calibrate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._clip_weights_once()
+        if self.bias_calibration.rate > 0:
+            return self.bias_calibration.run(self.module, args, kwargs)
+        return self.module(*args, **kwargs)
+
+    @torch.compiler.disable
+    def _begin_evaluation(self) -> None:
+        """Calibrate if there is no range at all; else say what deserves a look."""
+        self._evaluation_begun = True
+        if not self.trains and self._in_evaluation.begin(self.module):
+            self._begin()
+            warn_user(
+                f"{type(self).__name__} has no ranges yet and calibrates with the batches that "
+                "come now, in evaluation mode, until the next train(), eval(), convert() or "
+                "export(). To calibrate, train() or calibrate() is the clearer way."
+            )
+        elif not warn_of_missing_ranges(self.module):
+            self._name_biases()
+
+    def _name_biases(self) -> None:
+        """Say, once for a layer, that its biases do not fit."""
+        fits = [fit for path, fit in bias_fits(self.module).items() if path not in self._named]
+        self._named |= {fit.path for fit in fits}
+        coarser = [fit for fit in fits if fit.factor > 1]
+        if coarser:
+            self._say(describe_coarser(coarser))
+        cut = [fit for fit in fits if fit.num_cut]
+        if cut:
+            warn_user(describe_cut(cut))
 
     def _compare_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if compare_first_batch(self.module, args, kwargs):
@@ -136,18 +189,22 @@ class QuantModule(Exporter):
             print(f"edgeailite: {message}")  # noqa: T201
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode starts the next epoch of the schedule; evaluation freezes nothing for good.
+        """Training mode goes on with the schedule; evaluation freezes nothing for good.
+
+        The first call begins an epoch, and so does each call after a training batch, unless the
+        schedule counts batches.
 
         Raises:
             ValueError: A weight or a range has become NaN or infinite; the message names it.
         """
         super().train(mode)
         check_finite_weights(self.module)
-        self._ranges_checked = False
+        self._evaluation_begun = False
+        self._in_evaluation.end()
         if not mode:
             return self
         self._begin()
-        for message in self.progress.begin_epoch(self.module, self.trains):
+        for message in self.progress.enter_training(self.module, self.trains):
             self._say(message)
         if not self.trains:
             self.module.eval()
@@ -166,7 +223,7 @@ class QuantModule(Exporter):
 
     @property
     def epoch(self) -> int:
-        """Current epoch, by calls of ``train()`` from 0; -1 before the first one."""
+        """Current epoch of the schedule, from 0; -1 before the first one."""
         return self.progress.epoch
 
     @property
@@ -256,14 +313,12 @@ class QuantModule(Exporter):
     def _calibrating(self) -> Iterator[None]:
         """Calibrate in training mode; ends in evaluation mode, at the same epoch of a training."""
         trains, self.trains = self.trains, False
-        epoch = self.progress.epoch
         try:
-            self.train()
-            yield
+            with self.progress.held() if trains else nullcontext():
+                self.train()
+                yield
         finally:
             self.trains = trains
-            if trains:
-                self.progress.epoch = epoch
             self.eval()
 
     def reestimate_batch_norms(self, data: Iterable[Any], num_batches: int | None = None) -> Self:
@@ -298,9 +353,16 @@ class QuantModule(Exporter):
 
         Raises:
             ValueError: A format that holds no integers or is another target's; a weight or a range
-                is NaN or infinite.
+                is NaN or infinite, or a range has never seen data.
         """
+        self._leave()
         return ConvertedModule(*convert_model(self.module, format))
+
+    def _leave(self) -> None:
+        """Before the model goes elsewhere as it is: end the calibration, name biases."""
+        self._in_evaluation.end()
+        if all(q.has_range for q in quantizers(self.module).values()):
+            self._name_biases()
 
     def write(
         self,
@@ -317,6 +379,7 @@ class QuantModule(Exporter):
             return converted.write(example_input, path, chosen.format, options, strict)
         if strict:
             self.target.warn_of_strict()
+        self._leave()
         return chosen.write(self.module, as_tuple(example_input), path, options)
 
     def export_c(

@@ -36,7 +36,9 @@ class Schedule:
         hard_epoch: First epoch in which all weights are on their grid. Weights that start soft get
             there linearly. 0: they are on it from the beginning.
         damping: Damping in the last epoch. It grows from 0, as half a cosine.
-        total_epochs: Epochs over which the damping grows.
+        total_epochs: Epochs of the training, over which the damping grows; 0: open.
+        steps_per_epoch: Training batches of an epoch; None: each ``train()`` after a training batch
+            begins one.
 
     Example:
         >>> Schedule(batch_norm_epoch=3, range_epoch=5).at(4)
@@ -48,6 +50,7 @@ class Schedule:
     hard_epoch: int = 0
     damping: float = 0.0
     total_epochs: int = 0
+    steps_per_epoch: int | None = None
 
     def at(self, epoch: int) -> Stage:
         """Return the stage of an epoch, counted from 0."""
@@ -82,6 +85,7 @@ def make_schedule(
     num_batch_norm_update_epochs: Epochs = None,
     num_observer_update_epochs: Epochs = None,
     damping: float = 0.0,
+    steps_per_epoch: int | None = None,
 ) -> Schedule:
     """Make the schedule that a wrapper's arguments ask for.
 
@@ -93,6 +97,7 @@ def make_schedule(
         num_observer_update_epochs: Epochs in which activation ranges learn; None:
             ``total_epochs // 2 + 1``; False: all.
         damping: Damping in the last epoch.
+        steps_per_epoch: Training batches of an epoch; None: ``train()`` counts the epochs.
 
     Raises:
         ValueError: An argument is outside of what it allows.
@@ -102,12 +107,18 @@ def make_schedule(
             f"total_epochs is {total_epochs!r}; {wrapper} needs the number of epochs you will "
             "train (1 or more): it decides when batch norm and ranges freeze."
         )
+    if steps_per_epoch is not None and (type(steps_per_epoch) is not int or steps_per_epoch < 1):
+        raise ValueError(
+            f"steps_per_epoch is {steps_per_epoch!r}; allowed: None (train() counts the epochs), "
+            "or the number of training batches of an epoch, 1 or more."
+        )
     half = total_epochs // 2
     return Schedule(
         _freeze_epoch("num_batch_norm_update_epochs", num_batch_norm_update_epochs, half - 1),
         _freeze_epoch("num_observer_update_epochs", num_observer_update_epochs, half + 1),
         damping=damping,
         total_epochs=total_epochs,
+        steps_per_epoch=steps_per_epoch,
     )
 
 

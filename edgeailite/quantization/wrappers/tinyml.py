@@ -55,18 +55,20 @@ class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
             here.
         is_qat: False: training mode only calibrates.
         backend: As in :class:`QATFxModule`.
-        total_epochs: Epochs of the training; it decides when batch norm freezes.
+        total_epochs: Epochs of the training; it decides when batch norm freezes. Warns where an
+            epoch more begins.
         num_batch_norm_update_epochs: Batch norm statistics learn for as many epochs. None: until
             half of the training. False: always.
         num_observer_update_epochs: Likewise for activation ranges.
         prepare_qdq: False: leave all in float, to run the same loop without quantization.
         bias_calibration_factor: Part of the difference of means that each batch corrects.
-        verbose: Print when something freezes.
+        verbose: Print when something freezes, and which layers have biases that do not fit.
         float_ops: Operations that stay in float: ``'fb'``: offsets, which are not rounded;
             ``'qdq'``: the normalization of the input (the generic target has none: no effect).
             True: both. Neither runs on the accelerator.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
         methods: Learned ranges, damping, distillation; None: none of them.
+        steps_per_epoch: As in :class:`QATFxModule`.
         target: Hardware whose integers are simulated; None: any CPU with int8.
 
     Raises:
@@ -95,6 +97,7 @@ class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
         float_ops: bool | Sequence[str] = False,
         leaf_modules: Iterable[str | type[nn.Module]] = (),
         methods: TrainingMethods | None = None,
+        steps_per_epoch: int | None = None,
         target: Target | None = None,
     ) -> None:
         named = (qconfig_type, example_inputs, is_qat, backend, total_epochs)
@@ -103,8 +106,8 @@ class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
         in_float = read_float_ops(float_ops)
         name, target = type(self).__name__, target or get_target("onnx_runtime")
         methods = read_methods(name, methods, is_qat, bias_calibration_factor)
-        freezing = (num_batch_norm_update_epochs, num_observer_update_epochs)
-        schedule = make_fx_schedule(name, is_qat, total_epochs, *freezing, methods.damping)
+        counts = (total_epochs, num_batch_norm_update_epochs, num_observer_update_epochs)
+        schedule = make_fx_schedule(name, is_qat, *counts, methods.damping, steps_per_epoch)
         # Weights that start soft are on their grid from the middle of the training on.
         schedule = replace(schedule, hard_epoch=max(total_epochs // 2, 1))
         qconfig_type = _searched(model, qconfig_type, type(self))
@@ -136,7 +139,7 @@ class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
 
         Raises:
             ValueError: A format that holds no integers or is another target's; two different
-                formats; a weight or a range is NaN or infinite.
+                formats; a weight or a range is NaN or infinite, or a range has never seen data.
         """
         return self._convert(one_format(format, model_qconfig_format))
 
@@ -148,6 +151,7 @@ class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
                 "There are no integers: nothing is quantized in this wrapper (prepare_qdq=False). "
                 "Wrap the model with prepare_qdq=True."
             )
+        self._leave()
         return TinyMLConvertedModule(*convert_model(self.module, format, integer_outputs))
 
     @staticmethod
@@ -242,8 +246,8 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
 
         Raises:
             ValueError: A format that holds no integers or is another target's; two different
-                formats; a weight or a range is NaN or infinite; a layer's factor or sums have no
-                form on the target.
+                formats; a weight or a range is NaN or infinite, or a range has never seen data; a
+                layer's factor or sums have no form on the target.
         """
         chosen = one_format(format, model_qconfig_format)
         return self._convert(chosen, self.output_int if output_int is None else output_int)

@@ -3,8 +3,8 @@
 What differs between tasks is in a :class:`Task`, which ``train_classification.py`` and
 ``train_pixel2pixel.py`` make.
 
-A float model and a quantization wrapper go through the same lines. The wrapper's ``train()`` counts
-epochs and follows its schedule, so each loop calls ``train()`` exactly once per epoch.
+A float model and a quantization wrapper go through the same lines. Each ``train()`` after a
+training batch begins an epoch of the wrapper's schedule, so each loop calls it once per epoch.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def network():
         nn.Sequential(
             *(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU6()),
             *(nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
-            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4), nn.Hardtanh(-20, 20)),
         )
     )
 
@@ -194,7 +194,7 @@ def test_distillation_of_several_outputs():
         torch.testing.assert_close(value.grad, own.grad)
 
 
-def test_damping_grows_over_the_epochs():
+def test_damping_grows_over_the_epochs(batches):
     methods = TrainingMethods(damping=0.2)
     wrapper = QATFxModule(network(), total_epochs=5, methods=methods)
     seen = []
@@ -203,6 +203,7 @@ def test_damping_grows_over_the_epochs():
         seen += [
             {m.weight_quantizer.damping for m in wrapper.modules() if isinstance(m, QuantLayer)}
         ]
+        wrapper(batches[0][0])
     assert [round(d, 4) for found in seen for d in found] == [0, 0.0293, 0.1, 0.1707, 0.2]
 
 

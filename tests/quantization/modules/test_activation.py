@@ -132,6 +132,67 @@ def test_absorbed_bounds_cut_the_grid():
     assert bool((x.grad[x.detach() > 6.1] == 0).all())
 
 
+RULES = ["min_max", "percentile", "mse"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("power_of_two", [True, False])
+@pytest.mark.parametrize("reach", [0.3, 0.9, 5.0])
+def test_the_range_of_a_clamp_is_that_of_its_values(rule, power_of_two, reach):
+    """Bounds of the data's own are the range; others change nothing."""
+    x = torch.linspace(-reach, reach, 2001)
+    spec = QuantSpec(power_of_two=power_of_two, range_rule=rule, range_shrink_percentile=0)
+    bounded, behind = FakeQuantize(spec, (-1.0, 1.0)), FakeQuantize(spec)
+    assert torch.equal(bounded(x), behind(x.clamp(-1, 1)))
+    assert torch.equal(bounded.clips_act, behind.clips_act)
+    if rule != "mse":
+        assert bounded.clips_act.abs().tolist() == pytest.approx([min(reach, 1.0)] * 2)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_clamp_far_wider_than_the_data_changes_nothing(rule):
+    x = torch.randn(4000)
+    spec = QuantSpec(range_rule=rule)
+    for bounds in ((-65504.0, 65504.0), (-100.0, 1e4), (-torch.inf, torch.inf)):
+        assert torch.equal(FakeQuantize(spec, bounds)(x), FakeQuantize(spec)(x))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"), [((5.0, 10.0), 4.98), ((-10.0, -5.0), -5.0), ((0.25, 0.5), 0.25)]
+)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_clamp_beside_the_data_gives_its_bound(bounds, expected, symmetric):
+    quantizer = FakeQuantize(QuantSpec(symmetric=symmetric), bounds)
+    y = quantizer(torch.linspace(-0.1, 0.1, 11))
+    assert y.tolist() == pytest.approx([expected] * 11, rel=0.01)
+    low, high = quantizer.limits(quantizer.qparams())
+    assert -128 <= low <= high <= 255
+
+
+def test_the_fixed_range_of_a_clamp_in_an_early_checkpoint_stays():
+    state = {"clips_act": torch.tensor([-3.0, 3.0]), "num_batches_tracked": torch.tensor(-1.0)}
+    flags = {"observer_enabled": torch.tensor(0), "fake_quant_enabled": torch.tensor(1)}
+    for checkpoint in (state, {**state, **flags}):
+        quantizer = FakeQuantize(QuantSpec(learned=True), (-3.0, 3.0))
+        quantizer.load_state_dict(checkpoint)
+        quantizer.train()(torch.randn(100))
+        assert quantizer.has_range
+        assert quantizer.clips_act.tolist() == [-3.0, 3.0]
+    fresh = FakeQuantize(QuantSpec(), (-3.0, 3.0))
+    fresh.load_state_dict(FakeQuantize(QuantSpec(), (-3.0, 3.0)).state_dict())
+    assert not fresh.has_range
+    assert fresh.observer_enabled
+
+
+def test_a_placeholder_is_no_range_to_convert():
+    quantizer = FakeQuantize(QuantSpec())
+    with pytest.raises(ValueError, match=r"range at 'a\.b' has never seen data.*calibrate\(loader"):
+        quantizer.require_range("a.b")
+    quantizer(torch.randn(10))
+    quantizer.require_range("a.b")
+    FakeQuantize(QuantSpec(fixed_range=(-1.0, 1.0))).require_range("a.b")
+
+
 def trained_quantizer(low, high, signed):
     quantizer = FakeQuantize(QuantSpec(signed=signed)).train()
     quantizer(torch.linspace(low, high, 64))

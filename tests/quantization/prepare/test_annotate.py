@@ -1,3 +1,6 @@
+import math
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,12 +13,9 @@ from edgeailite.quantization.graph.operations import (
     ADD,
     BATCH_NORM,
     CAT,
-    CLAMP,
-    HARDTANH,
     INPUT,
     MUL,
     RELU,
-    RELU6,
     SUB,
 )
 from edgeailite.quantization.modules.pact2 import NoQAct, QAct
@@ -96,16 +96,35 @@ def test_moves_share_their_inputs_grid():
     assert not any("quant" in n.meta for n in moves)
 
 
-def test_bounds_of_absorbed_activations():
-    graph = annotated(
-        nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(), nn.Conv2d(4, 4, 1), nn.Hardtanh(-2, 2))
-    )
-    first, second = (
-        n.meta["quant"] for n in graph.graph.nodes if operation_of(n) in (RELU6, HARDTANH, CLAMP)
-    )
-    assert (first.bounds, first.spec.fixed_range, first.spec.signed) == ((0.0, 6.0), None, False)
-    assert (second.bounds, second.spec.fixed_range) == ((-2.0, 2.0), (-2.0, 2.0))
-    assert second.spec.signed is True
+INF = math.inf
+CLAMPS = {
+    "relu6": (nn.ReLU6(), (0.0, 6.0), False),
+    "hardtanh": (nn.Hardtanh(-2, 2), (-2.0, 2.0), None),
+    "wide hardtanh": (nn.Hardtanh(0, 1000), (0.0, 1000.0), False),
+    "half precision": (lambda x: torch.clamp(x, -65504.0, 65504.0), (-65504.0, 65504.0), None),
+    "from zero": (lambda x: x.clamp(0, INF), (0.0, INF), False),
+    "no maximum": (lambda x: x.clamp(min=0.5), (0.5, INF), False),
+    "no minimum": (lambda x: torch.clip(x, max=6), (-INF, 6.0), None),
+}
+
+
+class Behind(nn.Module):
+    """A convolution and an activation function."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.conv, self.activation = nn.Conv2d(3, 4, 1), activation
+
+    def forward(self, x):
+        return self.activation(self.conv(x))
+
+
+@pytest.mark.parametrize(("activation", "bounds", "signed"), CLAMPS.values(), ids=CLAMPS)
+def test_a_clamp_bounds_a_range_that_statistics_find(activation, bounds, signed):
+    graph = annotated(Behind(activation))
+    _, found = (n.meta["quant"] for n in graph.graph.nodes if "quant" in n.meta)
+    assert (found.bounds, found.spec.fixed_range, found.spec.signed) == (bounds, None, signed)
+    assert found.replaces_node
 
 
 def test_a_sum_of_unsigned_values_is_unsigned():

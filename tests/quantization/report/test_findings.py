@@ -87,16 +87,22 @@ def _with_a_large_bias(**options):
 
 
 def test_biases_that_do_not_fit():
-    report = build_report(_with_a_large_bias())
+    report = build_report(_with_a_large_bias(constrain_bias="SATURATE"))
     (warning,) = (w for w in report.warnings if "biases" in w)
     assert warning.startswith("'0': 2 of 4 biases (up to 300) do not fit into 16 bits and are cut")
     assert report.layers[0].bias_sqnr < 20
 
 
 def test_biases_that_fit_because_the_scales_are_coarser():
-    report = build_report(_with_a_large_bias(constrain_bias="REDUCE_WEIGHT_SCALE"))
-    assert not any("biases" in w for w in report.warnings)
+    report = build_report(_with_a_large_bias())
+    (warning,) = (w for w in report.warnings if "biases" in w)
+    assert warning.startswith("'0': its weight scale is 2.05e+03 times coarser, so that its biases")
     assert report.layers[0].bias_sqnr > 60
+
+
+def test_biases_with_room():
+    report = build_report(_with_a_large_bias(constrain_bias="NONE"))
+    assert not any("biases" in w for w in report.warnings)
 
 
 @pytest.mark.parametrize("place", [1, 3])

@@ -33,6 +33,7 @@ def net():
         (QuantTestModule, {"methods": METHODS}, "methods=.*QuantTestModule does not train"),
         (QuantTrainModule, {"total_epochs": 2, "lr_calib": 0.1}, "lr_calib=0.1 has no effect"),
         (QuantCalibrateModule, {"lr_calib": 0.1, "bias_calibration": False}, "lr_calib=0.1"),
+        (QuantCalibrateModule, {"steps_per_epoch": 4}, "steps_per_epoch=4 has no effect"),
         (
             QuantCalibrateModule,
             {"range_shrink_activations": 0.1, "histogram_range": False},
@@ -74,6 +75,8 @@ def test_batch_norm_epochs_of_a_calibration_warn(make):
         (QuantCalibrateModule, {"lr_calib": 0.1}),
         (QuantCalibrateModule, {"range_shrink_activations": 0, "histogram_range": False}),
         (QuantTestModule, {"lr_calib": 0.1, "total_epochs": 4, "constrain_weights": True}),
+        (QuantTestModule, {"steps_per_epoch": 4}),
+        (QuantCalibrateModule, {"total_epochs": 4, "steps_per_epoch": 4}),
         (QuantTestModule, {"bias_calibration": True}),
     ],
 )

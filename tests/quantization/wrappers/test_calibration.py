@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization import QuantCalibrateModule
+from edgeailite.quantization import (
+    GenericTinyMLPTQFxModule,
+    PTCFxModule,
+    QuantCalibrateModule,
+    QuantTestModule,
+    QuantTrainModule,
+    TINPUTinyMLPTQFxModule,
+)
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers.calibration import BiasCalibration, feed
 
 X = (8, 3, 8, 8)
@@ -89,3 +97,129 @@ def test_copies_go_on_by_themselves(copied):
     corrections = [one.bias_calibration.corrections["0"] for one in (wrapper, twin)]
     assert torch.equal(*corrections)
     assert corrections[0].data_ptr() != corrections[1].data_ptr()
+
+
+# ---- calibration in evaluation mode --------------------------------------------------------------
+
+CALIBRATES = "has no ranges yet and calibrates with the batches that come now"
+PTQ = [
+    lambda: QuantCalibrateModule(network(), torch.rand(X), constrain_weights=True),
+    lambda: PTCFxModule(network()),
+    lambda: PTCFxModule(network(), qconfig_type="WC4_AT4", bias_calibration_factor=0.0),
+    lambda: GenericTinyMLPTQFxModule(network(), verbose=False),
+    lambda: TINPUTinyMLPTQFxModule(network(), verbose=False),
+]
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+
+
+def same_state(first, second):
+    states = first.module.state_dict(), second.module.state_dict()
+    return all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+@pytest.mark.parametrize("make", PTQ)
+def test_a_loop_in_evaluation_mode_calibrates_as_one_in_training_mode(make):
+    batches, x = torch.randn(3, *X), torch.randn(X)
+    by_training, by_evaluation = make().train(), make().eval()
+    with pytest.warns(UserWarning, match=CALIBRATES) as found:
+        outputs = [by_evaluation(batch) for batch in batches]
+    assert [w.filename for w in found] == [__file__]
+    assert all(torch.equal(y, by_training(b)) for y, b in zip(outputs, batches, strict=True))
+    assert same_state(by_training, by_evaluation)
+    assert not any(y.requires_grad for y in outputs)
+    assert not any(q.training for q in quantizers(by_evaluation.module).values())
+    # The next evaluation changes nothing any more.
+    before = copy.deepcopy(by_evaluation)
+    assert torch.equal(by_evaluation.eval()(10 * x), by_training.eval()(10 * x))
+    assert same_state(before, by_evaluation)
+
+
+def begun():
+    wrapper = PTQ[1]().eval()
+    with pytest.warns(UserWarning, match=CALIBRATES):
+        wrapper(torch.randn(X))
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda wrapper, path: wrapper.convert(),
+        lambda wrapper, path: wrapper.export(torch.randn(X), path / "m.onnx", format="FAKEQ_MODEL"),
+        lambda wrapper, path: wrapper.eval(),
+        lambda wrapper, path: wrapper.calibrate([torch.randn(X)]),
+        lambda wrapper, path: wrapper.module.load_state_dict(calibrated_state()),
+    ],
+    ids=["convert", "export", "eval", "calibrate", "load"],
+)
+def test_calibration_in_evaluation_mode_ends(end, tmp_path):
+    wrapper = begun()
+    end(wrapper, tmp_path)
+    before = copy.deepcopy(wrapper)
+    wrapper(10 * torch.randn(X))
+    assert same_state(before, wrapper)
+
+
+def calibrated_state():
+    wrapper = PTQ[1]().calibrate([2 * torch.randn(X)])
+    return wrapper.module.state_dict()
+
+
+def test_frozen_ranges_do_not_calibrate():
+    wrapper = PTQ[1]().freeze().eval()
+    with pytest.warns(UserWarning, match="never seen data"):
+        wrapper(torch.randn(X))
+    assert not any(q.has_range for q in quantizers(wrapper.module).values())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: QuantTestModule(network(), torch.rand(X)),
+        lambda: QuantTrainModule(network(), torch.rand(X), total_epochs=2),
+    ],
+)
+def test_wrappers_that_do_not_calibrate_only_warn(make):
+    wrapper = make().eval()
+    with pytest.warns(UserWarning, match="never seen data"):
+        wrapper(torch.randn(X))
+    assert not any(q.has_range for q in quantizers(wrapper.module).values())
+
+
+# ---- biases that do not fit ----------------------------------------------------------------------
+
+
+def with_a_large_bias(**options):
+    layers = network()
+    with torch.no_grad():
+        layers[3].weight.mul_(0.01)
+        layers[3].bias[0] = 100.0
+    return QuantCalibrateModule(layers, torch.rand(X), **options).calibrate([torch.randn(X)])
+
+
+@pytest.mark.parametrize("way", ["evaluation", "convert", "export"])
+def test_a_coarser_scale_is_said_once(way, capsys, tmp_path):
+    wrapper, x = with_a_large_bias(), torch.randn(X)
+    first = {
+        "evaluation": lambda: wrapper(x),
+        "convert": wrapper.convert,
+        "export": lambda: wrapper.export(x, tmp_path / "m.onnx", format="CLIP_MODEL"),
+    }
+    first[way]()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("edgeailite: weight scales are coarser, so that biases fit 16 bits: '3'")
+    wrapper.eval()(x)
+    wrapper.convert()
+    assert capsys.readouterr().out == ""
+
+
+def test_cut_biases_warn_once():
+    wrapper = with_a_large_bias(constrain_bias="SATURATE")
+    with pytest.warns(UserWarning, match=r"are cut: '3' \(2 of 2\)\. constrain_bias=None") as found:
+        wrapper(torch.randn(X))
+    assert [w.filename for w in found] == [__file__]
+    wrapper.convert()

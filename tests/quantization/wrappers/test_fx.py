@@ -50,6 +50,7 @@ def freezing_epochs(wrapper, epochs=8):
     found = [None, None]
     for epoch in range(epochs):
         wrapper.train()
+        wrapper(torch.randn(SHAPE))
         frozen = [
             not any(m.training for m in batch_norms(wrapper)),
             not any(q.observer_enabled for q in quantizers(wrapper.module).values()),
@@ -249,7 +250,7 @@ def test_converted_model_saves_loads_and_exports(kind, preset, tmp_path):
     wrapper, x = prepared(kind, preset), torch.randn(SHAPE)
     converted = wrapper.convert()
     torch.save(converted.module.state_dict(), tmp_path / "integers.pth")
-    fresh = wrap(kind, preset, Small()).convert()  # has never seen data
+    fresh = wrap(kind, preset, Small()).calibrate(torch.randn(1, *SHAPE)).convert()
     fresh.module.load_state_dict(torch.load(tmp_path / "integers.pth", weights_only=True))
     assert torch.equal(fresh(x), converted(x))
     files = [m.export(x, tmp_path / f"{i}.onnx") for i, m in enumerate((converted, fresh, wrapper))]

@@ -222,6 +222,7 @@ def test_bias_calibration_changes_biases_only_where_asked():
     assert 0 < small.abs().sum() < large.abs().sum()
 
 
+@pytest.mark.filterwarnings("ignore:Biases do not fit 16 bits")
 @pytest.mark.parametrize("per_channel_q", [False, True, "all"])
 @pytest.mark.parametrize("constrain_bias", [None, "NONE", "SATURATE", "REDUCE_WEIGHT_SCALE"])
 def test_per_channel_weights_with_every_bias_rule(per_channel_q, constrain_bias):

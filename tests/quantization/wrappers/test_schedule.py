@@ -108,3 +108,9 @@ def test_wrong_epochs_say_what_is_allowed(name, value):
 def test_total_epochs_are_asked_for(epochs):
     with pytest.raises(ValueError, match=r"total_epochs is .*; Wrapper needs the number of epochs"):
         make_schedule("Wrapper", epochs)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.0, True, "4"])
+def test_wrong_steps_say_what_is_allowed(steps):
+    with pytest.raises(ValueError, match=r"steps_per_epoch is .*allowed: None .* 1 or more"):
+        make_schedule("Wrapper", 8, steps_per_epoch=steps)
