@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import warnings
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnxscript.optimizer
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.export.names import name_tensors
 from edgeailite.quantization.export.opset import OLDEST_OPSET, TORCH_OPSET, lower_opset
-from edgeailite.quantization.graph.model import graph_of
+from edgeailite.quantization.graph.model import graph_of, recompile
 from edgeailite.quantization.graph.structure import paths, rebuild
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def write_onnx(
             f"opset_version is {opset_version}; this installation writes {OLDEST_OPSET} to "
             f"{onnx.defs.onnx_opset_version()}."
         )
+    model = _with_exportable_names(model)
     program = _trace(model, example_inputs, max(opset_version, TORCH_OPSET), options)
     with write_atomically(path) as temporary:
         program.save(str(temporary))
@@ -73,6 +75,26 @@ def write_onnx(
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, str(temporary))
     return Path(path)
+
+
+def _with_exportable_names(model: GraphModel) -> GraphModel:
+    """Rename children that have the name of an attribute of torch's graph modules.
+
+    ``torch.export`` puts a model's tensors into such a module, under their own paths.
+    """
+    names = {n: f"{n}_" for n in model._modules if hasattr(fx.GraphModule, n) or n == "meta"}
+    if not names:
+        return model
+    renamed = copy.deepcopy(model)
+    children = [(names.get(name, name), child) for name, child in renamed._modules.items()]
+    renamed._modules.clear()
+    renamed._modules.update(children)
+    for node in graph_of(renamed).nodes:
+        if node.op in ("call_module", "get_attr"):
+            first, dot, rest = str(node.target).partition(".")
+            node.target = f"{names.get(first, first)}{dot}{rest}"
+    recompile(renamed)
+    return renamed
 
 
 def _describe(proto: onnx.ModelProto, model_format: str) -> None:

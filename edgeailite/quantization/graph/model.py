@@ -12,7 +12,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -41,6 +41,7 @@ class Program:
         guard: Compares it with the original model on the first batch; None: that is done.
         target: The hardware that it was prepared for; the engine's ``Target``.
         export_view: Makes the model that ``torch.export`` sees.
+        modules: Types of the modules that a prepared graph calls, by path.
         run: Running code of the graph.
     """
 
@@ -51,6 +52,7 @@ class Program:
     guard: Any = None
     target: Any = None
     export_view: Callable[[GraphModel], nn.Module] | None = None
+    modules: dict[str, type[nn.Module]] = field(default_factory=dict)
     run: Callable[..., Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -217,6 +219,27 @@ def compare_first_batch(model: nn.Module, args: Any, kwargs: Any) -> bool:
     program.guard = None
     guard.compare_first_batch(model, args, kwargs)
     return True
+
+
+def remember_modules(model: GraphModel) -> None:
+    """Note the modules that the graph calls, for :func:`check_modules`."""
+    called = {str(node.target) for node in graph_of(model).find_nodes(op="call_module")}
+    program_of(model).modules = {path: type(model.get_submodule(path)) for path in called}
+
+
+def check_modules(model: GraphModel) -> None:
+    """Raise a ValueError if a module that the graph calls was replaced since it was prepared."""
+    for path, kind in sorted(program_of(model).modules.items()):
+        try:
+            found = type(model.get_submodule(path)).__name__
+        except AttributeError:
+            found = "missing module"
+        if found != kind.__name__:
+            raise ValueError(
+                f"'{path}' was replaced after the model was wrapped: it is a {found} now, the "
+                f"graph has a {kind.__name__}. Replace modules (a new head, for transfer learning) "
+                "in the float model, then wrap it."
+            )
 
 
 def recompile(model: GraphModel) -> None:

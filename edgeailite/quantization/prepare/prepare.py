@@ -10,7 +10,7 @@ from torch import nn
 
 from edgeailite.quantization.graph.behavior import named_tensors
 from edgeailite.quantization.graph.capture import capture
-from edgeailite.quantization.graph.model import GraphModel, program_of
+from edgeailite.quantization.graph.model import GraphModel, program_of, remember_modules
 from edgeailite.quantization.graph.structure import Example
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import annotate
@@ -58,6 +58,7 @@ def prepare(
     graph = capture(model, leaf_modules, example)
     annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
+    remember_modules(graph)
     program = program_of(graph)
     program.stage, program.target = "prepared", target
     return graph

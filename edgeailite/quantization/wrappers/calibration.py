@@ -14,6 +14,7 @@ from edgeailite.quantization.graph.running import as_batches, iterate_batches
 from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.bias_corrector import BiasCorrector
 from edgeailite.quantization.methods.post_training import post_training
+from edgeailite.quantization.modules.bias_fit import bias_fits, describe_coarser, describe_cut
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers.arguments import warn_user
 
@@ -169,3 +170,20 @@ class BiasCalibration:
     def __getstate__(self) -> dict[str, Any]:
         """Take all but what the next batch makes anew."""
         return {**self.__dict__, "_corrector": None}
+
+
+class BiasNotes:
+    """Says, once for a layer, that its biases do not fit."""
+
+    def __init__(self) -> None:
+        self._named: set[str] = set()
+
+    def next(self, model: GraphModel) -> list[str]:
+        """Return notes of layers whose weights are coarser for it; warn of biases that are cut."""
+        fits = [fit for path, fit in bias_fits(model).items() if path not in self._named]
+        self._named |= {fit.path for fit in fits}
+        cut = [fit for fit in fits if fit.num_cut]
+        if cut:
+            warn_user(describe_cut(cut))
+        coarser = [fit for fit in fits if fit.factor > 1]
+        return [describe_coarser(coarser)] if coarser else []

@@ -16,19 +16,24 @@ from edgeailite.quantization.export.clip import clip_model
 from edgeailite.quantization.export.export_format import ExportFormat
 from edgeailite.quantization.export.fakeq import fakeq_model
 from edgeailite.quantization.export.formats import OnnxOptions, find_writer, writers
-from edgeailite.quantization.graph.model import compare_first_batch, program_of, target_of
+from edgeailite.quantization.graph.model import (
+    check_modules,
+    compare_first_batch,
+    program_of,
+    target_of,
+)
 from edgeailite.quantization.methods.distillation import Teacher
 from edgeailite.quantization.methods.gains import render_gains
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths, apply_bit_widths
 from edgeailite.quantization.methods.post_training import methods_named
 from edgeailite.quantization.methods.weight_clipping import constrain_weights
 from edgeailite.quantization.methods.weight_ranges import start_weight_ranges
-from edgeailite.quantization.modules.bias_fit import bias_fits, describe_coarser, describe_cut
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.prepare.prepare import check_finite_weights
 from edgeailite.quantization.wrappers.arguments import warn_user
 from edgeailite.quantization.wrappers.calibration import (
     BiasCalibration,
+    BiasNotes,
     EvaluationCalibration,
     calibrate_at_once,
     feed,
@@ -95,8 +100,7 @@ class QuantModule(Exporter):
         self.post_training: list[MethodGain] = []
         self._evaluation_begun = False
         self._in_evaluation = EvaluationCalibration()
-        # Layers that were named because their biases do not fit.
-        self._named: set[str] = set()
+        self._bias_notes = BiasNotes()
         if bit_widths is not None:
             apply_bit_widths(model, bit_widths)
         start_weight_ranges(model)
@@ -105,6 +109,16 @@ class QuantModule(Exporter):
             self.teacher = Teacher(model, methods.distillation, methods.temperature)
         self.has_begun = False
         self.training = model.training
+
+    def __getattr__(self, name: str) -> Any:
+        """Look an attribute up; one that a wrapper does not have is the model's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            module = self.__dict__.get("_modules", {}).get("module")
+            if module is None or name.startswith("__") or not hasattr(module, name):
+                raise
+            return getattr(module, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the original model; without gradients where training mode only calibrates."""
@@ -130,8 +144,7 @@ class QuantModule(Exporter):
                 "steps_per_epoch counts batches, which copies of a model on several devices "
                 "(DataParallel) cannot: use DistributedDataParallel, or leave steps_per_epoch out."
             )
-        for message in self.progress.count_batch(self.module, self.trains):
-            self._say(message)
+        self._say_all(self.progress.count_batch(self.module, self.trains))
 
     def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._clip_weights_once()
@@ -158,18 +171,7 @@ class QuantModule(Exporter):
                 "export(). To calibrate, train() or calibrate() is the clearer way."
             )
         elif not warn_of_missing_ranges(self.module):
-            self._name_biases()
-
-    def _name_biases(self) -> None:
-        """Say, once for a layer, that its biases do not fit."""
-        fits = [fit for path, fit in bias_fits(self.module).items() if path not in self._named]
-        self._named |= {fit.path for fit in fits}
-        coarser = [fit for fit in fits if fit.factor > 1]
-        if coarser:
-            self._say(describe_coarser(coarser))
-        cut = [fit for fit in fits if fit.num_cut]
-        if cut:
-            warn_user(describe_cut(cut))
+            self._say_all(self._bias_notes.next(self.module))
 
     def _compare_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if compare_first_batch(self.module, args, kwargs):
@@ -184,6 +186,10 @@ class QuantModule(Exporter):
             paths = ", ".join(clipped)
             self._say(f"clipped outlying weights of {len(clipped)} layers: {paths}")
 
+    def _say_all(self, messages: list[str]) -> None:
+        for message in messages:
+            self._say(message)
+
     def _say(self, message: str) -> None:
         if self.verbose:
             print(f"edgeailite: {message}")  # noqa: T201
@@ -195,8 +201,10 @@ class QuantModule(Exporter):
         schedule counts batches.
 
         Raises:
-            ValueError: A weight or a range has become NaN or infinite; the message names it.
+            ValueError: A weight or a range has become NaN or infinite, or a module of the model was
+                replaced; the message names it.
         """
+        check_modules(self.module)
         super().train(mode)
         check_finite_weights(self.module)
         self._evaluation_begun = False
@@ -204,8 +212,7 @@ class QuantModule(Exporter):
         if not mode:
             return self
         self._begin()
-        for message in self.progress.enter_training(self.module, self.trains):
-            self._say(message)
+        self._say_all(self.progress.enter_training(self.module, self.trains))
         if not self.trains:
             self.module.eval()
             for quantizer in quantizers(self.module).values():
@@ -362,7 +369,7 @@ class QuantModule(Exporter):
         """Before the model goes elsewhere as it is: end the calibration, name biases."""
         self._in_evaluation.end()
         if all(q.has_range for q in quantizers(self.module).values()):
-            self._name_biases()
+            self._say_all(self._bias_notes.next(self.module))
 
     def write(
         self,
