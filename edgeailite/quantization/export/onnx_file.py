@@ -179,7 +179,8 @@ def _run_exporter(
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
-            inputs,
+            # torch.onnx takes a dict at the end for inputs by name.
+            (*inputs, {}) if inputs and isinstance(inputs[-1], dict) else inputs,
             dynamo=True,
             verbose=False,
             opset_version=opset_version,

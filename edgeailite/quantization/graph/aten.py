@@ -188,11 +188,15 @@ def _use_function_of_the_same_name(node: fx.Node, name: str) -> None:
 _SAME_ARGUMENTS: dict[str, Callable[..., Any]] = {
     "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
     "adaptive_avg_pool3d": F.adaptive_avg_pool3d,
+    "adaptive_max_pool2d": F.adaptive_max_pool2d_with_indices,
+    "adaptive_max_pool3d": F.adaptive_max_pool3d_with_indices,
     "chunk": torch.chunk,
     "dropout": F.dropout,
     "einsum": torch.einsum,
     "hardtanh": F.hardtanh,
     "max_pool2d": F._max_pool2d,  # type: ignore[attr-defined]
+    "max_pool2d_with_indices": F.max_pool2d_with_indices,
+    "max_pool3d_with_indices": F.max_pool3d_with_indices,
     "pad": F.pad,
     "relu6": F.relu6,
     "split": torch.split,
@@ -271,7 +275,8 @@ def _rewrite_max_pool(graph: fx.Graph, node: fx.Node) -> None:
     """A pool whose indices nobody reads gives one tensor."""
     function = _SINGLE[_name(node)]
     values = [user for user in node.users if user.args[1] == 0]
-    if len(values) != len(node.users):
+    if any(user.users for user in node.users if user.args[1] != 0):
+        _use_function_of_the_same_name(node, _name(node))
         return
     with graph.inserting_after(node):
         single = graph.call_function(function, node.args, dict(node.kwargs))

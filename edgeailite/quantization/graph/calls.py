@@ -6,6 +6,7 @@ record which operation a node is, and what its arguments are.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from edgeailite.quantization.graph.registry import (
     operation_of_method,
     operation_of_module,
 )
+from edgeailite.quantization.graph.results import part_of
 from edgeailite.quantization.graph.variants import factors_of
 
 if TYPE_CHECKING:
@@ -149,6 +151,9 @@ def read_call(node: fx.Node, module: nn.Module | None) -> Call:
         operation = operation_of_function(node.target)
     else:
         operation = operation_of_method(str(node.target))
+    part = part_of(node) if node.target in (operator.getitem, getattr) else None
+    if part is not None:
+        return Call(part, dict(zip(part.parameters, (0, 1), strict=True)))
     bound = None if operation is None else _bind(operation, node, module)
     call = Call(UNKNOWN) if operation is None or bound is None else Call(operation, *bound)
     if _reads_only_scalars(call.operation, node):

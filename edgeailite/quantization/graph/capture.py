@@ -30,6 +30,7 @@ from edgeailite.quantization.graph.model import (
     GraphModel,
     Way,
     as_graph_model,
+    graph_of,
     program_of,
     tidy,
 )
@@ -162,6 +163,9 @@ def _attempt(
 
 def _finish(model: nn.Module, attempt: _Attempt, leaves: Leaves) -> GraphModel:
     name = type(model).__name__
+    for node in graph_of(attempt.captured).nodes:  # read again, by types that are known now
+        del node.meta["call"]
+    tidy(attempt.captured)
     _warn_of_hooks(model, leaves)
     if not attempt.follows_mode:
         warnings.warn(

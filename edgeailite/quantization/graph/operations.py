@@ -198,6 +198,7 @@ MAX_POOL = row(
     "max_pool",
     traits.MOVE_IN_CHANNEL,
     "input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False",
+    variant=variants.largest_values,
     onnx=("MaxPool",),
     modules=each(nn, "MaxPool{}d"),
     functions=each(F, "_max_pool{}d") + each(torch, "max_pool{}d"),
@@ -206,6 +207,7 @@ row(
     "adaptive_max_pool",
     traits.MOVE_IN_CHANNEL,
     "input, output_size, return_indices=False",
+    variant=variants.largest_adaptive_values,
     modules=each(nn, "AdaptiveMaxPool{}d"),
     functions=each(F, "_adaptive_max_pool{}d"),
 )

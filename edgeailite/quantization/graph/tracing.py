@@ -28,6 +28,11 @@ from edgeailite.quantization.graph.twins import make_twin
 
 # F.max_pool2d and its kin are closures that choose by `return_indices`; a graph that holds one
 # cannot be pickled.
+_WITH_INDICES = {
+    getattr(F, f"{kind}{n}d"): getattr(F, f"{kind}{n}d_with_indices")
+    for kind in ("max_pool", "adaptive_max_pool")
+    for n in (1, 2, 3)
+}
 _PICKLABLE = {
     F.max_pool1d: F._max_pool1d,  # type: ignore[attr-defined]
     F.max_pool2d: F._max_pool2d,  # type: ignore[attr-defined]
@@ -92,8 +97,9 @@ class _Tracer(fx.Tracer):
         name: Any = None,
         type_expr: Any = None,
     ) -> fx.Node:
-        if kind == "call_function" and target in _PICKLABLE and not kwargs.get("return_indices"):
-            target = _PICKLABLE[target]
+        if kind == "call_function" and target in _PICKLABLE:
+            asks = kwargs.get("return_indices") or args[6:7] == (True,)
+            target = (_WITH_INDICES if asks else _PICKLABLE)[target]
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         node.meta["owner"] = self.current[-1] if self.current else ""
         node.meta["grad"] = torch.is_grad_enabled()

@@ -38,6 +38,16 @@ def interpolation(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None
     return ("resize_nearest", "") if "nearest" in str(arguments["mode"]) else None
 
 
+def largest_values(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None:
+    """A pool that also gives the places of its values gives a tuple."""
+    return ("max_pool_with_indices", "") if arguments["return_indices"] else None
+
+
+def largest_adaptive_values(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None:
+    """Likewise."""
+    return ("adaptive_max_pool_with_indices", "") if arguments["return_indices"] else None
+
+
 def padding(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None:
     """Reflection and replication move values; a constant must be zero to lie on every grid."""
     if arguments["mode"] != "constant":

@@ -60,6 +60,12 @@ def place_layer_call(
     converter.set(last, value, output if grid is not None else None)
 
 
+@COMMON.places("element")
+def place_element(converter: Converter, node: fx.Node) -> None:
+    """A part of a structure, as it is: places of values are no values."""
+    converter.set(node, converter.copy(node, converter.value), None)
+
+
 @COMMON.places("batch_norm")
 def place_batch_norm(converter: Converter, node: fx.Node) -> None:
     """A batch norm that no layer folds, in float."""

@@ -20,7 +20,6 @@ from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
 from edgeailite.quantization.graph.model import graph_of, module_of
 from edgeailite.quantization.graph.operations import (
-    INPUT,
     KEEP_IN_FLOAT,
     OUTPUT,
     QUANTIZE_HERE,
@@ -37,10 +36,12 @@ from edgeailite.quantization.graph.patterns import (
     only_user,
     operation_path,
 )
+from edgeailite.quantization.graph.results import NO_FLOATS, is_input
 from edgeailite.quantization.graph.running import (
     is_computed_from_parameters,
     parameter_value,
 )
+from edgeailite.quantization.graph.value_types import is_known_not_to_be_float
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
 from edgeailite.quantization.prepare.policy import LayerAnnotation, OutputAnnotation, Policy
@@ -77,7 +78,7 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
         if qconfig is None or qconfig.activation is None:
             continue
         spec = qconfig.activation
-        if qconfig.end_bits is not None and (operation_of(node) is INPUT or node in outputs):
+        if qconfig.end_bits is not None and (is_input(node) or node in outputs):
             spec = replace(spec, bit_width=qconfig.end_bits)
         annotation = _output_annotation(model, node, spec, sites)
         node.meta["quant"] = target.annotate(node, annotation)
@@ -155,19 +156,21 @@ def _with_exact_sums(qconfig: QConfig, shape: torch.Size, out_channels: int) -> 
 def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target: Target) -> bool:
     """Return True if this node's value, not that of what is fused behind it, gets a quantizer."""
     operation, traits, user = operation_of(node), traits_of(node), only_user(node)
-    if operation in (OUTPUT, SCALAR, QUANTIZER, KEEP_IN_FLOAT) or not node.users:
+    if operation in (OUTPUT, SCALAR, QUANTIZER, KEEP_IN_FLOAT, NO_FLOATS) or not node.users:
+        return False
+    if is_known_not_to_be_float(node):
         return False
     if any(operation_of(u) in _MARKERS for u in node.users):
         return False
     if operation is QUANTIZE_HERE:
         return True
-    is_fused = not (operation is INPUT or traits.moves_values or traits.is_activation)
+    is_fused = not (is_input(node) or traits.moves_values or traits.is_activation)
     if user is not None and is_fused:
         if _is_absorbed(user):
             return False
         if traits.has_weight and foldable_batch_norm(model, node) is not None:
             return False
-    if operation is INPUT:
+    if is_input(node):
         return policy.quantize_in and _feeds(node, target.quantizes_input_of)
     if target.computes(operation) and (not traits.is_activation or _is_absorbed(node)):
         return True
@@ -240,7 +243,7 @@ def _added_path(model: GraphModel, node: fx.Node) -> str:
     ``<first>.activation_in`` for an input, ``<module>.activation_q`` behind a module, else
     ``<owner>.<operation>_q``.
     """
-    if operation_of(node) is INPUT:
+    if is_input(node):
         first = next(iter(node.users))
         can_hold = first.op == "call_module" and not traits_of(first).is_activation
         return _held_by(model, first, "activation_in") if can_hold else "activation_in"
