@@ -56,7 +56,7 @@ TIMM_FAMILIES = {
     "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224",
     "vision_transformer_relpos": "vit_srelpos_small_patch16_224",
     "vision_transformer_sam": "samvit_base_patch16_224", "vitamin": "vitamin_small_224",
-    "volo": "volo_d1_224", "vovnet": "ese_vovnet19b_slim_dw", "xception": "xception",
+    "volo": "volo_d1_224", "vovnet": "ese_vovnet19b_slim_dw", "xception": "legacy_xception",
     "xception_aligned": "xception41p", "xcit": "xcit_nano_12_p8_224",
 }  # fmt: skip
 # Further ones, with the padding of TensorFlow, which depends on the input's shape.

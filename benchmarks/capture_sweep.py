@@ -75,6 +75,7 @@ class Row:
         mismatches: Values that differ: simulation and integer graph, integer graph and ONNX
             Runtime without and with optimizations.
         max_steps: Largest of these differences in steps of the output's grid.
+        warning: First line of the first warning of capturing.
         errors: First line of the error of each stage that failed.
         skipped: Reason for which the network was left out.
         total_seconds: Of everything.
@@ -95,6 +96,7 @@ class Row:
     values: int | None = None
     mismatches: list[int] | None = None
     max_steps: int | None = None
+    warning: str = ""
     errors: dict[str, str] = field(default_factory=dict)
     skipped: str = ""
     total_seconds: float = 0.0
@@ -107,10 +109,9 @@ class Row:
         return all(value == SAME for value in found) and self.gradients == []
 
     @property
-    def is_silently_different(self) -> bool:
-        """True if wrapping succeeded and the result is another network."""
-        found = (self.evaluation, self.training, self.statistics)
-        return any(value not in (None, SAME) for value in found) or bool(self.gradients)
+    def is_different(self) -> bool:
+        """True if wrapping succeeded and the result is another network, with a warning or not."""
+        return bool(self.way) and not self.is_same
 
     @property
     def is_exact(self) -> bool:
@@ -130,11 +131,15 @@ class Stages:
         try:
             yield
         except Exception as error:
-            line = next(iter(str(error).strip().splitlines()), "")
-            self.row.errors[name] = f"{type(error).__name__}: {line}"[:600]
+            self.row.errors[name] = f"{type(error).__name__}: {first_line(error)}"
         self.row.total_seconds = time.perf_counter() - self.start
         self.row.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self.report(self.row)
+
+
+def first_line(message: object) -> str:
+    """First line of a message, at most 600 characters."""
+    return next(iter(str(message).strip().splitlines()), "")[:600]
 
 
 def tensors(output: Any, path: str = "output") -> dict[str, Tensor]:
@@ -257,9 +262,12 @@ def compare_float(stages: Stages, model: nn.Module, x: Tensor) -> None:
     """Fill in how the captured network differs from the original."""
     row, original = stages.row, copy.deepcopy(model)
     captured: QATFxModule | None = None
-    with stages.stage("capture"):
+    with stages.stage("capture"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         captured = wrap(model, x, "DISABLED")
         row.way = way_of(captured)
+        said = [first_line(w.message) for w in caught if issubclass(w.category, UserWarning)]
+        row.warning = next(iter(said), "")
     if captured is None:
         return
     with stages.stage("evaluation"):
@@ -445,7 +453,7 @@ def run_all(names: list[str], args: argparse.Namespace) -> list[Row]:
 
 COLUMNS = (
     "network", "M params", "px", "way", "s", "evaluation", "training", "statistics", "gradients",
-    "step", "values that differ", "first error",
+    "step", "values that differ", "first error or warning",
 )  # fmt: skip
 
 
@@ -455,7 +463,7 @@ def print_table(rows: list[Row]) -> None:
     for row in rows:
         stage, error = next(iter(row.errors.items()), ("", ""))
         error = re.sub(r"\S*site-packages/", "", error)
-        error = f"{stage}: {error}"[:200] if error else row.skipped
+        error = f"{stage}: {error}"[:200] if error else row.skipped or row.warning[:200]
         differ = ""
         if row.mismatches is not None:
             differ = f"{' / '.join(map(str, row.mismatches))} of {row.values}"
@@ -481,7 +489,7 @@ def _gradients(row: Row) -> str:
 def print_summary(rows: list[Row]) -> None:
     """Counts of each library, and the names of what fails."""
     print(
-        "\n| library | networks | skipped | captured | difference 0.0 | silently different "
+        "\n| library | networks | skipped | captured | difference 0.0 | different "
         "| exported | equal in every value |\n|---|---|---|---|---|---|---|---|"
     )
     for library in LIBRARIES:
@@ -491,17 +499,18 @@ def print_summary(rows: list[Row]) -> None:
         tried = [r for r in found if not r.skipped]
         counts = (
             len(tried), len(found) - len(tried), sum(bool(r.way) for r in tried),
-            sum(r.is_same for r in tried), sum(r.is_silently_different for r in tried),
+            sum(r.is_same for r in tried), sum(r.is_different for r in tried),
             sum(r.values is not None for r in tried), sum(r.is_exact for r in tried),
         )  # fmt: skip
         print(f"| {library} | {' | '.join(map(str, counts))} |")
     lists = {
         "skipped": [r for r in rows if r.skipped],
         "not captured": [r for r in rows if not r.way and not r.skipped],
-        "silently different": [r for r in rows if r.is_silently_different],
+        "different": [r for r in rows if r.is_different],
     }
     for title, members in lists.items():
-        print(f"\n{title}: {', '.join(r.name for r in members) or 'none'}")
+        names = [f"{r.name} (with a warning)" if r.warning else r.name for r in members]
+        print(f"\n{title}: {', '.join(names) or 'none'}")
 
 
 def parse() -> argparse.Namespace:
@@ -525,7 +534,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Sweep, print the table; 1 if a network is not captured or silently different."""
+    """Sweep, print the table; 1 if a network is not captured or different."""
     args = parse()
     if args.child is not None:
         run_child(args)
@@ -542,7 +551,7 @@ def main() -> int:
     )
     print_table(rows)
     print_summary(rows)
-    return int(any(not r.skipped and (not r.way or r.is_silently_different) for r in rows))
+    return int(any(not r.skipped and (not r.way or r.is_different) for r in rows))
 
 
 if __name__ == "__main__":
