@@ -47,6 +47,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from edgeailite.quantization import QATFxModule
+from edgeailite.quantization.graph.model import program_of
 from edgeailite.quantization.verify import verify
 
 BATCH_SIZE = 2
@@ -64,7 +65,7 @@ class Row:
         name: ``library/...``.
         params: Number of parameters.
         side: Side of the square input.
-        way: How it was captured; empty: not at all.
+        way: ``torch.fx`` or ``torch.export``; empty: not captured.
         seconds: Of wrapping.
         evaluation: Largest difference of an output to the original's, evaluation mode.
         training: The same in training mode.
@@ -235,12 +236,6 @@ def find_side(model: nn.Module, sides: tuple[int, ...]) -> int:
     raise ValueError("no side was given")
 
 
-def way_of(wrapper: QATFxModule) -> str:
-    """How a wrapped model was captured."""
-    assert wrapper.module is not None
-    return "fx"
-
-
 def wrap(model: nn.Module, x: Tensor, qconfig_type: str) -> QATFxModule:
     """A wrapper around a copy of the model, whose batch norms learn throughout."""
     return QATFxModule(
@@ -268,7 +263,7 @@ def compare_float(stages: Stages, model: nn.Module, x: Tensor) -> None:
     with stages.stage("capture"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         captured = wrap(model, x, "DISABLED")
-        row.way = way_of(captured)
+        row.way = program_of(captured.module).way
         said = [first_line(w.message) for w in caught if issubclass(w.category, UserWarning)]
         row.warning = next(iter(said), "")
     if captured is None:

@@ -85,7 +85,7 @@ class Detect(nn.Module):
     def __init__(self, nc, ch):
         super().__init__()
         self.nc, self.nl = nc, len(ch)
-        self.cv2 = nn.ModuleList(nn.Sequential(Conv(x, 8, 3), nn.Conv2d(8, 4, 1)) for x in ch)
+        self.cv2 = nn.ModuleList(nn.Conv2d(x, 4, 1) for x in ch)
         self.cv3 = nn.ModuleList(nn.Sequential(Conv(x, 8, 3), nn.Conv2d(8, nc, 1)) for x in ch)
 
     def forward(self, x):
@@ -100,10 +100,10 @@ class Detect(nn.Module):
 class Detector(nn.Module):
     def __init__(self):
         super().__init__()
-        self.stem = nn.Sequential(Conv(3, 8, 3, 2), C2f(8, 8, 1, True), Conv(8, 16, 3, 2))
+        self.stem = nn.Sequential(Conv(3, 8, 3, 2), C2f(8, 16, 1, True))
         self.deep = nn.Sequential(Conv(16, 16, 3, 2), SPPF(16, 16))
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
-        self.neck = C2f(32, 16, 1)
+        self.neck = Conv(32, 16, 1)
         self.detect = Detect(3, (16, 16))
 
     def forward(self, x):
@@ -258,7 +258,7 @@ class ESPNetEncoder(nn.Module):
         self.sample1 = InputProjection(1)
         self.b1 = BR(11)
         self.level2 = CBR(11, 16, 3, 2)
-        self.level2_blocks = nn.ModuleList(DilatedParallelResidualBlock(16, 16) for _ in range(2))
+        self.level2_blocks = nn.ModuleList(DilatedParallelResidualBlock(16, 16) for _ in range(1))
 
 
 class ESPNet(nn.Module):
@@ -490,10 +490,10 @@ class DepthCompletion(nn.Module):
 
 
 NETWORKS = {
-    "detector": Case(Detector, ((3, 32, 32),), True),
+    "detector": Case(Detector, ((3, 16, 16),), True),
     "unet": Case(UNet, ((3, 18, 22),)),
     "segnet": Case(SegNet, ((3, 16, 16),)),
-    "espnet": Case(ESPNet, ((3, 32, 32),)),
+    "espnet": Case(ESPNet, ((3, 16, 16),)),
     "crnn_lstm": Case(lambda: CRNN(nn.LSTM), ((1, 8, 24),), True),
     "crnn_gru": Case(lambda: CRNN(nn.GRU), ((1, 8, 24),), True),
     "convnext": Case(ConvNeXt, ((3, 16, 16),), True),
