@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.graph.attention import is_traceable_attention, multihead_attention
 from edgeailite.quantization.graph.model import GraphModel
 from edgeailite.quantization.graph.modes import in_mode, is_training
+from edgeailite.quantization.graph.moves import DROP_PATH
 from edgeailite.quantization.graph.operations import (
-    DROP_PATH,
     KEEP_IN_FLOAT,
     QUANTIZE_HERE,
     QUANTIZER,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import read_calls
+from edgeailite.quantization.graph.export_forms import ExportForms
 from edgeailite.quantization.graph.real_tensors import with_real_tensors
 
 Stage = Literal["captured", "prepared", "plain", "integer"]
@@ -68,13 +70,14 @@ class GraphModel(nn.Module):
         """Run the graph; arguments and results are those of the original model.
 
         Under ``torch.export`` (and so ``torch.onnx.export``) it is ``export_view`` of the model
-        that runs.
+        that runs, in functions that are written whole: see :class:`ExportForms`.
         """
         if self.export_view is not None and torch.compiler.is_exporting():
             with with_real_tensors(self):
                 view = self.export_view(self)
             return view(*args, **kwargs)
-        return self._run(self, *args, **kwargs)
+        with ExportForms() if torch.compiler.is_exporting() else nullcontext():
+            return self._run(self, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Take all but the generated code."""

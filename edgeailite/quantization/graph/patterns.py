@@ -57,13 +57,22 @@ def is_foldable(batch_norm: nn.Module) -> bool:
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
-    """``(low, high)`` of an operation with bounds; None for others, or where one is no number."""
+    """``(low, high)`` of an operation with bounds; None for others, and for no two such numbers."""
     given = operation_of(node).bounds
     if given is None:
         return None
     low, high = (argument(node, bound) if isinstance(bound, str) else bound for bound in given)
-    if isinstance(low, int | float) and isinstance(high, int | float):
+    if isinstance(low, int | float) and isinstance(high, int | float) and low < high:
         return float(low), float(high)
+    return None
+
+
+def computed_parameter(layer: fx.Node) -> str | None:
+    """Name the parameter of a functional layer that the model computes, or None."""
+    for name in ("weight", "bias"):
+        value = argument(layer, name)
+        if value is not None and not (isinstance(value, fx.Node) and value.op == "get_attr"):
+            return name
     return None
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.calls import operation_of
+from edgeailite.quantization.graph.calls import argument, operation_of
 from edgeailite.quantization.graph.model import attribute
-from edgeailite.quantization.graph.operations import LINEAR
+from edgeailite.quantization.graph.operations import LINEAR, TRANSPOSED_CONVOLUTION
 from edgeailite.quantization.graph.recording import Hook, hooked
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import FoldedLayer, QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
+from edgeailite.quantization.modules.layer import FoldedLayer, QuantLayer
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
@@ -51,6 +52,12 @@ class LayerCall:
         node = self.node.args[0] if self.node.args else self.node.kwargs["input"]
         assert isinstance(node, fx.Node)
         return node
+
+    @property
+    def output_size(self) -> Any:
+        """Output size that a transposed convolution is given in the call, numbers or nodes."""
+        known = operation_of(self.node) is TRANSPOSED_CONVOLUTION
+        return argument(self.node, "output_size") if known else None
 
     @property
     def channel_axis(self) -> int:

@@ -28,10 +28,12 @@ from edgeailite.quantization.graph.operations import (
     RELU,
     SCALAR,
     TRANSPOSED_CONVOLUTION,
+    UNKNOWN,
 )
 from edgeailite.quantization.graph.patterns import (
     call_sites,
     clamp_bounds,
+    computed_parameter,
     foldable_batch_norm,
     last_values,
     only_user,
@@ -58,6 +60,7 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
         policy: The configurations.
         target: What the hardware computes.
     """
+    _refuse_calls(model, target)
     outputs = last_values(model.graph)
     sites = call_sites(model.graph)
     for node in model.graph.nodes:
@@ -77,6 +80,15 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
             spec = replace(spec, bit_width=qconfig.end_bits)
         annotation = _output_annotation(model, node, spec, sites)
         node.meta["quant"] = target.annotate(node, annotation)
+
+
+def _refuse_calls(model: GraphModel, target: Target) -> None:
+    """Make calls unknown that the target does not compute with these arguments."""
+    for node in model.graph.nodes:
+        if target.computes(operation_of(node)):
+            reason = target.refuses(node, model.module_of(node))
+            if reason:
+                node.meta["call"] = replace(node.meta["call"], operation=UNKNOWN, reason=reason)
 
 
 def _qconfig_of(model: GraphModel, node: fx.Node, policy: Policy) -> QConfig | None:
@@ -103,17 +115,17 @@ def _annotate_layer(model: GraphModel, node: fx.Node, policy: Policy) -> None:
 
 
 def _weight_of(model: GraphModel, node: fx.Node) -> Tensor | None:
-    """Return a layer's weight; None for a function whose weight is computed in the graph."""
+    """Return a layer's weight; None for a function whose parameters are computed in the graph."""
     if node.op == "call_module":
         weight = model.get_submodule(str(node.target)).weight
         assert isinstance(weight, Tensor)
         return weight
     weight = argument(node, "weight")
-    if isinstance(weight, fx.Node) and weight.op == "get_attr":
-        value = attribute(model, str(weight.target))
-        assert isinstance(value, Tensor)
-        return value
-    return None
+    if computed_parameter(node) is not None or not isinstance(weight, fx.Node):
+        return None
+    value = attribute(model, str(weight.target))
+    assert isinstance(value, Tensor)
+    return value
 
 
 def _layer_qconfig(node: fx.Node, shape: torch.Size, qconfig: QConfig) -> QConfig:

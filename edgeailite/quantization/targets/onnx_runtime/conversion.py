@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from edgeailite.quantization.graph.average_calls import global_average
 from edgeailite.quantization.graph.calls import (
     argument,
     arguments,
@@ -17,8 +18,8 @@ from edgeailite.quantization.graph.calls import (
     operation_of,
     traits_of,
 )
-from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, INDEX, LAYERS
-from edgeailite.quantization.graph.window_sums import global_average
+from edgeailite.quantization.graph.moves import INDEX
+from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, LAYERS
 from edgeailite.quantization.integer.common_rules import (
     COMMON,
     has_integer_input,

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operation_of
+from edgeailite.quantization.graph.moves import MAX_POOL, PERMUTE, TRANSPOSE
 from edgeailite.quantization.graph.operations import (
     ADD,
     CAT,
     INPUT,
-    MAX_POOL,
     OUTPUT,
-    PERMUTE,
     SCALAR,
-    TRANSPOSE,
 )
 from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operation_of
 from edgeailite.quantization.graph.model import GraphModel
-from edgeailite.quantization.graph.operations import MAX_POOL
+from edgeailite.quantization.graph.moves import MAX_POOL
 from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.graph.window_sums import Mean
