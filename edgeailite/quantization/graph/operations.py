@@ -210,3 +210,8 @@ row(
     modules=(nn.Upsample,),
     functions=(F.interpolate, F.upsample),
 )
+row(
+    "resize_cubic",
+    replace(traits.AVERAGE, averages=False, may_overwrite=True, keeps_sign=False),
+    RESIZE_PARAMETERS,
+)

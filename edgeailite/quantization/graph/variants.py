@@ -113,8 +113,11 @@ def mean_of_floats(call: BoundCall) -> Variant | None:
 
 
 def interpolation(call: BoundCall) -> Variant | None:
-    """Nearest neighbours move values; other modes compute."""
-    return ("resize_nearest", "") if "nearest" in str(call.arguments["mode"]) else None
+    """Nearest neighbours move values, averages stay between them, cubic functions overshoot."""
+    mode = str(call.arguments["mode"])
+    if "nearest" in mode:
+        return "resize_nearest", ""
+    return ("resize_cubic", "") if mode == "bicubic" else None
 
 
 # ---- operations that move values ----------------------------------------------------------------

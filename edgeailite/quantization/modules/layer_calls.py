@@ -15,7 +15,6 @@ from edgeailite.quantization.graph.model import attribute
 from edgeailite.quantization.graph.operations import LINEAR, TRANSPOSED_CONVOLUTION
 from edgeailite.quantization.graph.recording import Hook, hooked
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
 from edgeailite.quantization.modules.layer import FoldedLayer, QuantLayer
 
 if TYPE_CHECKING:
@@ -84,8 +83,8 @@ def layer_call(model: GraphModel, node: fx.Node) -> LayerCall | None:
     def resolve(value: Any) -> Any:
         return attribute(model, str(value.target)) if isinstance(value, fx.Node) else value
 
-    if isinstance(layer, QuantFunctionalLayer):
-        weight, bias = (*map(resolve, node.args[1:3]), None)[:2]
+    if "weight" in node.meta["call"].places:  # a functional layer
+        weight, bias = (resolve(argument(node, name)) for name in ("weight", "bias"))
     else:
         weight, bias = layer.weight, layer.bias
     names = ("batch_norm", "input_quantizer", "output_quantizer")

@@ -96,7 +96,7 @@ def convert_matmul(converter: Converter, node: fx.Node, quantizer: fx.Node, grid
     converter.set(quantizer, converter.call(str(quantizer.target), product, *values), grid)
 
 
-@RULES.converts("resize")
+@RULES.converts("resize", "resize_cubic")
 def convert_on_one_grid(
     converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid
 ) -> None:
