@@ -19,6 +19,7 @@ class ExportForms(TorchFunctionMode):
     * Average pools: the exporter drops ``divisor_override``, and ONNX Runtime's integer kernel
       counts the places of windows that ``ceil_mode`` lets end outside of the image otherwise than
       torch does. Such averages are sums, divided by their areas.
+    * ``conv3d`` without bias: the exporter makes one of a wrong shape.
     * ``AdaptiveAvgPool3d``: the exporter has it for one window alone.
     * ``squeeze`` of an axis that is longer than 1: the exporter writes a Squeeze all the same.
     * ``amax`` and ``amin`` without axes.
@@ -54,12 +55,25 @@ def _average(
     sums = WindowSum(pool)
     if sums.is_plain(batch.shape):
         return function(input, kernel_size, stride, padding, False, count_include_pad)
-    result = sums(batch) / _number_or_tensor(sums.areas(batch.shape))
+    with ExportForms():
+        result = sums(batch) / _number_or_tensor(sums.areas(batch.shape))
     return result if batch is input else result.squeeze(0)
 
 
 def _number_or_tensor(areas: Tensor) -> float | Tensor:
     return areas.item() if areas.dim() == 0 else areas.float()
+
+
+def _convolution_3d(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *options: Any,
+    **named: Any,
+) -> Tensor:
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    return function(input, weight, bias, *options, **named)
 
 
 def _adaptive_average_3d(
@@ -95,6 +109,7 @@ _POOLS: dict[int, Callable[..., nn.Module]] = {
 }
 _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(_POOLED_AXES, _average),
+    F.conv3d: _convolution_3d,
     F.adaptive_avg_pool3d: _adaptive_average_3d,
     **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
     **dict.fromkeys((torch.amax, torch.amin, Tensor.amax, Tensor.amin), _extreme),

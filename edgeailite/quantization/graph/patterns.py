@@ -11,6 +11,7 @@ from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     QUANTIZE_HERE,
     QUANTIZER,
+    RELU,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
     if isinstance(low, int | float) and isinstance(high, int | float) and low < high:
         return float(low), float(high)
     return None
+
+
+def is_absorbed(node: fx.Node) -> bool:
+    """Return True for an activation function that the quantizer behind it computes."""
+    return operation_of(node) is RELU or clamp_bounds(node) is not None
 
 
 def computed_parameter(layer: fx.Node) -> str | None:

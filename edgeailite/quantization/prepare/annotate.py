@@ -35,6 +35,7 @@ from edgeailite.quantization.graph.patterns import (
     clamp_bounds,
     computed_parameter,
     foldable_batch_norm,
+    is_absorbed,
     last_values,
     only_user,
     operation_path,
@@ -171,20 +172,15 @@ def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target:
         return True
     is_fused = not (operation is INPUT or traits.moves_values or traits.is_activation)
     if user is not None and is_fused:
-        if _is_absorbed(user):
+        if is_absorbed(user):
             return False
         if traits.has_weight and foldable_batch_norm(model, node) is not None:
             return False
     if operation is INPUT:
         return policy.quantize_in and _feeds(node, target.quantizes_input_of)
-    if target.computes(operation) and (not traits.is_activation or _is_absorbed(node)):
+    if target.computes(operation) and (not traits.is_activation or is_absorbed(node)):
         return True
     return not traits.moves_values and _feeds(node, target.computes)
-
-
-def _is_absorbed(node: fx.Node) -> bool:
-    """Return True for an activation function that the quantizer behind it computes."""
-    return operation_of(node) is RELU or clamp_bounds(node) is not None
 
 
 def _feeds(node: fx.Node, wanted: Callable[[Operation], bool]) -> bool:

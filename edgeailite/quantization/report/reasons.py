@@ -17,7 +17,7 @@ from edgeailite.quantization.graph.operations import (
     SCALAR,
     UNKNOWN,
 )
-from edgeailite.quantization.graph.patterns import computed_parameter, quantizer_of
+from edgeailite.quantization.graph.patterns import computed_parameter, is_absorbed, quantizer_of
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
@@ -111,10 +111,10 @@ def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
         return "NoQAct behind it asks for float"
     if not model.target.computes(operation_of(node)):
         return "the target has no integer form of it"
+    if traits_of(node).is_activation and not is_absorbed(node):
+        return "its bounds are not two numbers, the lower one first, so no grid can hold them"
     if QUANTIZER not in readers:
         return _BY_CONFIGURATION
-    if traits_of(node).is_activation:
-        return "its bounds are not two numbers, the lower one first, so no grid can hold them"
     if all(quantizer_of(operand) is not None for operand in operands(node)):
         return None
     return f"an operand {_OFF_GRID}"
