@@ -29,8 +29,9 @@ def randomize_batch_norms(model: nn.Module) -> nn.Module:
     """Statistics and gains as of a trained net: some gains negative, one of each layer zero."""
     for module in nn.Module.modules(model):  # a model's own attribute may have the name
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.3, 2.0)
+            if module.track_running_stats:
+                nn.init.uniform_(module.running_mean, -0.5, 0.5)
+                nn.init.uniform_(module.running_var, 0.3, 2.0)
             if module.affine:
                 nn.init.uniform_(module.weight, -1.0, 1.5)
                 nn.init.uniform_(module.bias, -0.3, 0.3)

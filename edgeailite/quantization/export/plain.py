@@ -61,9 +61,11 @@ def _place_folded(plain: GraphModel, call: LayerCall) -> None:
     """Call a layer that holds the folded weight and bias, on their grids."""
     folded = FloatInputLayer(call.layer, *call.quantized_parameters())
     folded.layer_path = call.path
-    input_node = call.input_node
+    input_node, output_size = call.input_node, call.output_size
     _call_instead(plain, call.node, f"{call.path}_folded", folded)
     call.node.args, call.node.kwargs = (input_node,), {}
+    if output_size is not None:
+        call.node.update_kwarg("output_size", output_size)
 
 
 def _freeze(plain: GraphModel, node: fx.Node, module: Any) -> None:

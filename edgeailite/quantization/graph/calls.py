@@ -6,6 +6,7 @@ record which operation a node is, and what its arguments are.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
+from edgeailite.quantization.graph import moves  # noqa: F401 (its rows are found by their calls)
 from edgeailite.quantization.graph.operations import (
     INPUT,
     OUTPUT,
@@ -21,6 +23,7 @@ from edgeailite.quantization.graph.operations import (
 )
 from edgeailite.quantization.graph.registry import (
     REQUIRED,
+    BoundCall,
     Operation,
     operation_named,
     operation_of_function,
@@ -28,31 +31,19 @@ from edgeailite.quantization.graph.registry import (
     operation_of_module,
 )
 from edgeailite.quantization.graph.results import part_of
-from edgeailite.quantization.graph.variants import factors_of
+from edgeailite.quantization.graph.variants import factors_of, refused
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.traits import Traits
 
-# Other names of parameters, by which torch takes them as well or some calls of a row know them.
-_ALIASES = {
+# NumPy's names of parameters, which torch's own functions take as well.
+_NUMPY_NAMES = {
+    "a": "input",
     "axis": "dim",
-    "axis0": "dim0",
-    "axis1": "dim1",
-    "chunks": "parts",
-    "dims": "sizes",
-    "exponent": "other",
-    "indices": "parts",
     "keepdims": "keepdim",
-    "mat2": "other",
-    "repeats": "sizes",
-    "sections": "parts",
-    "shape": "sizes",
-    "size": "sizes",
-    "split_size": "parts",
-    "split_size_or_sections": "parts",
-    "start": "index",
-    "tensor": "input",
-    "tensor_indices_or_sections": "parts",
+    "x": "input",
+    "x1": "input",
+    "x2": "other",
 }
 
 
@@ -127,12 +118,14 @@ def read_calls(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | None]
     """Read every node that was not read yet, in the order of the graph.
 
     Args:
-        graph: Whose ``node.meta`` is written.
+        graph: Whose ``node.meta`` is written; the operands of a known call become positional.
         module_of: The module that a node calls, or None.
     """
     for node in graph.nodes:
         if "call" not in node.meta:
-            node.meta["call"] = read_call(node, module_of(node))
+            module = module_of(node)
+            _place_operands_first(node, module)
+            node.meta["call"] = read_call(node, module)
 
 
 def read_call(node: fx.Node, module: nn.Module | None) -> Call:
@@ -144,24 +137,26 @@ def read_call(node: fx.Node, module: nn.Module | None) -> Call:
     """
     if node.op in _BY_OP:
         return Call(_BY_OP[node.op])
-    if node.op == "call_module":
-        assert module is not None
-        operation = operation_of_module(module)
-    elif node.op == "call_function":
-        operation = operation_of_function(node.target)
-    else:
-        operation = operation_of_method(str(node.target))
     part = part_of(node) if node.target in (operator.getitem, getattr) else None
     if part is not None:
         return Call(part, dict(zip(part.parameters, (0, 1), strict=True)))
-    bound = None if operation is None else _bind(operation, node, module)
-    call = Call(UNKNOWN) if operation is None or bound is None else Call(operation, *bound)
+    operation = _operation_called(node, module)
+    call = Call(UNKNOWN) if operation is None else _bind(operation, node, module)
     if _reads_only_scalars(call.operation, node):
         return Call(SCALAR)
-    return _refined(call, node)
+    return _refined(call, node, module)
 
 
 _BY_OP = {"placeholder": INPUT, "output": OUTPUT, "get_attr": SCALAR}
+
+
+def _operation_called(node: fx.Node, module: nn.Module | None) -> Operation | None:
+    if node.op == "call_module":
+        assert module is not None
+        return operation_of_module(module)
+    if node.op == "call_function":
+        return operation_of_function(node.target)
+    return operation_of_method(str(node.target))
 
 
 def _reads_only_scalars(operation: Operation, node: fx.Node) -> bool:
@@ -171,49 +166,78 @@ def _reads_only_scalars(operation: Operation, node: fx.Node) -> bool:
     return all(operation_of(source) is SCALAR for source in node.all_input_nodes)
 
 
-def _refined(call: Call, node: fx.Node) -> Call:
+def _refined(call: Call, node: fx.Node, module: nn.Module | None) -> Call:
     """The row that the arguments decide on."""
     if call.operation.variant is None:
         return call
-    bound = {**call.values, **{name: _at(node, place) for name, place in call.places.items()}}
-    variant = call.operation.variant(node, bound)
+    given = {**call.values, **{name: _at(node, place) for name, place in call.places.items()}}
+    variant = call.operation.variant(BoundCall(node, given, module))
     if variant is None:
         return call
     name, reason = variant
     return Call(operation_named(name), call.places, call.values, reason)
 
 
-def _bind(
-    operation: Operation, node: fx.Node, module: nn.Module | None
-) -> tuple[dict[str, int | str | slice], dict[str, Any]] | None:
-    """Places and values of an operation's parameters; None for a call that does not fit them."""
-    names = list(operation.parameters)
-    if not names:  # nobody asks for the arguments of this operation
-        return {}, {}
-    places: dict[str, int | str | slice] = {}
-    if module is not None:
-        # A module's forward takes the tensors; the rest are its attributes.
-        names = names[:1]
-    for position in range(len(node.args)):
-        if position < len(names) and names[position] != operation.variadic:
-            places[names[position]] = position
-        elif operation.variadic is not None and module is None:
-            places[operation.variadic] = slice(names.index(operation.variadic), None)
+def _place_operands_first(node: fx.Node, module: nn.Module | None) -> None:
+    """Make the operands of a call positional: the engine reads them in the order of the row."""
+    operation = None if node.op in _BY_OP else _operation_called(node, module)
+    if operation is None or not operation.parameters:
+        return
+    args, kwargs = list(node.args), dict(node.kwargs)
+    names = _positional(operation, module)
+    while len(args) < len(names) and operation.parameters.get(names[len(args)]) is REQUIRED:
+        wanted = names[len(args)]
+        keyword = next((k for k in kwargs if _parameter(operation, module, k) == wanted), None)
+        if keyword is None:
             break
-        elif module is None:
-            return None
-    for keyword in node.kwargs:
-        name = keyword if keyword in operation.parameters else _ALIASES.get(keyword, keyword)
-        if name in operation.parameters:
-            places[name] = keyword
-        elif module is None:
-            return None
+        args.append(kwargs.pop(keyword))
+    node.args, node.kwargs = tuple(args), kwargs
+
+
+def _positional(operation: Operation, module: nn.Module | None) -> list[str]:
+    """Parameters in the order of a call; a module has the others as attributes."""
+    names = list(operation.parameters)
+    if module is None or not names:
+        return names
+    return [names[0], *_forward_parameters(module)[1:]]
+
+
+def _forward_parameters(module: nn.Module) -> list[str]:
+    return list(inspect.signature(type(module).forward).parameters)[1:]
+
+
+def _parameter(operation: Operation, module: nn.Module | None, keyword: str) -> str:
+    """Parameter of a row that a keyword gives."""
+    if module is not None and keyword == _forward_parameters(module)[0]:
+        return next(iter(operation.parameters))
+    if keyword in operation.parameters:
+        return keyword
+    return operation.aliases.get(keyword) or _NUMPY_NAMES.get(keyword, keyword)
+
+
+def _bind(operation: Operation, node: fx.Node, module: nn.Module | None) -> Call:
+    """Places and values of an operation's parameters; unknown, if the row lacks an argument."""
+    if not operation.parameters:  # nobody asks for the arguments of this operation
+        return Call(operation)
+    names, places = _positional(operation, module), dict[str, int | str | slice]()
+    for position, value in enumerate(node.args):
+        if module is None and operation.variadic in names[: position + 1]:
+            places[str(operation.variadic)] = slice(names.index(str(operation.variadic)), None)
+            break
+        if position >= len(names) or names[position] not in operation.parameters:
+            return Call(UNKNOWN, reason=refused(f"argument {position + 1}", value)[1])
+        places[names[position]] = position
+    for keyword, value in node.kwargs.items():
+        name = _parameter(operation, module, keyword)
+        if name not in operation.parameters:
+            return Call(UNKNOWN, reason=refused(keyword, value)[1])
+        places[name] = keyword
     values = {
         name: _attribute(operation, module, name, default)
         for name, default in operation.parameters.items()
         if name not in places
     }
-    return places, values
+    return Call(operation, places, values)
 
 
 def _attribute(operation: Operation, module: nn.Module | None, name: str, default: Any) -> Any:

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from edgeailite.quantization.graph.attention import is_traceable_attention, multihead_attention
+from edgeailite.quantization.graph.moves import DROP_PATH
 from edgeailite.quantization.graph.operations import (
-    DROP_PATH,
     KEEP_IN_FLOAT,
     QUANTIZE_HERE,
     QUANTIZER,

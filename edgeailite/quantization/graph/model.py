@@ -19,6 +19,7 @@ import torch
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import read_calls
+from edgeailite.quantization.graph.export_forms import ExportForms
 from edgeailite.quantization.graph.real_tensors import with_real_tensors
 from edgeailite.quantization.graph.sizes import Sizes
 from edgeailite.quantization.graph.structure import flatten, without_types
@@ -82,7 +83,8 @@ class GraphModel(nn.Module):
         """Run the graph; arguments and results are those of the original model.
 
         Under ``torch.export`` (and so ``torch.onnx.export``) it is ``export_view`` of the model
-        that runs, and dataclasses in the result are dicts, which the exporters know.
+        that runs, in functions that are written whole: see :class:`ExportForms`. Dataclasses in the
+        result are dicts then, which the exporters know.
         """
         program = program_of(self)
         if program.export_view is not None and torch.compiler.is_exporting():
@@ -93,8 +95,10 @@ class GraphModel(nn.Module):
         if program.sizes is not None and not torch.compiler.is_compiling():
             program.sizes.check(flatten((args, kwargs))[0])
         assert program.run is not None
-        result = program.run(self, *args, **kwargs)
-        return without_types(result) if torch.compiler.is_exporting() else result
+        if not torch.compiler.is_exporting():
+            return program.run(self, *args, **kwargs)
+        with ExportForms():
+            return without_types(program.run(self, *args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
         """Look an attribute up; ``graph`` is the captured one where the model has none itself."""

@@ -13,6 +13,7 @@ from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     QUANTIZE_HERE,
     QUANTIZER,
+    RELU,
 )
 
 if TYPE_CHECKING:
@@ -68,8 +69,32 @@ def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
         return None
     low, high = (argument(node, bound) if isinstance(bound, str) else bound for bound in given)
     low, high = -math.inf if low is None else low, math.inf if high is None else high
-    if isinstance(low, int | float) and isinstance(high, int | float):
+    if isinstance(low, int | float) and isinstance(high, int | float) and low < high:
         return float(low), float(high)
+    return None
+
+
+def is_absorbed(node: fx.Node) -> bool:
+    """Return True for an activation function that the quantizer behind it computes."""
+    return operation_of(node) is RELU or clamp_bounds(node) is not None
+
+
+def is_computed_from_parameters(node: fx.Node) -> bool:
+    """Return True if a value depends on parameters and buffers alone."""
+    if node.op == "get_attr":
+        return True
+    if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
+        return False
+    return all(map(is_computed_from_parameters, node.all_input_nodes))
+
+
+def computed_parameter(layer: fx.Node) -> str | None:
+    """Name the parameter of a functional layer that depends on the input, or None."""
+    for name in ("weight", "bias"):
+        value = argument(layer, name)
+        known = isinstance(value, fx.Node) and is_computed_from_parameters(value)
+        if value is not None and not known:
+            return name
     return None
 
 

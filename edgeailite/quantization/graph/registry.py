@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import fx, nn
 
@@ -30,6 +30,23 @@ Variant = tuple[str, str]
 """Name of the row that a call belongs to instead, and why, for the report."""
 
 
+class BoundCall(NamedTuple):
+    """A call of a row, for a look at its arguments.
+
+    Attributes:
+        node: The call.
+        arguments: All arguments by the names of the row, defaults filled in.
+        module: The module that it calls, or None.
+    """
+
+    node: fx.Node
+    arguments: Mapping[str, Any]
+    module: nn.Module | None
+
+
+ReadVariant = Callable[[BoundCall], Variant | None]
+
+
 @dataclass(frozen=True, eq=False)
 class Operation:
     """A row of the table.
@@ -40,6 +57,7 @@ class Operation:
         parameters: Names of the arguments in the order of the call, with their defaults.
         variadic: The parameter that takes all further positional arguments, or one sequence.
         attributes: Where a module holds a parameter under another name.
+        aliases: Other keywords of some of the calls, and the parameter that each one gives.
         bounds: Lower and upper bound of an activation function that is a clamp: numbers, or names
             of parameters.
         variant: Looks at a call's arguments: the row that the call belongs to instead, or None.
@@ -51,8 +69,9 @@ class Operation:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     variadic: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     bounds: tuple[float | str, float | str] | None = None
-    variant: Callable[[fx.Node, Mapping[str, Any]], Variant | None] | None = None
+    variant: ReadVariant | None = None
     onnx: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -105,8 +124,9 @@ def register_operation(
     parameters: str = "",
     *,
     attributes: Mapping[str, str] | None = None,
+    aliases: Mapping[str, str] | None = None,
     bounds: tuple[float | str, float | str] | None = None,
-    variant: Callable[[fx.Node, Mapping[str, Any]], Variant | None] | None = None,
+    variant: ReadVariant | None = None,
     onnx: tuple[str, ...] = (),
     modules: Iterable[type[nn.Module]] = (),
     functions: Iterable[Callable[..., Any]] = (),
@@ -121,6 +141,7 @@ def register_operation(
         parameters: The call as a Python signature, the tensors first:
             ``"input, dim=0, keepdim=False"``; ``*dims`` takes all that follow, or one sequence.
         attributes: Where a module holds a parameter under another name.
+        aliases: Other keywords of some of the calls, and the parameter that each one gives.
         bounds: Lower and upper bound of an activation function that is a clamp.
         variant: Chooses another row by the arguments.
         onnx: The ONNX operators of an operation that moves values.
@@ -130,8 +151,8 @@ def register_operation(
         type_names: Likewise.
 
     Raises:
-        ValueError: An operation of this name exists, a call belongs to another one, or traits and
-            other fields contradict each other.
+        ValueError: An operation of this name exists, a call belongs to another one, an alias is one
+            of no parameter, or traits and other fields contradict each other.
     """
     if name in OPERATIONS:
         raise ValueError(f"There is an operation '{name}' already.")
@@ -140,7 +161,14 @@ def register_operation(
     if bounds and not traits.is_activation:
         raise ValueError(f"Operation '{name}' has bounds, which need the trait is_activation.")
     defaults, variadic = _read_signature(parameters)
-    operation = Operation(name, traits, defaults, variadic, attributes or {}, bounds, variant, onnx)
+    names = attributes or {}, aliases or {}
+    strangers = {*names[0], *names[1].values()} - defaults.keys()
+    if strangers:
+        raise ValueError(
+            f"Operation '{name}' has attributes or aliases of {', '.join(sorted(strangers))}; its "
+            f"parameters are {', '.join(defaults)}."
+        )
+    operation = Operation(name, traits, defaults, variadic, *names, bounds, variant, onnx)
     operation.register(modules=modules, functions=functions, methods=methods, type_names=type_names)
     OPERATIONS[name] = operation
     return operation

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from edgeailite.quantization.graph.registry import register_operation as row
 from edgeailite.quantization.graph.value_types import TensorType
 
 if TYPE_CHECKING:
-    from edgeailite.quantization.graph.registry import Operation, Variant
+    from edgeailite.quantization.graph.registry import BoundCall, Operation, Variant
 
 ELEMENT = row("element", replace(traits.NONE, reads_one=True), "input, key")
 """A part of a dict, list or dataclass, or of a result with several tensors."""
@@ -45,9 +44,9 @@ NO_FLOATS = row(
 """Gives booleans or integers, which no grid holds."""
 
 
-def _with_a_dimension(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None:
+def _with_a_dimension(call: BoundCall) -> Variant | None:
     """``max(x)`` gives one value, ``max(x, y)`` compares tensors."""
-    dim = arguments["dim"]
+    dim = call.arguments["dim"]
     if dim is None or isinstance(dim, fx.Node):
         return "unknown", "it has no dimension: a maximum of all values, or of two tensors"
     return None

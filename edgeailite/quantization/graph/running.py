@@ -57,15 +57,6 @@ class GraphRunner(fx.Interpreter):
         return getattr(self, node.op)(node.target, args, kwargs)
 
 
-def is_computed_from_parameters(node: fx.Node) -> bool:
-    """Return True if a value depends on parameters and buffers alone."""
-    if node.op == "get_attr":
-        return True
-    if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
-        return False
-    return all(map(is_computed_from_parameters, node.all_input_nodes))
-
-
 def parameter_value(model: GraphModel, node: fx.Node) -> Any:
     """Compute a value that depends on parameters and buffers alone."""
     runner = GraphRunner(model)

@@ -1,14 +1,37 @@
-"""Calls that belong to another row of the table because of their arguments."""
+"""Calls that belong to another row of the table because of their arguments.
+
+An argument that no integer arithmetic computes makes a call ``unknown``: it runs in float, and the
+reason in the report names the argument and its value.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 if TYPE_CHECKING:
-    from edgeailite.quantization.graph.registry import Variant
+    from edgeailite.quantization.graph.registry import BoundCall, Variant
+
+_PLACES = "_with_indices"  # rows of results.py
+
+# Attributes of a tensor that are no tensors.
+_SIZES_AND_TYPES = frozenset(
+    ("shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cuda", "itemsize", "nbytes")
+)
+
+
+def refused(name: str, value: Any) -> Variant:
+    """The unknown row, for the value of an argument that is not computed in integers."""
+    return "unknown", f"{name}={_in_words(value)} has no integer form"
+
+
+def _in_words(value: Any) -> str:
+    if contains_node(value):
+        return "(computed in the model)"
+    return "(a tensor)" if isinstance(value, Tensor) else repr(value)
 
 
 def is_scalar(value: Any) -> bool:
@@ -16,13 +39,58 @@ def is_scalar(value: Any) -> bool:
     return not isinstance(value, fx.Node) or value.meta["call"].operation.name == "scalar"
 
 
-def between_tensors(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None:
+def contains_node(value: Any) -> bool:
+    """Return True for a value that is, or holds, one that is computed in the graph."""
+    found: list[fx.Node] = []
+    fx.node.map_arg(value, found.append)
+    return bool(found)
+
+
+# ---- parts of a graph ---------------------------------------------------------------------------
+
+
+def tensor_attribute(call: BoundCall) -> Variant | None:
+    """A shape or a type is no tensor; ``x.T`` and ``pair.values`` are."""
+    if call.node.target is not getattr or call.node.args[1] in _SIZES_AND_TYPES:
+        return None
+    return "unknown", f"the attribute .{call.node.args[1]} has no integer form"
+
+
+# ---- layers -------------------------------------------------------------------------------------
+
+
+def fixed_options(call: BoundCall) -> Variant | None:
+    """A layer's stride, padding, ... are numbers, known before the model runs."""
+    tensors = ("input", "weight", "bias", "output_size")
+    options = {k: v for k, v in call.arguments.items() if k not in tensors}
+    return next((refused(k, v) for k, v in options.items() if contains_node(v)), None)
+
+
+def running_statistics(call: BoundCall) -> Variant | None:
+    """Without running statistics a batch norm has no constants: each batch has its own."""
+    if getattr(call.module, "running_mean", None) is not None:
+        return None
+    return "unknown", (
+        "track_running_stats=False normalizes with the statistics of each batch, which are no "
+        "constants"
+    )
+
+
+# ---- arithmetic ---------------------------------------------------------------------------------
+
+
+def between_tensors(call: BoundCall) -> Variant | None:
     """Sums and products are known between two computed tensors, without a factor ``alpha``."""
-    factors = factors_of(arguments)
+    alpha = call.arguments.get("alpha", 1)
+    if contains_node(alpha) or alpha != 1:
+        return refused("alpha", alpha)
+    if not isinstance(call.arguments.get("equation", ""), str):
+        return "unknown", "its equation is no text but lists of axes"
+    factors = factors_of(call.arguments)
+    if len(factors) != 2:
+        return "unknown", f"it has {len(factors)} operands, integers are multiplied in pairs"
     if any(map(is_scalar, factors)):
         return "unknown", "one operand is a constant or a parameter, which lies on no grid"
-    if len(factors) != 2 or arguments.get("alpha", 1) != 1 or "alpha" in node.kwargs:
-        return "unknown", ""
     return None
 
 
@@ -33,28 +101,58 @@ def factors_of(arguments: Mapping[str, Any]) -> list[Any]:
     return [arguments["input"], arguments["other"]]
 
 
-def interpolation(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None:
-    """Nearest neighbours move values; other modes compute."""
-    return ("resize_nearest", "") if "nearest" in str(arguments["mode"]) else None
+def division_or_power(call: BoundCall) -> Variant | None:
+    """No target divides or raises to a power; the reason names the operand or the mode."""
+    if call.arguments["rounding_mode"] is not None:
+        return refused("rounding_mode", call.arguments["rounding_mode"])
+    return between_tensors(call)
 
 
-def largest_values(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None:
+def mean_of_floats(call: BoundCall) -> Variant | None:
+    """Averages are float32, as all values of the model."""
+    dtype = call.arguments["dtype"]
+    return None if dtype in (None, torch.float32) else refused("dtype", dtype)
+
+
+def interpolation(call: BoundCall) -> Variant | None:
+    """Nearest neighbours move values, averages stay between them, cubic functions overshoot."""
+    mode = str(call.arguments["mode"])
+    if "nearest" in mode:
+        return "resize_nearest", ""
+    return ("resize_cubic", "") if mode == "bicubic" else None
+
+
+# ---- operations that move values ----------------------------------------------------------------
+
+
+def values_with_places(call: BoundCall) -> Variant | None:
     """A pool that also gives the places of its values gives a tuple."""
-    return ("max_pool_with_indices", "") if arguments["return_indices"] else None
+    if not call.arguments["return_indices"]:
+        return None
+    return ("max_pool" if "kernel_size" in call.arguments else "adaptive_max_pool") + _PLACES, ""
 
 
-def largest_adaptive_values(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None:
-    """Likewise."""
-    return ("adaptive_max_pool_with_indices", "") if arguments["return_indices"] else None
-
-
-def padding(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None:
+def padding(call: BoundCall) -> Variant | None:
     """Reflection and replication move values; a constant must be zero to lie on every grid."""
-    if arguments["mode"] != "constant":
+    if call.arguments["mode"] != "constant":
         return "pad_from_inside", ""
-    return None if arguments["value"] in (0, 0.0, None) else ("unknown", "")
+    value = call.arguments["value"]
+    return None if value in (0, 0.0, None) else refused("value", value)
 
 
-def indexing(node: fx.Node, arguments: Mapping[str, Any]) -> Variant | None:
+def dropping_in_training(call: BoundCall) -> Variant | None:
+    """Dropout is the identity in evaluation, unless a function is told to drop there too."""
+    training = call.arguments["training"]
+    return refused("training", True) if call.module is None and training is True else None
+
+
+def sizes_only(call: BoundCall) -> Variant | None:
+    """``x.view(dtype)`` reads the bits of the values as another type."""
+    sizes = call.arguments["sizes"]
+    listed = sizes if isinstance(sizes, tuple | list) else [sizes]
+    return next((refused("dtype", s) for s in listed if isinstance(s, torch.dtype)), None)
+
+
+def indexing(call: BoundCall) -> Variant | None:
     """An element of a shape is a number."""
-    return ("scalar", "") if is_scalar(arguments["input"]) else None
+    return ("scalar", "") if is_scalar(call.arguments["input"]) else None

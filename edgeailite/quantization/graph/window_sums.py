@@ -8,11 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
-
-from edgeailite.quantization.graph.calls import argument, arguments, operation_of
-from edgeailite.quantization.graph.operations import ADAPTIVE_AVG_POOL, MEAN
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -27,49 +24,6 @@ class Mean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
         return x.mean(self.dims, self.keepdim)
-
-
-def average_module(node: fx.Node, module: nn.Module | None) -> nn.Module:
-    """Return the module that computes what an average's node computes.
-
-    Args:
-        node: Call of an average.
-        module: The module it calls, for ``call_module`` nodes.
-    """
-    if module is not None:
-        return module
-    given = arguments(node)
-    given.pop("input")
-    if operation_of(node) is MEAN:
-        dims = given["dim"]
-        return Mean([dims] if isinstance(dims, int) else dims, bool(given["keepdim"]))
-    types = _ADAPTIVE if operation_of(node) is ADAPTIVE_AVG_POOL else _POOLS
-    number = int(str(getattr(node.target, "__name__", ""))[-2])
-    if number == 1:
-        given.pop("divisor_override", None)
-    return types[number](**given)
-
-
-_POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
-_ADAPTIVE = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
-
-
-def global_average(node: fx.Node, module: nn.Module | None) -> bool | None:
-    """Return whether an average over whole images keeps its dimensions; None for any other.
-
-    Args:
-        node: Call of an average.
-        module: The module it calls, for ``call_module`` nodes.
-    """
-    if operation_of(node) is ADAPTIVE_AVG_POOL:
-        is_2d = isinstance(module, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d
-        return True if is_2d and argument(node, "output_size") in (1, (1, 1), [1, 1]) else None
-    if operation_of(node) is not MEAN:
-        return None
-    dims = argument(node, "dim")
-    if not isinstance(dims, list | tuple) or set(dims) not in ({2, 3}, {-1, -2}):
-        return None
-    return bool(argument(node, "keepdim"))
 
 
 class WindowSum(nn.Module):
@@ -110,13 +64,25 @@ class WindowSum(nn.Module):
         """
         with _disable_current_modes():
             if isinstance(self.average, Mean):
-                return torch.tensor(float(math.prod(shape[d] for d in self.average.dims))).double()
+                dims = [d % len(shape) for d in self.average.dims]
+                if 0 in dims:
+                    raise ValueError(
+                        f"x.mean({self.average.dims}) of a value of shape {tuple(shape)} averages "
+                        "over the batch, which has no fixed size. Leave dimension 0 out."
+                    )
+                return torch.tensor(float(math.prod(shape[d] for d in dims))).double()
             if divisor := getattr(self.average, "divisor_override", None):
                 return torch.tensor(float(divisor)).double()
             area = torch.ones(1, 1).double()
             for window, _ in self.windows(shape):
                 area = area.unsqueeze(-1) * torch.tensor(window.lengths).double()
             return area.flatten()[0] if bool((area == area.flatten()[0]).all()) else area
+
+    def is_plain(self, shape: Sequence[int]) -> bool:
+        """Return True if every sum of an input of `shape` is one of a whole window."""
+        windows = [window for window, _ in self.windows(shape)]
+        inside = not any(w.missing for w in windows)
+        return inside and getattr(self.average, "divisor_override", None) is None
 
     def windows(self, shape: Sequence[int]) -> list[tuple[Windows, int]]:
         """The windows along each axis, and the axis' size."""

@@ -56,7 +56,7 @@ def place_layer_call(
     else:
         module = integer_layer(call, grid, output)
     module.layer_path = call.path
-    value = converter.call(call.path, module, converter.values[call.input_node])
+    value = converter.call_layer(call.path, module, call.input_node, call.output_size)
     converter.set(last, value, output if grid is not None else None)
 
 

@@ -316,6 +316,15 @@ class Converter:
         owner.add_module(unique, module)
         return self.graph.call_module(".".join([*parents, unique]), args)
 
+    def call_layer(
+        self, path: str, module: nn.Module, operand: fx.Node, output_size: Any
+    ) -> fx.Node:
+        """Add a layer at `path` and call it on the converted operand, and on the output size."""
+        made = self.call(path, module, self.values[operand])
+        if output_size is not None:
+            made.update_kwarg("output_size", fx.map_arg(output_size, self.value))
+        return made
+
     def copy(self, node: fx.Node, operand: Callable[[fx.Node], fx.Node]) -> fx.Node:
         """The same operation on converted operands."""
         if node.op == "call_module":

@@ -10,7 +10,7 @@ from edgeailite.quantization.integer.layer import without_parameters
 from edgeailite.quantization.modules.normalization import channel_affine
 
 if TYPE_CHECKING:
-    from edgeailite.quantization.modules.layer import QuantLayer
+    from edgeailite.quantization.modules.layer import OutputSize, QuantLayer
 
 
 class FloatInputLayer(nn.Module):
@@ -26,9 +26,9 @@ class FloatInputLayer(nn.Module):
         self.register_buffer("weight", weight.detach().clone())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Float in, float out."""
-        return self.operation.operate(x, self.weight, self.bias)
+    def forward(self, x: Tensor, output_size: OutputSize = None) -> Tensor:
+        """Float in, float out; see :meth:`QuantLayer.forward`."""
+        return self.operation.operate(x, self.weight, self.bias, output_size)
 
 
 class ChannelAffine(nn.Module):

@@ -24,7 +24,7 @@ from edgeailite.quantization.integer.grid import (
 )
 
 if TYPE_CHECKING:
-    from edgeailite.quantization.modules.layer import QuantLayer
+    from edgeailite.quantization.modules.layer import OutputSize, QuantLayer
     from edgeailite.quantization.modules.layer_calls import LayerCall
 
 EXACT_IN_FLOAT32 = float(1 << EXACT_BITS)
@@ -114,25 +114,31 @@ class IntegerLayer(IntegerOperator):
         """True if this call is traced for an ONNX file in which the layer has a form of its own."""
         return self.has_onnx_form and torch.compiler.is_exporting()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Integers in; integers out, or real values if there is no output grid."""
+    def forward(self, x: Tensor, output_size: OutputSize = None) -> Tensor:
+        """Integers in; integers out, or real values if there is no output grid.
+
+        Args:
+            x: Integers.
+            output_size: Of a transposed convolution; see :meth:`QuantLayer.forward`.
+        """
         if self.exports_onnx_form:
-            return self._onnx_form(x)
-        acc = self.accumulate(self.input.centered(x))
+            return self._onnx_form(x, output_size)
+        acc = self.accumulate(self.input.centered(x), output_size)
         if self.output is None:
             return acc * self._per_channel(self.input.scale * self.weight_scale)
         multiplier = self.input.scale * self.weight_scale / self.output.scale
         return self.output.integers(acc * self._per_channel(multiplier))
 
-    def accumulate(self, x: Tensor) -> Tensor:
+    def accumulate(self, x: Tensor, output_size: OutputSize = None) -> Tensor:
         """``sum x * w_q + b_q``, exactly; `x` has its zero point taken off. Returned in float32."""
         dtype = torch.float32 if self.bound < EXACT_IN_FLOAT32 else torch.float64
         if dtype == torch.float64 and torch.compiler.is_exporting():
-            return self._accumulate_digits(x)
+            return self._accumulate_digits(x, output_size)
         bias = None if self.bias is None else self.bias.to(dtype)
-        return self.operation.operate(x.to(dtype), self.weight.to(dtype), bias).float()
+        weight = self.weight.to(dtype)
+        return self.operation.operate(x.to(dtype), weight, bias, output_size).float()
 
-    def _accumulate_digits(self, x: Tensor) -> Tensor:
+    def _accumulate_digits(self, x: Tensor, output_size: OutputSize) -> Tensor:
         """:meth:`accumulate` by digits: ONNX Runtime has no float64 convolution."""
         assert self.weight_digits is not None
         x_digits = [x]
@@ -143,7 +149,7 @@ class IntegerLayer(IntegerOperator):
         total = None if self.bias is None else self._per_channel(self.bias.double())
         for i, x_digit in enumerate(x_digits):
             for j, weight in enumerate(self.weight_digits):
-                part = self.operation.operate(x_digit, weight, None).double()
+                part = self.operation.operate(x_digit, weight, None, output_size).double()
                 part = part * float(_X_DIGIT**i * base**j)
                 total = part if total is None else total + part
         assert total is not None
@@ -173,7 +179,7 @@ class IntegerLayer(IntegerOperator):
             return vector
         return vector.reshape(-1, *[1] * (self.weight.dim() - 2))
 
-    def _onnx_form(self, x: Tensor) -> Tensor:
+    def _onnx_form(self, x: Tensor, output_size: OutputSize) -> Tensor:
         axis = None if self.weight_scale.dim() == 0 else self._axis
         zero = torch.zeros_like(self.weight_scale, dtype=torch.int8)
         weight = dequantize_linear(self.weight, self.weight_scale, zero, axis)
@@ -182,7 +188,7 @@ class IntegerLayer(IntegerOperator):
             scale = self.input.scale * self.weight_scale
             zero = torch.zeros_like(scale, dtype=torch.int32)
             bias = dequantize_linear(self.bias, scale, zero, None if axis is None else 0)
-        y = self.operation.operate(self.input(x), weight, bias)
+        y = self.operation.operate(self.input(x), weight, bias, output_size)
         return y if self.output is None else self.output(y)
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite._extras import needs_extra
-from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
+from edgeailite.quantization.graph.calls import argument, arguments, operation_of, traits_of
 from edgeailite.quantization.graph.model import graph_of, module_of
-from edgeailite.quantization.graph.operations import CAT
+from edgeailite.quantization.graph.operations import CAT, MEAN
 from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.methods.weight_ranges import start_weight_ranges
@@ -204,14 +204,25 @@ def _through(
     if operation_of(node) is CAT:
         if argument(node, "dim") not in (1, 1 - len(shapes[node])):
             return None
-        return [np.concatenate([value_of[n] for n in sources])]
+        return [np.concatenate([value_of[n] for n in argument(node, "tensors")])]
     if traits.keeps_order and _flattens(shapes[sources[0]], shapes[node]):
         return [np.repeat(value_of[sources[0]], count // len(value_of[sources[0]]))]
     if not traits.keeps_channels or any(len(value_of[n]) != count for n in sources):
         return None
-    if any(len(shapes[n]) < 2 for n in (node, *sources)):
+    ranks = {len(shapes[n]) for n in sources}
+    if len(ranks) > 1 or min(len(shapes[node]), *ranks) < 2 or _mixes_channels(node, *ranks):
         return None
     return [value_of[n] for n in sources]
+
+
+def _mixes_channels(node: fx.Node, rank: int) -> bool:
+    """Return True for a mean over other axes than those of an image, and for padded channels."""
+    given = arguments(node)
+    if operation_of(node) is MEAN:
+        dims = given["dim"] if isinstance(given["dim"], tuple | list) else [given["dim"]]
+        return not dims or any(not isinstance(d, int) or d % rank < 2 for d in dims)
+    pads = given.get("pad", ())
+    return not isinstance(pads, tuple | list) or len(pads) > 2 * (rank - 2)
 
 
 def _flattens(before: torch.Size, after: torch.Size) -> bool:

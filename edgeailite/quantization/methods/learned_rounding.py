@@ -226,10 +226,10 @@ class _SoftLayer:
         with self.call.layer.computing_with(self._compute):
             yield
 
-    def _compute(self, x: Tensor, *_: Any) -> Tensor:
+    def _compute(self, x: Tensor, *rest: Any) -> Tensor:
         layer, spec = self.call.layer, self.call.layer.weight_quantizer.spec
         rounded = (self.floor + _rectified(self.v)).clamp(spec.quant_min, spec.quant_max)
-        y = layer.operate(x, rounded * self.weight_scale, None)
+        y = layer.operate(x, rounded * self.weight_scale, None, output_size=rest[-1])
         shape = [1] * y.dim()
         shape[self.call.channel_axis] = -1
         half_scale = added_half_scale(self.call.output_quantizer)

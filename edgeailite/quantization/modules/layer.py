@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeailite.quantization.arithmetic.fold import channel_view, fold_bias, weight_rows
-from edgeailite.quantization.graph.operations import LAYERS, TRANSPOSED_CONVOLUTION
-from edgeailite.quantization.graph.registry import modules_of, operation_of_function
+from edgeailite.quantization.graph.operations import LAYERS
+from edgeailite.quantization.graph.registry import modules_of
 from edgeailite.quantization.graph.twins import make_twin, twin_types
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.bias import (
@@ -27,12 +27,21 @@ from edgeailite.quantization.modules.weight_quantizer import WeightQuantizer
 if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
 
+OutputSize = Sequence[int] | None
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
-# Called with the input, weight and bias in float, the batch norm, the quantizer of the input, and
-# the one behind that rounds down; see :meth:`QuantLayer.forward`.
+# Called with the input, weight and bias in float, the batch norm, the quantizer of the input, the
+# one behind that rounds down, and the output size; see :meth:`QuantLayer.forward`.
 Compute = Callable[
-    [Tensor, Tensor, Tensor | None, nn.Module | None, FakeQuantize | None, FakeQuantize | None],
+    [
+        Tensor,
+        Tensor,
+        Tensor | None,
+        nn.Module | None,
+        FakeQuantize | None,
+        FakeQuantize | None,
+        OutputSize,
+    ],
     Tensor,
 ]
 
@@ -83,9 +92,10 @@ class QuantLayer(nn.Module):
     # Of convolutions only.
     stride: tuple[int, ...]
     padding: tuple[int, ...]
-    output_padding: tuple[int, ...]
+    kernel_size: tuple[int, ...]
     groups: int
     dilation: tuple[int, ...]
+    _output_padding: Callable[..., list[int]]
     _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
     @classmethod
@@ -177,12 +187,16 @@ class QuantLayer(nn.Module):
         """Groups of the convolution; 1 for linear."""
         return int(getattr(self, "groups", 1))
 
-    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def operate(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: OutputSize = None
+    ) -> Tensor:
         """Run the bare operation with other values for weight and bias."""
         if isinstance(self, nn.Linear):
             return F.linear(x, weight, bias)
         if self.is_transposed:
-            options = self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            sizes = self.stride, self.padding, self.kernel_size, weight.dim() - 2, self.dilation
+            added = self._output_padding(x, output_size, *sizes)
+            options = self.stride, self.padding, added, self.groups, self.dilation
             return _TRANSPOSED[weight.dim() - 2](x, weight, bias, *options)
         return self._conv_forward(x, weight, bias)
 
@@ -192,6 +206,7 @@ class QuantLayer(nn.Module):
         batch_norm: nn.Module | None = None,
         input_quantizer: FakeQuantize | None = None,
         output_quantizer: FakeQuantize | None = None,
+        output_size: OutputSize = None,
     ) -> Tensor:
         """Compute the layer and the batch norm behind it.
 
@@ -201,9 +216,10 @@ class QuantLayer(nn.Module):
             input_quantizer: Its scale, times the weight's, is the bias's; None leaves the bias in
                 float.
             output_quantizer: The one behind, if it rounds down: half of its scale is added here.
+            output_size: Of a transposed convolution, as torch takes it; None: its own padding.
         """
         quantizers = input_quantizer, output_quantizer
-        return self._compute(x, self.weight, self.bias, batch_norm, *quantizers)
+        return self._compute(x, self.weight, self.bias, batch_norm, *quantizers, output_size)
 
     @contextmanager
     def computing_with(self, function: Compute) -> Iterator[None]:
@@ -222,21 +238,23 @@ class QuantLayer(nn.Module):
         batch_norm: nn.Module | None,
         input_quantizer: FakeQuantize | None,
         output_quantizer: FakeQuantize | None,
+        output_size: OutputSize = None,
     ) -> Tensor:
         """:meth:`forward` for a given weight and bias."""
         quantizers = input_quantizer, output_quantizer
         if self._substitute is not None:
-            return self._substitute(x, weight, bias, batch_norm, *quantizers)
+            return self._substitute(x, weight, bias, batch_norm, *quantizers, output_size)
         if not self.fake_quant_enabled:
-            y = self.operate(x, weight, bias)
+            y = self.operate(x, weight, bias, output_size)
             return y if batch_norm is None else batch_norm(y)
         if batch_norm is not None and batch_norm.training:
             weight = self._training_weight(weight, bias, batch_norm, input_quantizer)
-            y = batch_norm(self.operate(x, weight, bias))
+            y = batch_norm(self.operate(x, weight, bias, output_size))
             return y if output_quantizer is None else y + output_quantizer.qparams().scale / 2
         if self.bias_spec.is_float and input_quantizer is not None:
-            return self._operate_on_integers(x, weight, bias, batch_norm, *quantizers)
-        return self.operate(x, *self.quantized_parameters(weight, bias, batch_norm, *quantizers))
+            return self._operate_on_integers(x, weight, bias, batch_norm, *quantizers, output_size)
+        parameters = self.quantized_parameters(weight, bias, batch_norm, *quantizers)
+        return self.operate(x, *parameters, output_size)
 
     def _operate_on_integers(
         self,
@@ -246,13 +264,14 @@ class QuantLayer(nn.Module):
         batch_norm: nn.Module | None,
         input_quantizer: FakeQuantize | None,
         output_quantizer: FakeQuantize | None,
+        output_size: OutputSize,
     ) -> Tensor:
         """``(sum x * w_q + offset) * s_w``: with a float offset, the order of roundings counts."""
         folded = self.folded(weight, bias, batch_norm, input_quantizer)
         scale = self.channels(folded.scale, weight)
         integers = self.fake_quantized(folded.weight, folded.scale) / scale
         offset = float_offset(folded.bias, folded.scale, output_quantizer)
-        y = self.operate(x, integers, None) + per_output(offset, weight)
+        y = self.operate(x, integers, None, output_size) + per_output(offset, weight)
         return y * per_output(folded.scale, weight)
 
     def channels(self, vector: Tensor, weight: Tensor) -> Tensor:
@@ -340,46 +359,6 @@ class QuantLayer(nn.Module):
         # A dead channel takes any grid: its output is times 0.
         gain = torch.where(gain == 0, torch.ones_like(gain), gain)
         return self.fake_quantized(weight, scale / gain)
-
-
-class QuantFunctionalLayer(QuantLayer):
-    """Functional convolution or linear, whose weight and bias come with each call.
-
-    Args:
-        function: One of ``F.conv*`` or ``F.linear``, called as ``function(x, w, b, ...)``.
-        options: Its further arguments: stride, padding, ...
-        weight_spec: Grid of the weight.
-        bias_spec: Grid of the bias.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Tensor],
-        options: dict[str, Any],
-        weight_spec: QuantSpec,
-        bias_spec: BiasSpec,
-    ) -> None:
-        super().__init__()
-        self.function, self.options = function, options
-        vars(self).update(options)  # stride, padding, ... where torch's layers have them
-        self.transposed = operation_of_function(function) is TRANSPOSED_CONVOLUTION
-        self.begin(weight_spec, bias_spec)
-
-    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Call the function with its further arguments."""
-        return self.function(x, weight, bias, **self.options)
-
-    def forward(  # type: ignore[override]
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        batch_norm: nn.Module | None = None,
-        input_quantizer: FakeQuantize | None = None,
-        output_quantizer: FakeQuantize | None = None,
-    ) -> Tensor:
-        """As :meth:`QuantLayer.forward`."""
-        return self._compute(x, weight, bias, batch_norm, input_quantizer, output_quantizer)
 
 
 def per_output(vector: Tensor, weight: Tensor) -> Tensor:

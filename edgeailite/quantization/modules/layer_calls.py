@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.calls import operation_of
+from edgeailite.quantization.graph.calls import argument, operation_of
 from edgeailite.quantization.graph.model import graph_of, module_of
-from edgeailite.quantization.graph.operations import LINEAR
+from edgeailite.quantization.graph.operations import LINEAR, TRANSPOSED_CONVOLUTION
 from edgeailite.quantization.graph.recording import Hook, hooked
 from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import FoldedLayer, QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.modules.layer import FoldedLayer, QuantLayer
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
@@ -55,6 +55,12 @@ class LayerCall:
         return node
 
     @property
+    def output_size(self) -> Any:
+        """Output size that a transposed convolution is given in the call, numbers or nodes."""
+        known = operation_of(self.node) is TRANSPOSED_CONVOLUTION
+        return argument(self.node, "output_size") if known else None
+
+    @property
     def channel_axis(self) -> int:
         """Axis of the output that holds the channels."""
         return -1 if operation_of(self.node) is LINEAR else 1
@@ -84,8 +90,8 @@ def layer_call(model: GraphModel, node: fx.Node) -> LayerCall | None:
     def resolve(value: Any) -> Any:
         return parameter_value(model, value) if isinstance(value, fx.Node) else value
 
-    if isinstance(layer, QuantFunctionalLayer):
-        weight, bias = (*map(resolve, node.args[1:3]), None)[:2]
+    if "weight" in node.meta["call"].places:  # a functional layer
+        weight, bias = (resolve(argument(node, name)) for name in ("weight", "bias"))
     else:
         weight, bias = layer.weight, layer.bias
     names = ("batch_norm", "input_quantizer", "output_quantizer")

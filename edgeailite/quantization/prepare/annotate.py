@@ -27,18 +27,20 @@ from edgeailite.quantization.graph.operations import (
     RELU,
     SCALAR,
     TRANSPOSED_CONVOLUTION,
+    UNKNOWN,
 )
 from edgeailite.quantization.graph.patterns import (
     call_sites,
     clamp_bounds,
+    computed_parameter,
     foldable_batch_norm,
+    is_absorbed,
     last_values,
     only_user,
     operation_path,
 )
 from edgeailite.quantization.graph.results import NO_FLOATS, is_input
 from edgeailite.quantization.graph.running import (
-    is_computed_from_parameters,
     parameter_value,
 )
 from edgeailite.quantization.graph.value_types import is_known_not_to_be_float
@@ -63,6 +65,7 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
         policy: The configurations.
         target: What the hardware computes.
     """
+    _refuse_calls(model, target)
     outputs = last_values(graph_of(model))
     sites = call_sites(graph_of(model))
     for node in graph_of(model).nodes:
@@ -82,6 +85,15 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
             spec = replace(spec, bit_width=qconfig.end_bits)
         annotation = _output_annotation(model, node, spec, sites)
         node.meta["quant"] = target.annotate(node, annotation)
+
+
+def _refuse_calls(model: GraphModel, target: Target) -> None:
+    """Make calls unknown that the target does not compute with these arguments."""
+    for node in graph_of(model).nodes:
+        if target.computes(operation_of(node)):
+            reason = target.refuses(node, module_of(model, node))
+            if reason:
+                node.meta["call"] = replace(node.meta["call"], operation=UNKNOWN, reason=reason)
 
 
 def _qconfig_of(model: GraphModel, node: fx.Node, policy: Policy) -> QConfig | None:
@@ -108,13 +120,13 @@ def _annotate_layer(model: GraphModel, node: fx.Node, policy: Policy) -> None:
 
 
 def _weight_of(model: GraphModel, node: fx.Node) -> Tensor | None:
-    """Return a layer's weight; None for a function whose weight depends on the input."""
+    """Return a layer's weight; None for a function with one that depends on the input."""
     if node.op == "call_module":
         weight = model.get_submodule(str(node.target)).weight
         assert isinstance(weight, Tensor)
         return weight
     weight = argument(node, "weight")
-    if not isinstance(weight, fx.Node) or not is_computed_from_parameters(weight):
+    if computed_parameter(node) is not None or not isinstance(weight, fx.Node):
         return None
     value = parameter_value(model, weight)
     assert isinstance(value, Tensor)
@@ -166,20 +178,15 @@ def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target:
         return True
     is_fused = not (is_input(node) or traits.moves_values or traits.is_activation)
     if user is not None and is_fused:
-        if _is_absorbed(user):
+        if is_absorbed(user):
             return False
         if traits.has_weight and foldable_batch_norm(model, node) is not None:
             return False
     if is_input(node):
         return policy.quantize_in and _feeds(node, target.quantizes_input_of)
-    if target.computes(operation) and (not traits.is_activation or _is_absorbed(node)):
+    if target.computes(operation) and (not traits.is_activation or is_absorbed(node)):
         return True
     return not traits.moves_values and _feeds(node, target.computes)
-
-
-def _is_absorbed(node: fx.Node) -> bool:
-    """Return True for an activation function that the quantizer behind it computes."""
-    return operation_of(node) is RELU or clamp_bounds(node) is not None
 
 
 def _feeds(node: fx.Node, wanted: Callable[[Operation], bool]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
@@ -18,7 +19,8 @@ from edgeailite.quantization.graph.operations import BATCH_NORM, QUANTIZER, SCAL
 from edgeailite.quantization.graph.patterns import is_foldable, operation_path, quantizer_of
 from edgeailite.quantization.graph.twins import replace_modules
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
+from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.normalization import StandaloneBatchNorm, StandaloneLayerNorm
 from edgeailite.quantization.modules.pact2 import PACT2
 
@@ -124,13 +126,23 @@ def _insert_layer(
     behind = module_of(model, output)
     if isinstance(behind, FakeQuantize) and behind.spec.rounding == "floor":
         references["output_quantizer"] = _reference(model, node, str(output.target))
+    _name_output_size(node)
     node.kwargs = {**node.kwargs, **references}
+
+
+def _name_output_size(node: fx.Node) -> None:
+    """Give the output size of a transposed convolution by keyword, as :class:`QuantLayer` does."""
+    call: Call = node.meta["call"]
+    if call.places.get("output_size") == 1:
+        node.args, node.kwargs = node.args[:1], {**node.kwargs, "output_size": node.args[1]}
+        node.meta["call"] = replace(call, places={**call.places, "output_size": "output_size"})
 
 
 def _lift_function(model: GraphModel, node: fx.Node, annotation: LayerAnnotation) -> fx.Node:
     """Make ``F.conv2d(x, w, b, ...)`` a module call with ``x, w, b``; the module holds the rest."""
     options = arguments(node)
     tensors = tuple(options.pop(name) for name in ("input", "weight", "bias"))
+    options.pop("output_size", None)  # of modules alone
     qconfig = annotation.qconfig
     assert qconfig.weight is not None
     assert callable(node.target)
@@ -141,7 +153,7 @@ def _lift_function(model: GraphModel, node: fx.Node, annotation: LayerAnnotation
     with graph_of(model).inserting_after(node):
         call = graph_of(model).call_module(path, tensors)
     places = {"input": 0, "weight": 1, "bias": 2}
-    read = Call(operation_of(node), places, options)
+    read = Call(operation_of(node), places, {**options, "output_size": None})
     call.meta.update(call=read, owner=node.meta.get("owner", ""))
     node.replace_all_uses_with(call)
     graph_of(model).erase_node(node)

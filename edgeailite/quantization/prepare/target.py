@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.spec import QuantSpec, Rounding
@@ -45,6 +45,15 @@ class Target(ABC):
     def quantizes_input_of(self, operation: Operation) -> bool:
         """Return True for an operation for which the network's input is quantized."""
         return self.computes(operation)
+
+    def refuses(self, node: fx.Node, module: nn.Module | None) -> str:
+        """Say why a call of an operation that it computes runs in float; empty: it is computed.
+
+        Args:
+            node: The call.
+            module: The module it calls, for ``call_module`` nodes.
+        """
+        return ""
 
     def annotate(self, node: fx.Node, annotation: OutputAnnotation) -> OutputAnnotation:
         """Adapt the annotation of a value to the target's arithmetic.

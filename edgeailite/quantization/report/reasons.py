@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
-from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
+from edgeailite.quantization.graph.calls import operands, operation_of, traits_of
 from edgeailite.quantization.graph.model import graph_of, module_of, target_of
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
@@ -18,10 +18,10 @@ from edgeailite.quantization.graph.operations import (
     SCALAR,
     UNKNOWN,
 )
-from edgeailite.quantization.graph.patterns import quantizer_of
-from edgeailite.quantization.graph.running import is_computed_from_parameters
+from edgeailite.quantization.graph.patterns import computed_parameter, is_absorbed, quantizer_of
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
+from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
 from edgeailite.quantization.modules.layer_calls import layer_call
 from edgeailite.quantization.modules.normalization import StandaloneBatchNorm, StandaloneLayerNorm
 from edgeailite.quantization.report.entries import FloatEntry
@@ -96,9 +96,9 @@ def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
         on_grid = quantizer_of(call.input_node) is not None
         return None if on_grid else f"its weight is quantized, but its input {_OFF_GRID}"
     if module is None:
-        weight = argument(node, "weight")
-        if not (isinstance(weight, fx.Node) and is_computed_from_parameters(weight)):
-            return "its weight depends on the input"
+        computed = computed_parameter(node)
+        if computed is not None:
+            return f"its {computed} depends on the input"
     elif type(module) not in QUANT_LAYERS:
         base = next(b.__name__ for b in QUANT_LAYERS if isinstance(module, b))
         return f"a subclass of {base} may compute anything: only torch's own layers are quantized"
@@ -112,10 +112,10 @@ def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
         return "NoQAct behind it asks for float"
     if not target_of(model).computes(operation_of(node)):
         return "the target has no integer form of it"
+    if traits_of(node).is_activation and not is_absorbed(node):
+        return "its bounds are not two numbers, the lower one first, so no grid can hold them"
     if QUANTIZER not in readers:
         return _BY_CONFIGURATION
-    if traits_of(node).is_activation:
-        return "its bounds are not two numbers, so no grid can hold them"
     if all(quantizer_of(operand) is not None for operand in operands(node)):
         return None
     return f"an operand {_OFF_GRID}"

@@ -4,7 +4,7 @@ from torch import nn
 
 from edgeailite.quantization.graph.attention import is_traceable_attention, multihead_attention
 from edgeailite.quantization.graph.capture import capture
-from edgeailite.quantization.modules.layer import QuantFunctionalLayer
+from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
 from edgeailite.quantization.wrappers import PTCFxModule
 
 OPTIONS = [{}, {"batch_first": True}, {"bias": False}]

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import inspect
-import math
 import operator
 import pickle
 import warnings
@@ -33,7 +32,7 @@ METHODS = list(registry._BY_METHOD)
 MODULES = list(registry._BY_MODULE)
 TRAITS = [field.name for field in dataclasses.fields(Traits)]
 # Rows that other rows' arguments lead to, with the row that is called.
-VARIANTS = {"resize_nearest": "resize", "pad_from_inside": "pad"}
+VARIANTS = {"resize_nearest": "resize", "resize_cubic": "resize", "pad_from_inside": "pad"}
 # Parameters that torch has in C++ only.
 FROM_ELSEWHERE = {
     "to_device": ("device", "non_blocking", "memory_format"),
@@ -125,7 +124,7 @@ def test_a_name_of_a_type_leads_to_its_row(type_name):
         (torch.nn.functional.relu6, "relu6"), (torch.nn.functional.conv_transpose3d,
         "transposed_convolution"), (torch.flatten, "flatten"), (operator.getitem, "index"),
         (operator.isub, "sub"), (torch.bmm, "matmul"), (torch.narrow, "select"),
-        (math.ceil, "scalar"), (torch.amin, "extreme"), (torch.pow, "div_or_pow"),
+        (getattr, "scalar"), (torch.amin, "extreme"), (torch.pow, "div_or_pow"),
         ("view", "reshape"), ("clip_", "clamp"), ("t", "transpose"), ("numel", "scalar"),
         (nn.SyncBatchNorm, "batch_norm"), (nn.ConstantPad3d, "pad"), (nn.Dropout1d, "dropout"),
         (nn.ReplicationPad1d, "pad_from_inside"), (nn.AlphaDropout, "drop_path"),
@@ -383,8 +382,8 @@ ON_ALL = {
     "clamp", "add", "cat", "stack", "avg_pool", "adaptive_avg_pool", "mean",
 }  # fmt: skip
 COMPUTED = {
-    "onnx_runtime": ON_ALL | {"sub", "mul", "matmul", "einsum", "resize"},
-    "tidl": ON_ALL | {"sub", "mul", "matmul", "einsum", "resize"},
+    "onnx_runtime": ON_ALL | {"sub", "mul", "matmul", "einsum", "resize", "resize_cubic"},
+    "tidl": ON_ALL | {"sub", "mul", "matmul", "einsum", "resize", "resize_cubic"},
     "tinpu": ON_ALL,
 }
 

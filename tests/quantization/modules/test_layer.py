@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.arithmetic.spec import BiasSpec, QuantSpec
-from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
+from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
 from edgeailite.quantization.modules.pact2 import PACT2
 from tests.quantization.arithmetic.test_fold import LAYERS, make
 from tests.quantization.helpers import randomize_batch_norms
@@ -173,7 +174,7 @@ def test_a_function_stands_in_for_a_layer_and_its_batch_norm():
     x, seen = torch.randn(2, 3, 4, 4), []
     expected = layer(x, norm.eval())
 
-    def double(x, weight, bias, batch_norm, input_quantizer, output_quantizer):
+    def double(x, weight, bias, batch_norm, input_quantizer, output_quantizer, output_size):
         seen.append((weight, bias, batch_norm, input_quantizer, output_quantizer))
         return layer.operate(x, 2 * weight, bias)
 

@@ -13,7 +13,8 @@ from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.graph.registry import modules_of
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.modules.layer import QuantFunctionalLayer, QuantLayer
+from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
+from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.layer_calls import float_arithmetic
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.prepare.annotate import annotate

@@ -123,9 +123,10 @@ def _only_this_weight(layer: QuantLayer, spec: QuantSpec) -> Iterator[None]:
     """Let a layer compute with its folded weight on the grid of `spec`, and a float bias."""
     before = layer.weight_quantizer.spec
 
-    def compute(x: Tensor, weight: Tensor, bias: Any, batch_norm: Any, *_: Any) -> Tensor:
+    def compute(x: Tensor, weight: Tensor, bias: Any, batch_norm: Any, *rest: Any) -> Tensor:
         folded = layer.folded(weight, bias, batch_norm, None)
-        return layer.operate(x, layer.fake_quantized(folded.weight, folded.scale), folded.bias)
+        on_grid = layer.fake_quantized(folded.weight, folded.scale)
+        return layer.operate(x, on_grid, folded.bias, output_size=rest[-1])
 
     layer.weight_quantizer.spec = spec
     try:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from edgeailite.quantization.graph.average_calls import global_average
 from edgeailite.quantization.graph.calls import (
     argument,
     arguments,
@@ -18,8 +19,8 @@ from edgeailite.quantization.graph.calls import (
     traits_of,
 )
 from edgeailite.quantization.graph.model import module_of
-from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, INDEX, LAYERS
-from edgeailite.quantization.graph.window_sums import global_average
+from edgeailite.quantization.graph.moves import INDEX
+from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, LAYERS
 from edgeailite.quantization.integer.common_rules import (
     COMMON,
     has_integer_input,
@@ -96,7 +97,7 @@ def convert_matmul(converter: Converter, node: fx.Node, quantizer: fx.Node, grid
     converter.set(quantizer, converter.call(str(quantizer.target), product, *values), grid)
 
 
-@RULES.converts("resize")
+@RULES.converts("resize", "resize_cubic")
 def convert_on_one_grid(
     converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid
 ) -> None:

@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.calls import argument, operation_of
+from edgeailite.quantization.graph.calls import argument, arguments, factors, operation_of
 from edgeailite.quantization.graph.model import graph_of, module_of
+from edgeailite.quantization.graph.moves import MAX_POOL, PERMUTE, TRANSPOSE
 from edgeailite.quantization.graph.operations import (
     ADD,
     CAT,
     INPUT,
-    MAX_POOL,
     OUTPUT,
-    PERMUTE,
     SCALAR,
-    TRANSPOSE,
 )
 from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
+from edgeailite.quantization.graph.variants import contains_node
 from edgeailite.quantization.graph.window_sums import Mean, Windows
 from edgeailite.quantization.integer.grid import Dequantize, Grid
 from edgeailite.quantization.targets.tinpu.c_instructions import (
@@ -97,11 +96,12 @@ class _Reader:
         if operation.traits.keeps_order:
             self.buffers[node] = self._renamed(node)
         elif operation is MAX_POOL:
-            self._max_pool(node)
+            self._max_pool(node, _fixed_arguments(node))
         elif operation in (PERMUTE, TRANSPOSE):
-            self._permute(node)
+            self._permute(node, _fixed_arguments(node))
         elif operation.traits.joins_grids:
-            self.pending[node] = [self._operand(n) for n in node.all_input_nodes]
+            joined = argument(node, "tensors") if operation.traits.concatenates else factors(node)
+            self.pending[node] = [self._operand(n) for n in joined]
         else:
             name = getattr(node.target, "__name__", str(node.target))
             what = type(module).__name__ if module is not None else name
@@ -175,7 +175,8 @@ class _Reader:
             or getattr(operation, "padding_mode", "zeros") != "zeros"
         ):
             raise _unsupported(node, "its padding is not a number of zeros")
-        options = {n: _pair(getattr(operation, n)) for n in ("stride", "dilation")}
+        axes = module.weight.dim() - 2
+        options = {n: _sides(getattr(operation, n), axes) for n in ("stride", "dilation")}
         self._emit(
             "TRANSPOSED_CONVOLUTION" if operation.is_transposed else "CONVOLUTION",
             node,
@@ -183,7 +184,7 @@ class _Reader:
             shape_in=three(shape),
             shape_out=three(out),
             kernel=_pair(module.weight.shape[2:]),
-            padding=_pair(operation.padding, 0),
+            padding=_sides(operation.padding, axes, 0),
             groups=operation.num_groups,
             **options,
             **common,
@@ -214,29 +215,26 @@ class _Reader:
             **tables,
         )
 
-    def _max_pool(self, node: fx.Node) -> None:
-        shape = self._shape_of_operand(node)
-        names = {"kernel": "kernel_size", "stride": "stride", "padding": "padding"}
-        sizes = {key: argument(node, name) for key, name in (*names.items(), ("dilation",) * 2)}
-        if len(shape) > 3:
+    def _max_pool(self, node: fx.Node, given: dict[str, Any]) -> None:
+        axes = len(self._shape_of_operand(node)) - 1
+        if axes > 2:
             raise _unsupported(node, "it is 3-d")
-        sizes["stride"] = sizes["stride"] or sizes["kernel"]
-        options = {
-            name: _pair(
-                value if isinstance(value, tuple | list) else [value] * (len(shape) - 1),
-                name != "padding",
-            )
-            for name, value in sizes.items()
-        }
-        self._move("MAX_POOL", node, **options)
+        self._move(
+            "MAX_POOL",
+            node,
+            kernel=_sides(given["kernel_size"], axes),
+            stride=_sides(given["stride"] or given["kernel_size"], axes),
+            padding=_sides(given["padding"], axes, 0),
+            dilation=_sides(given["dilation"], axes),
+        )
 
-    def _permute(self, node: fx.Node) -> None:
+    def _permute(self, node: fx.Node, given: dict[str, Any]) -> None:
         shape = self._shape_of_operand(node)
         full = torch.arange(math.prod(shape)).reshape(1, *shape)
         if operation_of(node) is PERMUTE:
-            moved = full.permute(argument(node, "dims"))
+            moved = full.permute(given["dims"])
         else:
-            moved = full.transpose(argument(node, "dim0"), argument(node, "dim1"))
+            moved = full.transpose(given["dim0"], given["dim1"])
         if torch.equal(moved.flatten(), full.flatten()):  # only axes of size 1 change places
             self.buffers[node] = self._renamed(node)
             return
@@ -267,12 +265,17 @@ class _Reader:
             ):
                 raise _unsupported(node, "it adds values of different shapes")
             shape = three(self.shapes[node])
-            both = operands * (2 // len(operands))
             self._emit(
-                "ADD", node, module.grid, operands=both, holds=2, shape_in=shape, shape_out=shape
+                "ADD",
+                node,
+                module.grid,
+                operands=operands,
+                holds=2,
+                shape_in=shape,
+                shape_out=shape,
             )
             return
-        axis: Any = argument(source, "dim")
+        axis: Any = _fixed_arguments(source)["dim"]
         if operation_of(source) is not CAT or axis % (len(self.shapes[node]) + 1) != 1:
             raise _unsupported(node, "it concatenates along another axis than the channels")
         result = Buffer(self.shapes[node], module.grid)
@@ -308,10 +311,23 @@ _READERS: dict[type[nn.Module], Callable[..., None]] = {
 }
 
 
-def _pair(value: Any, fill: int = 1) -> tuple[int, int]:
+def _fixed_arguments(node: fx.Node) -> dict[str, Any]:
+    """All arguments of a call but the tensors, which must not be computed in the model."""
+    given = {k: v for k, v in arguments(node).items() if k not in ("input", "tensors")}
+    for name, value in given.items():
+        if contains_node(value):
+            raise _unsupported(node, f"its {name} is computed in the model")
+    return given
+
+
+def _sides(value: Any, axes: int, fill: int = 1) -> tuple[int, int]:
+    """Height and width of an argument that is one number for all axes, or one for each."""
+    return _pair(value if isinstance(value, tuple | list) else [value] * axes, fill)
+
+
+def _pair(values: Sequence[int], fill: int = 1) -> tuple[int, int]:
     """Height and width; a time series has width 1 (padding 0)."""
-    values = [int(v) for v in (value if isinstance(value, tuple | list | torch.Size) else [value])]
-    return values[0], values[1] if len(values) > 1 else int(fill)
+    return int(values[0]), int(values[1]) if len(values) > 1 else fill
 
 
 def _tables(node: fx.Node, offset: Tensor, multiplier: Tensor, shift: Tensor) -> dict[str, Any]:

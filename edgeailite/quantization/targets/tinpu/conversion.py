@@ -62,7 +62,7 @@ def convert_layer(converter: Converter, node: fx.Node, quantizer: fx.Node, grid:
     call = layer_call(converter.model, node)
     assert call is not None
     layer = _integer_layer(call, converter.grid(call.input_node), grid)
-    value = converter.call(call.path, layer, converter.values[call.input_node])
+    value = converter.call_layer(call.path, layer, call.input_node, call.output_size)
     converter.set(quantizer, value, grid)
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operation_of
 from edgeailite.quantization.graph.model import GraphModel, graph_of, module_of
-from edgeailite.quantization.graph.operations import MAX_POOL
+from edgeailite.quantization.graph.moves import MAX_POOL
 from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
+from edgeailite.quantization.graph.variants import contains_node
 from edgeailite.quantization.graph.window_sums import Mean
 from edgeailite.quantization.integer.grid import Dequantize
 from edgeailite.quantization.targets.tinpu.operators import OffsetScaleShiftLayer, WindowAverage
@@ -207,7 +208,16 @@ def _average(module: WindowAverage, shape: torch.Size) -> Iterator[Finding]:
 
 
 def _max_pool(node: fx.Node, shape: torch.Size) -> Iterator[Finding]:
-    kernel = argument(node, "kernel_size")
+    kernel: Any = argument(node, "kernel_size")
+    if contains_node(kernel):
+        yield Finding(
+            call_name(node),
+            "a max-pool's kernel",
+            "computed in the model",
+            "sides of 1 to 4",
+            "Write it as numbers.",
+        )
+        return
     # A time series has width 1.
     sides = _sides((kernel,) if len(shape) == 3 and isinstance(kernel, int) else kernel)
     if any(side not in POOL_SIDES for side in sides):

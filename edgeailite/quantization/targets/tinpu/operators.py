@@ -33,7 +33,7 @@ from edgeailite.quantization.targets.tinpu.modules import average_constants
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.window_sums import WindowSum
-    from edgeailite.quantization.modules.layer import QuantLayer
+    from edgeailite.quantization.modules.layer import OutputSize, QuantLayer
 
 # Operator of the exported file, and the name of the constant that is its second input.
 _CONSTANT_NAMES = {"Add": "offset", "Mul": "factor"}
@@ -197,15 +197,15 @@ class OffsetScaleShiftLayer(IntegerOperator):
         """Bits of a weight."""
         return self.operation.weight_quantizer.spec.bit_width
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Integers in and out, shapes as the layer's."""
-        return self.output(self.accumulate(x))
+    def forward(self, x: Tensor, output_size: OutputSize = None) -> Tensor:
+        """Integers in and out, shapes as the layer's; see :meth:`QuantLayer.forward`."""
+        return self.output(self.accumulate(x, output_size))
 
-    def accumulate(self, x: Tensor) -> Tensor:
+    def accumulate(self, x: Tensor, output_size: OutputSize = None) -> Tensor:
         """``sum x_q * w_q``, exactly."""
         if self.weight.dim() == 2 and x.dim() == 2 and torch.compiler.is_exporting():
             shape = (x.shape[0], self.weight.shape[0])
             return torch.onnx.ops.symbolic(
                 "Gemm", (x, self.weight), {"transB": 1}, dtype=x.dtype, shape=shape, version=13
             )
-        return self.operation.operate(x, self.weight, None)
+        return self.operation.operate(x, self.weight, None, output_size)

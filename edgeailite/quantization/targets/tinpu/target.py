@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.arithmetic.fixed_point import MULTIPLIER_BITS
+from edgeailite.quantization.graph.average_calls import average_module, unknown_windows
 from edgeailite.quantization.graph.calls import operation_of, traits_of
 from edgeailite.quantization.graph.operations import BATCH_NORM, QUANTIZER
-from edgeailite.quantization.graph.window_sums import average_module
 from edgeailite.quantization.integer.rule_target import RuleTarget
 from edgeailite.quantization.prepare.policy import ModuleAnnotation, OutputAnnotation
 from edgeailite.quantization.targets.tinpu.c_files import export_c
@@ -66,6 +66,10 @@ class Tinpu(RuleTarget):
     def quantizes_input_of(self, operation: Operation) -> bool:
         """Return True for all that is computed but a batch norm, which may normalise the input."""
         return operation is not BATCH_NORM and self.computes(operation)
+
+    def refuses(self, node: fx.Node, module: nn.Module | None) -> str:
+        """Say which windows of an average are not known before the model runs."""
+        return unknown_windows(node, module) if traits_of(node).averages else ""
 
     def annotate(self, node: fx.Node, annotation: OutputAnnotation) -> OutputAnnotation:
         """Decide the sign, let averages and batch norms round down, share scales."""
