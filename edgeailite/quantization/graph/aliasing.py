@@ -59,11 +59,13 @@ class TracedAliasing(Aliasing):
         if not traits.views or traits.splits or node.target in _COPIES:
             return None
         operand = node.all_input_nodes[0]
+        if traits_of(operand).splits and not self.is_split(operand):
+            return None  # a pool's values, beside their places
         return operand.all_input_nodes[0] if self.is_split(operand) else operand
 
     def is_split(self, node: fx.Node) -> bool:
         """Return True for a call that gives a tuple of views."""
-        return traits_of(node).splits
+        return traits_of(node).splits and traits_of(node).views
 
     def put_back(self, view: fx.Node, base: fx.Node, value: fx.Node) -> fx.Node:
         """Refuse: sizes, which this needs, are not known to symbolic tracing."""

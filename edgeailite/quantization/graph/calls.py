@@ -139,7 +139,7 @@ def read_call(node: fx.Node, module: nn.Module | None) -> Call:
         return Call(_BY_OP[node.op])
     part = part_of(node) if node.target in (operator.getitem, getattr) else None
     if part is not None:
-        return Call(part, dict(zip(part.parameters, (0, 1), strict=True)))
+        return Call(part, dict(zip(part.parameters, (0, 1), strict=False)))
     operation = _operation_called(node, module)
     call = Call(UNKNOWN) if operation is None else _bind(operation, node, module)
     if _reads_only_scalars(call.operation, node):

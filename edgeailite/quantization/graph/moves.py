@@ -14,7 +14,6 @@ from torch import nn
 
 from edgeailite.quantization.graph import traits, variants
 from edgeailite.quantization.graph.modes import TrainingOnly
-from edgeailite.quantization.graph.operations import RESIZE_PARAMETERS
 from edgeailite.quantization.graph.registry import each
 from edgeailite.quantization.graph.registry import register_operation as row
 
@@ -25,7 +24,7 @@ MAX_POOL = row(
     variant=variants.values_with_places,
     onnx=("MaxPool",),
     modules=each(nn, "MaxPool{}d"),
-    functions=each(F, "_max_pool{}d") + each(torch, "max_pool{}d"),
+    functions=each(F, "_max_pool{}d", "max_pool{}d_with_indices") + each(torch, "max_pool{}d"),
 )
 row(
     "adaptive_max_pool",
@@ -33,7 +32,7 @@ row(
     "input, output_size, return_indices=False",
     variant=variants.values_with_places,
     modules=each(nn, "AdaptiveMaxPool{}d"),
-    functions=each(F, "_adaptive_max_pool{}d"),
+    functions=each(F, "_adaptive_max_pool{}d", "adaptive_max_pool{}d_with_indices"),
 )
 row(
     "extreme",
@@ -43,7 +42,7 @@ row(
     functions=(torch.amax, torch.amin),
     methods=("amax", "amin"),
 )
-row("resize_nearest", traits.MOVE_IN_CHANNEL, RESIZE_PARAMETERS, onnx=("Resize",))
+row("resize_nearest", traits.MOVE_IN_CHANNEL, variants.RESIZE_PARAMETERS, onnx=("Resize",))
 row(
     "pad",
     traits.MOVE_IN_CHANNEL,

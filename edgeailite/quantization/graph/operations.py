@@ -198,14 +198,10 @@ MEAN = row(
     functions=(torch.mean,),
     methods=("mean",),
 )
-RESIZE_PARAMETERS = (
-    "input, size=None, scale_factor=None, mode='nearest', align_corners=None, "
-    "recompute_scale_factor=None, antialias=False"
-)
 row(
     "resize",
     replace(traits.AVERAGE, averages=False, may_overwrite=True),
-    RESIZE_PARAMETERS,
+    variants.RESIZE_PARAMETERS,
     variant=variants.interpolation,
     modules=(nn.Upsample,),
     functions=(F.interpolate, F.upsample),
@@ -213,5 +209,5 @@ row(
 row(
     "resize_cubic",
     replace(traits.AVERAGE, averages=False, may_overwrite=True, keeps_sign=False),
-    RESIZE_PARAMETERS,
+    variants.RESIZE_PARAMETERS,
 )

@@ -16,17 +16,19 @@ from edgeailite.quantization.graph.registry import register_operation as row
 from edgeailite.quantization.graph.value_types import TensorType
 
 if TYPE_CHECKING:
-    from edgeailite.quantization.graph.registry import BoundCall, Operation, Variant
+    from edgeailite.quantization.graph.registry import Operation
 
-ELEMENT = row("element", replace(traits.NONE, reads_one=True), "input, key")
+ELEMENT = row("element", replace(traits.NONE, reads_one=True))
 """A part of a dict, list or dataclass, or of a result with several tensors."""
-RECURRENT = row(
-    "recurrent",
-    replace(traits.NONE, splits=True),
-    "input",
-    modules=(nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell),
-)
+RECURRENT = row("recurrent", traits.NONE, modules=(nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell))
 """Stays whole, in float; its result is a tuple."""
+VALUES_AND_PLACES = row(
+    "values_and_places",
+    traits.NONE,
+    functions=(torch.max, torch.min, torch.topk, torch.sort, torch.median, torch.mode),
+    methods=("max", "min", "topk", "sort", "median", "mode", "kthvalue"),
+)
+"""In float; the result is a pair, where an axis is given."""
 NO_FLOATS = row(
     "no_floats",
     traits.NONE,
@@ -44,60 +46,17 @@ NO_FLOATS = row(
 """Gives booleans or integers, which no grid holds."""
 
 
-def _with_a_dimension(call: BoundCall) -> Variant | None:
-    """``max(x)`` gives one value, ``max(x, y)`` compares tensors."""
-    dim = call.arguments["dim"]
-    if dim is None or isinstance(dim, fx.Node):
-        return "unknown", "it has no dimension: a maximum of all values, or of two tensors"
-    return None
-
-
-WITH_INDICES = row(
-    "with_indices",
-    replace(traits.MOVE, splits=True),
-    "input, k, dim=-1, largest=True, sorted=True",
-    functions=(torch.topk,),
-    methods=("topk",),
-)
-"""Values of the operand, and where they were."""
-row(
-    "extreme_with_index",
-    WITH_INDICES.traits,
-    "input, dim=None, keepdim=False",
-    variant=_with_a_dimension,
-    functions=(torch.max, torch.min),
-    methods=("max", "min"),
-)
-row(
-    "sort",
-    WITH_INDICES.traits,
-    "input, dim=-1, descending=False, stable=False",
-    functions=(torch.sort,),
-    methods=("sort",),
-)
-row(
+MAX_POOL_WITH_INDICES = row(
     "max_pool_with_indices",
-    replace(WITH_INDICES.traits, keeps_channels=True),
-    "input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=True",
-    functions=each(F, "max_pool{}d_with_indices"),
+    replace(traits.MOVE_IN_CHANNEL, splits=True),
 )
-row(
+ADAPTIVE_MAX_POOL_WITH_INDICES = row(
     "adaptive_max_pool_with_indices",
-    replace(WITH_INDICES.traits, keeps_channels=True),
-    "input, output_size, return_indices=True",
-    functions=each(F, "adaptive_max_pool{}d_with_indices"),
-)
-_WITH_INDICES = (
-    WITH_INDICES.name,
-    "extreme_with_index",
-    "sort",
-    "max_pool_with_indices",
-    "adaptive_max_pool_with_indices",
+    replace(traits.MOVE_IN_CHANNEL, splits=True),
 )
 MAX_UNPOOL = row(
     "max_unpool",
     traits.MOVE_IN_CHANNEL,
-    "input, indices, kernel_size, stride=None, padding=0, output_size=None",
     modules=each(nn, "MaxUnpool{}d"),
     functions=each(F, "max_unpool{}d"),
 )
@@ -113,16 +72,17 @@ def part_of(node: fx.Node) -> Operation | None:
     if not isinstance(source, fx.Node):
         return None
     operation, known = source.meta["call"].operation, source.meta.get("type")
-    if operation.name in _WITH_INDICES:
-        return operation_named("index") if key in (0, "values") else ELEMENT
-    if operation.traits.splits and operation is not RECURRENT:
+    if operation in (MAX_POOL_WITH_INDICES, ADAPTIVE_MAX_POOL_WITH_INDICES):
+        return operation_named("index") if key == 0 else ELEMENT
+    if operation.traits.splits:
         return None
-    if operation is RECURRENT or (node.target is operator.getitem and isinstance(key, str)):
-        return ELEMENT
     if known is not None:
         return None if isinstance(known, TensorType) or known is torch.Size else ELEMENT
+    if node.target is getattr:
+        return ELEMENT if operation is VALUES_AND_PLACES else None
+    is_part = operation in (RECURRENT, VALUES_AND_PLACES) or isinstance(key, str)
     of_hidden = operation is ELEMENT and source.args[1] == 1 and _root(source) is RECURRENT
-    return ELEMENT if of_hidden and isinstance(key, int) else None
+    return ELEMENT if is_part or (of_hidden and isinstance(key, int)) else None
 
 
 def _root(node: fx.Node) -> Operation:

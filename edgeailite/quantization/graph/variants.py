@@ -15,6 +15,11 @@ from torch import Tensor, fx
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.registry import BoundCall, Variant
 
+RESIZE_PARAMETERS = (
+    "input, size=None, scale_factor=None, mode='nearest', align_corners=None, "
+    "recompute_scale_factor=None, antialias=False"
+)
+"""Of several rows, by the mode."""
 _PLACES = "_with_indices"  # rows of results.py
 
 # Attributes of a tensor that are no tensors.
@@ -127,7 +132,8 @@ def interpolation(call: BoundCall) -> Variant | None:
 
 def values_with_places(call: BoundCall) -> Variant | None:
     """A pool that also gives the places of its values gives a tuple."""
-    if not call.arguments["return_indices"]:
+    function = str(getattr(call.node.target, "__name__", ""))
+    if not call.arguments["return_indices"] and not function.endswith(_PLACES):
         return None
     return ("max_pool" if "kernel_size" in call.arguments else "adaptive_max_pool") + _PLACES, ""
 

@@ -316,11 +316,8 @@ MOVES = {
         "indices": module(
             lambda: nn.MaxPool2d(2, return_indices=True),
             lambda y, pool: pool(y)[0],
-            refused="return_indices=True",
         ),
-        "function_indices": function(
-            lambda y: F.max_pool2d(y, 2, return_indices=True)[0], refused="return_indices=True"
-        ),
+        "function_indices": function(lambda y: F.max_pool2d(y, 2, return_indices=True)[0]),
         "ceil_1d": module(lambda: nn.MaxPool1d(3, 2, 1, ceil_mode=True)),
         "dilated_3d": module(lambda: nn.MaxPool3d(2, 1, dilation=2)),
     },
@@ -328,7 +325,6 @@ MOVES = {
         "none": module(lambda: nn.AdaptiveMaxPool2d((None, 2))),
         "indices": function(
             lambda y: F.adaptive_max_pool2d(y, 2, return_indices=True)[0],
-            refused="return_indices=True",
         ),
     },
     "extreme": {

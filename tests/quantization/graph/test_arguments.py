@@ -18,6 +18,7 @@ from edgeailite.quantization.arithmetic.sqnr import sqnr
 from edgeailite.quantization.graph import registry
 from edgeailite.quantization.graph.calls import arguments, operation_of
 from edgeailite.quantization.graph.capture import capture
+from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.registry import (
     OPERATIONS,
     operation_of_function,
@@ -234,9 +235,6 @@ class Calls(nn.Module):
         (lambda y: F.dropout(y), "training=True has no integer form"),
         (lambda y: y.flatten(1).T, "the attribute .T has no integer form"),
         (lambda y: y.mT, "the attribute .mT has no integer form"),
-        (lambda y: y.max(1).values, "the attribute .values has no integer form"),
-        (lambda y: torch.add(y, y, out=y), "out=(computed in the model) has no integer form"),
-        (lambda y: torch.clamp(y, 0, 1, out=y), "out=(computed in the model)"),
         (lambda y: y.div(2, rounding_mode="trunc"), "rounding_mode='trunc'"),
         (lambda y: F.batch_norm(y, None, None, training=True), "no integer form is known"),
     ],
@@ -273,7 +271,7 @@ def given():
         samples = {name: s for name, s in SAMPLES.items() if axes_of(name) == axes}
         graph = capture(Bank(axes, samples))
         for node in graph.graph.nodes:
-            part = graph.module_of(node)
+            part = module_of(graph, node)
             row = (
                 None if node.op in ("placeholder", "output", "get_attr") else row_called(node, part)
             )
@@ -313,6 +311,7 @@ READ_ELSEWHERE = {
     "kernel_size": "weight",
     "bias": "bias",
     "track_running_stats": "variant",
+    "operation": "training",
 }
 MODULES = [t for t, row in registry._BY_MODULE.items() if row.parameters]
 

@@ -124,3 +124,13 @@ def test_several_inputs_dicts_and_keywords():
     captured = capture(model, example=Example((batch, z), {"bias": bias}))
     assert program_of(captured).way == "torch.export"
     assert torch.equal(captured.eval()(batch, z, bias=bias), model(batch, z, bias=bias))
+
+
+def test_a_result_that_is_written_into_another_tensor_is_refused_by_name():
+    class Writes(Tricky):
+        def trick(self, x):
+            torch.add(x, x, out=x)
+            return self.last(x)
+
+    with pytest.raises(TraceError, match=r"out="):
+        capture(Writes().requires_grad_(False))

@@ -438,7 +438,8 @@ MOVES = {
 
 # Nothing in an evaluated model, no ONNX form, or one that computes as well (roll has a Concat).
 NOT_WRITTEN = {"dropout", "drop_path", "to_device", "adaptive_max_pool", "repeat_interleave",
-               "expand_as", "flip", "roll"}  # fmt: skip
+               "expand_as", "flip", "roll",
+               "max_pool_with_indices", "adaptive_max_pool_with_indices", "max_unpool"}  # fmt: skip
 
 
 class AllMoves(nn.Module):

@@ -204,8 +204,15 @@ def test_per_channel_of_functional_layers_reads_the_weights_shape():
     ]  # fmt: skip
 
 
-def test_a_layer_whose_weight_is_computed_stays_float():
+class WeightOfInput(nn.Module):
+    def forward(self, x):
+        return F.conv2d(x, x[:3, :, :1, :1])
+
+
+def test_a_weight_that_is_computed_is_quantized_unless_it_depends_on_the_input():
     graph = annotated(nn.Sequential(nn.Conv2d(3, 3, 1), WeightStandardization(3, 3, 3)))
+    assert len(granularities(graph)) == 2
+    graph = annotated(nn.Sequential(nn.Conv2d(3, 3, 1), WeightOfInput()))
     assert len(granularities(graph)) == 1
 
 
