@@ -29,6 +29,7 @@ class BiasFit:
         bit_width: Bits of its biases.
         factor: The weight's scale is so many times coarser for them, in the channel that needs the
             most; 1: it is not.
+        num_coarser: Number of channels whose scale is coarser.
         num_cut: Number of biases that are cut at the largest integer.
         num_biases: Number of biases.
         largest: Largest magnitude of a bias.
@@ -37,6 +38,7 @@ class BiasFit:
     path: str
     bit_width: int
     factor: float
+    num_coarser: int
     num_cut: int
     num_biases: int
     largest: float
@@ -52,13 +54,15 @@ def bias_fit(call: LayerCall) -> BiasFit | None:
     rows = layer.rows(weight)
     room = min_weight_scale(rows, None, None, spec, call.input_quantizer)
     own = layer.weight_quantizer.scale(rows, None, layer.weight_range, room)
-    factor = float((scale / own).max())
+    ratio = scale / own
+    factor, num_coarser = float(ratio.max()), int((ratio > 1).sum())
     integers = bias / (call.input_quantizer.qparams().scale * scale)
     num_cut = int((integers.abs() > spec.limit * (1 + _ROUNDING)).sum())
     if factor <= 1 and num_cut == 0:
         return None
     largest = float(bias.abs().max())
-    return BiasFit(call.path, spec.bit_width, factor, num_cut, bias.numel(), largest)
+    counts = num_coarser, num_cut, bias.numel()
+    return BiasFit(call.path, spec.bit_width, factor, *counts, largest)
 
 
 def bias_fits(model: GraphModel) -> dict[str, BiasFit]:
@@ -69,7 +73,7 @@ def bias_fits(model: GraphModel) -> dict[str, BiasFit]:
 
 def describe_coarser(fits: list[BiasFit]) -> str:
     """Say in a line which weight scales are coarser for the biases, and by how much."""
-    layers = ", ".join(f"'{fit.path}' ({fit.factor:.3g} times)" for fit in fits)
+    layers = ", ".join(f"'{fit.path}' ({_factor(fit)})" for fit in fits)
     return f"weight scales are coarser, so that biases fit {_bits(fits)} bits: {layers}"
 
 
@@ -80,6 +84,13 @@ def describe_cut(fits: list[BiasFit]) -> str:
         f"Biases do not fit {_bits(fits)} bits and are cut: {layers}. constrain_bias=None coarsens "
         "the weight's scale instead, constrain_bias='NONE' takes wider biases."
     )
+
+
+def _factor(fit: BiasFit) -> str:
+    if fit.num_coarser == fit.num_biases:
+        return f"{fit.factor:.3g} times"
+    channels = f"{fit.num_coarser} of {fit.num_biases} channels"
+    return f"up to {fit.factor:.3g} times in {channels}"
 
 
 def _bits(fits: list[BiasFit]) -> str:

@@ -194,7 +194,7 @@ def _output_annotation(
     absorbs = is_relu or bounds is not None
     if is_relu and spec.signed:
         bounds = (0.0, math.inf)
-    # Where signed integers are asked for, they are it whatever the values.
+    # Signed integers that are asked for stay signed, whatever the values.
     if not spec.signed and _starts_at_zero(model, node, bounds):
         spec = replace(spec, signed=False)
     if absorbs and node.op == "call_module":

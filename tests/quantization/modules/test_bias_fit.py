@@ -39,7 +39,8 @@ def test_a_coarser_scale_and_its_factor(constrain_bias, per_channel_q):
     fits = bias_fits(wrapper.module)
     assert list(fits) == ["0"]
     assert (fits["0"].factor, fits["0"].num_cut, fits["0"].bit_width) == (8.0, 0, 16)
-    assert "'0' (8 times)" in describe_coarser(list(fits.values()))
+    words = "up to 8 times in 1 of 4 channels" if per_channel_q else "8 times"
+    assert f"'0' ({words})" in describe_coarser(list(fits.values()))
     call = layer_calls(wrapper.module)[0]
     integers = call.quantized_parameters()[1] / call.folded().scale / 2.0**-8
     assert 2**14 < float(integers.detach().abs().max()) < 2**15
