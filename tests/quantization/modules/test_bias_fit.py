@@ -65,6 +65,16 @@ def test_each_scheme_knows_its_biases(wrapper_type):
         assert all(f.factor > 1 and f.num_cut == 0 for f in found.values())
 
 
+@pytest.mark.parametrize("bits", [(8, 8), (4, 8), (12, 8), (16, 16)])
+@pytest.mark.parametrize("per_channel_q", [False, "all"])
+def test_biases_have_the_bits_of_products(bits, per_channel_q):
+    options = {"bitwidth_weights": bits[0], "bitwidth_activations": bits[1]}
+    wrapper = calibrated(0.1, per_channel_q=per_channel_q, **options)
+    call = layer_calls(wrapper.module)[0]
+    assert call.layer.bias_spec.bit_width == max(sum(bits), 16)
+    assert all(fit.factor <= 8 for fit in bias_fits(wrapper.module).values())
+
+
 def test_small_classifiers_keep_their_accuracy():
     for seed in range(6):
         torch.manual_seed(seed)
