@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 CLASSES = 10
 # A network gets the first of these sides that it takes.
-SIDES = (96, 128, 160, 192, 224, 256)
+SIDES = (96, 128, 160, 192, 224, 256, 300)
 
 # The smallest model of each module of timm 1.0, without timm's own `test_...` networks.
 TIMM_FAMILIES = {
