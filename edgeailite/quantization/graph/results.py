@@ -74,10 +74,10 @@ def part_of(node: fx.Node) -> Operation | None:
     operation, known = source.meta["call"].operation, source.meta.get("type")
     if operation in (MAX_POOL_WITH_INDICES, ADAPTIVE_MAX_POOL_WITH_INDICES):
         return operation_named("index") if key == 0 else ELEMENT
-    if operation.traits.splits:
+    if operation.traits.splits or operation.name == "scalar":
         return None
     if known is not None:
-        return None if isinstance(known, TensorType) or known is torch.Size else ELEMENT
+        return None if isinstance(known, TensorType) else ELEMENT
     if node.target is getattr:
         return ELEMENT if operation is VALUES_AND_PLACES else None
     is_part = operation in (RECURRENT, VALUES_AND_PLACES) or isinstance(key, str)
