@@ -154,6 +154,8 @@ def _attempt(
     replace_modules(model, twins)
     captured = as_graph_model(model, graph)
     program_of(captured).way = way
+    for hooks in ("_forward_hooks", "_forward_pre_hooks"):  # they are part of the graph
+        captured.__dict__[hooks] = OrderedDict()
     for name, constant in constants.items():
         captured.register_buffer(name, constant, persistent=False)
     follows = follow_mode(captured, training, training_constants)
@@ -173,9 +175,6 @@ def _finish(model: nn.Module, attempt: _Attempt, leaves: Leaves) -> GraphModel:
             "the one of evaluation mode is quantized, and runs in training too.",
             stacklevel=4,
         )
-    if has_forward_hooks(model):
-        attempt.captured.__dict__["_forward_hooks"] = OrderedDict()
-        attempt.captured.__dict__["_forward_pre_hooks"] = OrderedDict()
     return attempt.captured
 
 
