@@ -12,6 +12,7 @@ from torch import fx, nn
 from edgeailite.quantization.graph.model import (
     add_module_at,
     attribute,
+    drop_training_result,
     free_path,
     graph_of,
     program_of,
@@ -40,6 +41,7 @@ def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]
         ValueError: An activation range has never seen data; the message names it.
     """
     plain = copy.deepcopy(model).eval()
+    drop_training_result(plain)
     for call in layer_calls(plain):
         _place_folded(plain, call)
     for node in graph_of(plain).find_nodes(op="call_module"):

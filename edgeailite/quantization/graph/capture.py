@@ -76,7 +76,7 @@ def capture(
         waiting = WaitingGuard(model)
         attempt = _by_tracing(model, leaves, None)
         captured = _finish(model, attempt, leaves)
-        program_of(captured).guard = waiting.with_graph(captured, attempt.follows_mode)
+        program_of(captured).guard = waiting.with_graph(captured)
         return captured
     guard = Guard(model, example)
     problems: list[TraceError] = []
@@ -86,7 +86,7 @@ def capture(
         except TraceError as error:
             problems.append(error)
             continue
-        wrong = guard.compare(attempt.captured, in_training=attempt.follows_mode)
+        wrong = guard.compare(attempt.captured)
         if wrong is None:
             return _finish(model, attempt, leaves)
         values = guard.values_of(attempt.captured, wrong.training)
@@ -103,12 +103,10 @@ class _Attempt:
     Attributes:
         captured: The graph, over the model's modules.
         twins: Modules that took the place of the model's own.
-        follows_mode: False: the path of training mode is another one, which the graph lacks.
     """
 
     captured: GraphModel
     twins: dict[nn.Module, nn.Module]
-    follows_mode: bool
 
 
 def _by_tracing(model: nn.Module, leaves: Leaves, example: Example | None) -> _Attempt:
@@ -158,23 +156,16 @@ def _attempt(
         captured.__dict__[hooks] = OrderedDict()
     for name, constant in constants.items():
         captured.register_buffer(name, constant, persistent=False)
-    follows = follow_mode(captured, training, training_constants)
+    follow_mode(captured, training, training_constants)
     tidy(captured)
-    return _Attempt(captured, twins, follows)
+    return _Attempt(captured, twins)
 
 
 def _finish(model: nn.Module, attempt: _Attempt, leaves: Leaves) -> GraphModel:
-    name = type(model).__name__
     for node in graph_of(attempt.captured).nodes:  # read again, by types that are known now
         del node.meta["call"]
     tidy(attempt.captured)
     _warn_of_hooks(model, leaves)
-    if not attempt.follows_mode:
-        warnings.warn(
-            f"{name}.forward takes another path in training mode (auxiliary outputs, most likely): "
-            "the one of evaluation mode is quantized, and runs in training too.",
-            stacklevel=4,
-        )
     return attempt.captured
 
 

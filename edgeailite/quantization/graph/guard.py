@@ -24,7 +24,7 @@ from edgeailite.quantization.graph.behavior import (
 from edgeailite.quantization.graph.calls import operation_of
 from edgeailite.quantization.graph.hooks import HookCheck, HookError
 from edgeailite.quantization.graph.leaves import computed_weights
-from edgeailite.quantization.graph.model import GraphModel, graph_of, module_of
+from edgeailite.quantization.graph.model import BY_MODE, GraphModel, graph_of, module_of
 from edgeailite.quantization.graph.operations import QUANTIZER
 from edgeailite.quantization.graph.parting import Recorded
 from edgeailite.quantization.graph.running import GraphRunner
@@ -89,12 +89,11 @@ class Guard:
             except Exception as error:  # batch norm of one value, most likely
                 self.unguarded = f"{type(error).__name__}: {error}"
 
-    def compare(self, captured: GraphModel, in_training: bool = True) -> Difference | None:
+    def compare(self, captured: GraphModel) -> Difference | None:
         """Run the captured graph; the types of its values are noted on the way.
 
         Args:
             captured: Graph over the modules of the model.
-            in_training: Compare in training mode too.
 
         Returns:
             The first difference; None: there is none.
@@ -103,7 +102,7 @@ class Guard:
         message = difference(self.evaluation, found)
         if message is not None:
             return Difference(f"in evaluation mode {message}", training=False)
-        if not in_training or self.training is None:
+        if self.training is None:
             return None
         found = observe(captured, self.training_example, training=True, call=_call(captured))
         message = difference(self.training, found)
@@ -124,9 +123,11 @@ class Guard:
         def noting(given: Example) -> Any:
             runner = GraphRunner(captured, note, hooks.before)
             try:
-                return runner.run(*positional(captured, given))
+                result = runner.run(*positional(captured, given))
             except HookError as error:
                 raise TraceError(str(error)) from error
+            (output,) = graph_of(captured).find_nodes(op="output")
+            return result[0] if output.meta.get(BY_MODE, False) else result
 
         return observe(captured, self.example, training=False, call=noting)
 
@@ -158,12 +159,11 @@ class WaitingGuard:
         except Exception as error:
             self.model, self.problem = None, f"{type(error).__name__}: {error}"
 
-    def with_graph(self, captured: GraphModel, in_training: bool) -> WaitingGuard | None:
+    def with_graph(self, captured: GraphModel) -> WaitingGuard | None:
         """Take the graph, before it is prepared; None, with a warning, if that is impossible.
 
         Args:
             captured: The graph; copied, all but its tensors.
-            in_training: Compare in training mode too.
         """
         if self.model is None:
             warnings.warn(
@@ -173,7 +173,7 @@ class WaitingGuard:
                 stacklevel=5,
             )
             return None
-        self.captured, self.in_training = _copy_of_modules(captured), in_training
+        self.captured = _copy_of_modules(captured)
         return self
 
     def compare_first_batch(self, live: GraphModel, args: Any, kwargs: Any) -> None:
@@ -201,7 +201,7 @@ class WaitingGuard:
             guard = Guard(self.model, whole.with_two_samples())
         except Exception:  # its axes are no samples
             guard = Guard(self.model, whole)
-        wrong = guard.compare(self.captured, self.in_training)
+        wrong = guard.compare(self.captured)
         if wrong is not None:
             place = guard.first_without(guard.values_of(self.captured, wrong.training), wrong)
             raise wrong_graph(self.model, "torch.fx", wrong, place, " or give an example input")

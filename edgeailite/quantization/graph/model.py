@@ -28,6 +28,10 @@ Stage = Literal["captured", "prepared", "plain", "integer"]
 Way = Literal["torch.fx", "torch.export"]
 
 _PROGRAM = "_edgeailite"  # the one name that the engine takes in a user's model
+BY_MODE = "by_mode"
+"""Key of an output's ``meta``: it is a pair, of the results in evaluation and in training."""
+TRAINING_ONLY = "training_only"
+"""Key of a call's ``meta``: only the result of training needs it."""
 
 
 @dataclass
@@ -44,6 +48,8 @@ class Program:
         export_view: Makes the model that ``torch.export`` sees.
         modules: Types of the modules that a prepared graph calls, by path.
         run: Running code of the graph.
+        run_evaluation: Running code without what only the result of training needs; None: there is
+            nothing of it.
     """
 
     graph: fx.Graph
@@ -55,10 +61,11 @@ class Program:
     export_view: Callable[[GraphModel], nn.Module] | None = None
     modules: dict[str, type[nn.Module]] = field(default_factory=dict)
     run: Callable[..., Any] | None = None
+    run_evaluation: Callable[..., Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Take all but the generated code."""
-        return {**self.__dict__, "run": None}
+        return {**self.__dict__, "run": None, "run_evaluation": None}
 
 
 class GraphModel(nn.Module):
@@ -94,11 +101,19 @@ class GraphModel(nn.Module):
         compare_first_batch(self, args, kwargs)
         if program.sizes is not None and not torch.compiler.is_compiling():
             program.sizes.check(flatten((args, kwargs))[0])
-        assert program.run is not None
         if not torch.compiler.is_exporting():
-            return program.run(self, *args, **kwargs)
+            return self._run(args, kwargs)
         with ExportForms():
-            return without_types(program.run(self, *args, **kwargs))
+            return without_types(self._run(args, kwargs))
+
+    def _run(self, args: Any, kwargs: Any) -> Any:
+        program = program_of(self)
+        assert program.run is not None
+        if program.run_evaluation is None:
+            return program.run(self, *args, **kwargs)
+        if not self.training:
+            return program.run_evaluation(self, *args, **kwargs)
+        return program.run(self, *args, **kwargs)[1]
 
     def __getattr__(self, name: str) -> Any:
         """Look an attribute up; ``graph`` is the captured one where the model has none itself."""
@@ -249,10 +264,46 @@ def check_modules(model: GraphModel) -> None:
 def recompile(model: GraphModel) -> None:
     """Make the running code from the graph; call it after every change of the graph."""
     program = program_of(model)
-    code = program.graph.python_code("self")
+    program.run, program.run_evaluation = _code(program.graph), None
+    if _is_by_mode(program.graph):
+        program.run_evaluation = _code(_evaluation_graph(model))
+
+
+def _code(graph: fx.Graph) -> Callable[..., Any]:
+    code = graph.python_code("self")
     scope: dict[str, Any] = dict(code.globals)
     exec(compile(code.src, "<edgeailite graph>", "exec"), scope)
-    program.run = scope["forward"]
+    found: Callable[..., Any] = scope["forward"]
+    return found
+
+
+def _is_by_mode(graph: fx.Graph) -> bool:
+    return any(node.meta.get(BY_MODE, False) for node in graph.find_nodes(op="output"))
+
+
+def evaluation_result(graph: fx.Graph) -> Any:
+    """Nodes of the result in evaluation mode, in its structure."""
+    (output,) = graph.find_nodes(op="output")
+    result: Any = output.args[0]
+    return result[0] if output.meta.get(BY_MODE, False) else result
+
+
+def _evaluation_graph(model: GraphModel) -> fx.Graph:
+    graph = copy.deepcopy(graph_of(model))
+    (output,) = graph.find_nodes(op="output")
+    output.args = (evaluation_result(graph),)
+    output.meta.pop(BY_MODE)
+    graph.owning_module = model  # type: ignore[assignment]
+    graph.eliminate_dead_code()
+    graph.owning_module = None
+    return graph
+
+
+def drop_training_result(model: GraphModel) -> None:
+    """Leave only the result of evaluation, and what it needs, in the graph."""
+    if _is_by_mode(graph_of(model)):
+        program_of(model).graph = _evaluation_graph(model)
+        tidy(model)
 
 
 def tidy(model: GraphModel) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
-from edgeailite.quantization.graph.model import graph_of
+from edgeailite.quantization.graph.model import evaluation_result, graph_of
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     QUANTIZE_HERE,
@@ -36,12 +36,18 @@ def call_sites(graph: fx.Graph) -> dict[str, list[fx.Node]]:
 
 def last_values(graph: fx.Graph) -> set[fx.Node]:
     """Values that the outputs are, or are moved from."""
-    found, pending = set(), list(graph.find_nodes(op="output")[0].all_input_nodes)
+    found, pending = set(), _nodes_in(evaluation_result(graph))
     while pending:
         node = pending.pop()
         found.add(node)
         if traits_of(node).moves_values:
             pending.extend(node.all_input_nodes)
+    return found
+
+
+def _nodes_in(value: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg(value, found.append)
     return found
 
 

@@ -18,6 +18,7 @@ from edgeailite.quantization.graph.calls import operands, operation_of, traits_o
 from edgeailite.quantization.graph.model import (
     GraphModel,
     attribute,
+    drop_training_result,
     graph_of,
     program_of,
     target_of,
@@ -177,6 +178,7 @@ def convert(model: GraphModel, rules: Rules, integer_outputs: bool = False) -> G
             the message names it.
     """
     source = copy.deepcopy(model).eval()
+    drop_training_result(source)
     with torch.no_grad():
         converted = Converter(source, rules, integer_outputs).run()
     program = program_of(converted)

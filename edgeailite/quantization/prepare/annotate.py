@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
-from edgeailite.quantization.graph.model import graph_of, module_of
+from edgeailite.quantization.graph.model import TRAINING_ONLY, graph_of, module_of
 from edgeailite.quantization.graph.operations import (
     KEEP_IN_FLOAT,
     OUTPUT,
@@ -71,6 +71,8 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
     for node in graph_of(model).nodes:
         for key in ("quant", "layer", "module"):
             node.meta.pop(key, None)
+        if node.meta.get(TRAINING_ONLY, False):
+            continue
         if traits_of(node).has_weight and target.computes(operation_of(node)):
             _annotate_layer(model, node, policy)
         if node in outputs and not policy.quantize_out:

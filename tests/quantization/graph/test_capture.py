@@ -89,10 +89,17 @@ class TwoPaths(nn.Module):
         return (x, self.auxiliary(x)) if self.training else x
 
 
-def test_another_path_in_training_warns_and_takes_that_of_evaluation():
-    with pytest.warns(UserWarning, match=r"TwoPaths.forward takes another path in training mode"):
-        captured = capture(TwoPaths())
-    assert isinstance(captured.train()(torch.randn(1, 3, 4, 4)), torch.Tensor)
+def test_each_mode_has_its_own_result():
+    model, x = TwoPaths(), torch.randn(1, 3, 4, 4)
+    captured = capture(copy.deepcopy(model))
+    for training in (True, False):
+        ours, theirs = captured.train(training)(x), model.train(training)(x)
+        assert type(ours) is type(theirs)
+        assert all(map(torch.equal, ours, theirs))
+    calls = []
+    captured.auxiliary.register_forward_hook(lambda *_: calls.append(1))
+    captured.eval()(x)
+    assert calls == []  # evaluation makes no call that only training needs
 
 
 class Constant(nn.Module):

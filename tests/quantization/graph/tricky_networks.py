@@ -209,6 +209,29 @@ class TiedModules(Tricky):
         return self.last(x)
 
 
+class AuxiliaryHead(Tricky):
+    def make(self):
+        self.head = nn.Sequential(nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.drop = nn.Dropout(0.3)
+
+    def trick(self, x):
+        other = self.head(x) if self.training else None
+        y = self.last(self.drop(x))
+        return (y, other) if self.training else y.softmax(1)
+
+
+class RawInTraining(Tricky):
+    """As detectors do: training returns the feature maps, evaluation what it decodes of them."""
+
+    def trick(self, x):
+        maps = [self.last(x), self.last(x[:, :, ::2, ::2])]
+        if self.training:
+            return {"maps": maps}
+        if x.shape[-1] > 2:
+            flat = torch.cat([m.flatten(2) for m in maps], 2)
+        return flat.sigmoid(), maps
+
+
 class NestedResult(Tricky):
     def trick(self, x):
         if x.shape[-1] > 2:
@@ -234,6 +257,7 @@ BY_TRACING = [
     CopyOfOverwritten,
     MaskedFill,
     WithoutGradient,
+    AuxiliaryHead,
 ]
 BY_EXPORT = [
     OverwrittenSlice,
@@ -242,6 +266,7 @@ BY_EXPORT = [
     AssignedItem,
     AssignedConstant,
     OnlyInTraining,
+    RawInTraining,
     CountedSteps,
     BranchOnSize,
     DropoutBehindBranch,
