@@ -19,7 +19,7 @@ from edgeailite.quantization.graph.guard import (
     WaitingGuard,
     wrong_graph,
 )
-from edgeailite.quantization.graph.hooks import has_forward_hooks
+from edgeailite.quantization.graph.hooks import has_forward_hooks, own_hooks_watched
 from edgeailite.quantization.graph.leaves import (
     Leaves,
     has_computed_weight,
@@ -113,29 +113,31 @@ def _by_tracing(model: nn.Module, leaves: Leaves, example: Example | None) -> _A
     num_inputs = None if example is None else len(example.args)
     defaults = unused_defaults(model, num_inputs, () if example is None else tuple(example.kwargs))
     try:
-        training = trace(model, leaves, defaults, training=True)
-        evaluation = trace(model, leaves, defaults, training=False)
+        with own_hooks_watched(model) as changing:
+            training = trace(model, leaves, defaults, training=True)
+            evaluation = trace(model, leaves, defaults, training=False)
     except TracingFailed as failed:
         raise TraceError(_failure(model, failed, example)) from failed
     batch_norms = [m for m in nn.Module.modules(model) if is_batch_norm_with_activation(m)]
     twins: dict[nn.Module, nn.Module] = {m: make_twin(m, nn.BatchNorm2d) for m in batch_norms}
-    return _attempt(model, "torch.fx", *evaluation, *training, twins)
+    return _attempt(model, "torch.fx", *evaluation, *training, twins, changing)
 
 
 def _by_export(model: nn.Module, leaves: Leaves, example: Example) -> _Attempt:
-    try:
-        training = export(model, leaves, example, training=True)
-    except Exception:  # batch norm of one value, most likely
-        training = None
-    try:
-        evaluation = export(model, leaves, example, training=False)
-    except Exception as error:
-        raise TraceError(f"torch.export fails too: {_first_line(error)}") from error
+    with own_hooks_watched(model) as changing:
+        try:
+            training = export(model, leaves, example, training=True)
+        except Exception:  # batch norm of one value, most likely
+            training = None
+        try:
+            evaluation = export(model, leaves, example, training=False)
+        except Exception as error:
+            raise TraceError(f"torch.export fails too: {_first_line(error)}") from error
     batch_norms = [m for m in nn.Module.modules(model) if is_batch_norm_with_activation(m)]
     twins: dict[nn.Module, nn.Module] = {m: make_twin(m, nn.BatchNorm2d) for m in batch_norms}
     other = training or evaluation
     both = (evaluation.graph, evaluation.constants, other.graph, other.constants)
-    attempt = _attempt(model, "torch.export", *both, twins)
+    attempt = _attempt(model, "torch.export", *both, twins, changing)
     program_of(attempt.captured).sizes = evaluation.sizes
     return attempt
 
@@ -148,12 +150,15 @@ def _attempt(
     training: fx.Graph,
     training_constants: dict[str, Tensor],
     twins: dict[nn.Module, nn.Module],
+    changing_hooks: set[int],
 ) -> _Attempt:
     replace_modules(model, twins)
     captured = as_graph_model(model, graph)
     program_of(captured).way = way
-    for hooks in ("_forward_hooks", "_forward_pre_hooks"):  # they are part of the graph
-        captured.__dict__[hooks] = OrderedDict()
+    for name in ("_forward_hooks", "_forward_pre_hooks"):  # the others are part of the graph
+        hooks = vars(model)[name].items()
+        looking_on = OrderedDict((n, hook) for n, hook in hooks if n not in changing_hooks)
+        captured.__dict__[name] = looking_on
     for name, constant in constants.items():
         captured.register_buffer(name, constant, persistent=False)
     follow_mode(captured, training, training_constants)
@@ -172,11 +177,12 @@ def _finish(model: nn.Module, attempt: _Attempt, leaves: Leaves) -> GraphModel:
 def _warn_of_hooks(model: nn.Module, leaves: Leaves) -> None:
     """Say which hooks became part of the graph: they no longer run as such."""
     found = [
-        path or type(model).__name__
+        path
         for path, module in nn.Module.named_modules(model)
-        if has_forward_hooks(module)
+        if path
+        and has_forward_hooks(module)
         and not has_computed_weight(module)
-        and (path == "" or not leaves.is_leaf(module, path))
+        and not leaves.is_leaf(module, path)
     ]
     if found:
         warnings.warn(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,38 @@ class HookError(ValueError):
 def has_forward_hooks(module: nn.Module) -> bool:
     """Return True if `module` has hooks of its own before or after its forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+@contextmanager
+def own_hooks_watched(model: nn.Module) -> Iterator[set[int]]:
+    """Watch the hooks of the model itself.
+
+    Args:
+        model: Runs, or is traced, until the end of the context.
+
+    Yields:
+        Numbers of the hooks that return something, and so change a value.
+    """
+    changing: set[int] = set()
+    tables = (model._forward_pre_hooks, model._forward_hooks)
+    before = [dict(table) for table in tables]
+
+    def watched(number: int, hook: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            result = hook(*args)
+            if result is not None:
+                changing.add(number)
+            return result
+
+        return call
+
+    try:
+        for table in tables:
+            table.update({number: watched(number, hook) for number, hook in table.items()})
+        yield changing
+    finally:
+        for table, hooks in zip(tables, before, strict=True):
+            table.update(hooks)
 
 
 class HookCheck:
