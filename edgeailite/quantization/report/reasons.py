@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import operands, operation_of, traits_of
-from edgeailite.quantization.graph.model import graph_of, module_of, target_of
+from edgeailite.quantization.graph.model import TRAINING_ONLY, graph_of, module_of, target_of
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     INPUT,
@@ -19,6 +19,7 @@ from edgeailite.quantization.graph.operations import (
     UNKNOWN,
 )
 from edgeailite.quantization.graph.patterns import computed_parameter, is_absorbed, quantizer_of
+from edgeailite.quantization.graph.results import ELEMENT, NO_FLOATS, RECURRENT
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
@@ -73,6 +74,10 @@ def _function_path(node: fx.Node) -> str:
 
 def _reason(model: GraphModel, node: fx.Node) -> str | None:
     operation, traits = operation_of(node), traits_of(node)
+    if node.meta.get(TRAINING_ONLY, False) or operation in (ELEMENT, NO_FLOATS):
+        return None  # not deployed; not arithmetic on floats
+    if operation is RECURRENT:
+        return "a recurrent layer: called whole, with float weights"
     if operation is KEEP_IN_FLOAT:
         return "NoQAct asks for float"
     if traits.has_weight:

@@ -57,8 +57,8 @@ def test_a_network_of_integers_has_none():
         (lambda m, y: y + m.gain, "add", "add", "one operand is a constant or a parameter"),
         (lambda m, y: m.conv(whole(y)[:, :3]), "whole", "whole", "tracing does not enter"),
         (
-            lambda m, y: F.conv2d(y[:, :3], m.conv.weight.abs()),
-            "conv2d", "conv2d", "its weight is computed by the model",
+            lambda m, y: F.conv2d(y[:, :3], y[:2, :3, :1, :1]),
+            "conv2d", "conv2d", "its weight depends on the input",
         ),
         (
             lambda m, y: m.conv(torch.clamp(y, min=m.gain)[:, :3]),
@@ -154,7 +154,16 @@ def test_addition_in_front_of_no_quantizer():
     assert floats(Net())["add"].reason == "NoQAct behind it asks for float"
 
 
-def test_weight_standardization_is_computed_by_the_model():
+def test_a_weight_that_is_computed_from_parameters_is_quantized():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), WeightStandardization(4, 2, 3))
-    reasons = [e.reason for e in floats(model).values()]
-    assert "its weight is computed by the model, it is no parameter" in reasons
+    assert floats(model) == {}
+
+
+def test_recurrent_layers_are_named_and_masks_are_not():
+    def body(model, y):
+        y, _ = model.part((y * (y > 0)).flatten(2).transpose(1, 2))
+        return y
+
+    found = floats(Body(body, nn.LSTM(4, 3, batch_first=True)))
+    assert found["part"].reason == "a recurrent layer: called whole, with float weights"
+    assert set(found) == {"mul", "part"}
