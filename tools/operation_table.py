@@ -39,6 +39,7 @@ SYMBOLS = {
     "imul": "*=",
     "truediv": "/",
     "itruediv": "/=",
+    "floordiv": "//",
     "pow": "**",
     "matmul": "@",
     "getitem": "x[...]",
@@ -96,12 +97,12 @@ def computed(operation: Operation, target: Target) -> str:
 
 
 def calls(operation: Operation) -> str:
-    """Modules, functions and methods of an operation; forms in place go without saying."""
+    """Modules, functions and methods of an operation; other forms of them go without saying."""
     found = calls_of(operation)
     names = [f"nn.{module.__name__}" for module in found["modules"]] + list(found["type_names"])
     names += [_function_name(function) for function in found["functions"]]
     names += [f".{name}()" for name in found["methods"]]
-    shown = [n for n in dict.fromkeys(names) if not re.search(r"\w_(\(\))?$|=$", n)]
+    shown = [n for n in dict.fromkeys(names) if not re.search(r"\w_(\(\))?$|=$|_with_indices$", n)]
     return ", ".join(f"`{name}`" for name in _join_dimensions(shown))
 
 

@@ -1,4 +1,4 @@
-"""The table of operations, continued: the rows of operations that move values.
+"""The table of operations, continued: resizing, and operations that move values.
 
 The other rows, and all that is said about rows, are in
 :mod:`~edgeailite.quantization.graph.operations`.
@@ -7,6 +7,7 @@ The other rows, and all that is said about rows, are in
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,29 @@ from edgeailite.quantization.graph import traits, variants
 from edgeailite.quantization.graph.modes import TrainingOnly
 from edgeailite.quantization.graph.registry import each
 from edgeailite.quantization.graph.registry import register_operation as row
+
+# ---- resizing -----------------------------------------------------------------------------------
+
+_RESIZE_PARAMETERS = (
+    "input, size=None, scale_factor=None, mode='nearest', align_corners=None, "
+    "recompute_scale_factor=None, antialias=False"
+)
+row(
+    "resize",
+    replace(traits.AVERAGE, averages=False, may_overwrite=True),
+    _RESIZE_PARAMETERS,
+    variant=variants.interpolation,
+    modules=(nn.Upsample,),
+    functions=(F.interpolate, F.upsample),
+)
+row(
+    "resize_cubic",
+    replace(traits.AVERAGE, averages=False, may_overwrite=True, keeps_sign=False),
+    _RESIZE_PARAMETERS,
+)
+row("resize_nearest", traits.MOVE_IN_CHANNEL, _RESIZE_PARAMETERS, onnx=("Resize",))
+
+# ---- operations that move values ----------------------------------------------------------------
 
 MAX_POOL = row(
     "max_pool",
@@ -42,7 +66,6 @@ row(
     functions=(torch.amax, torch.amin),
     methods=("amax", "amin"),
 )
-row("resize_nearest", traits.MOVE_IN_CHANNEL, variants.RESIZE_PARAMETERS, onnx=("Resize",))
 row(
     "pad",
     traits.MOVE_IN_CHANNEL,

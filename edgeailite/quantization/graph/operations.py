@@ -1,8 +1,9 @@
 """The table of operations: one row for each, with its calls, its arguments and its traits.
 
-The rows of operations that move values are in :mod:`~edgeailite.quantization.graph.moves`. A row is
-all that the engine knows about an operation, except how a target computes it: that is a conversion
-rule of the target. To add an operation see CONTRIBUTING.md.
+The rows of resizing and of operations that move values are in
+:mod:`~edgeailite.quantization.graph.moves`. A row is all that the engine knows about an operation,
+except how a target computes it: that is a conversion rule of the target. To add an operation see
+CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ CAT = row(
 )
 STACK = row("stack", CAT.traits, "tensors, dim=0", functions=(torch.stack,))
 
-# ---- averages and resizing ----------------------------------------------------------------------
+# ---- averages -----------------------------------------------------------------------------------
 
 AVG_POOL = row(
     "avg_pool",
@@ -197,17 +198,4 @@ MEAN = row(
     variant=variants.mean_of_floats,
     functions=(torch.mean,),
     methods=("mean",),
-)
-row(
-    "resize",
-    replace(traits.AVERAGE, averages=False, may_overwrite=True),
-    variants.RESIZE_PARAMETERS,
-    variant=variants.interpolation,
-    modules=(nn.Upsample,),
-    functions=(F.interpolate, F.upsample),
-)
-row(
-    "resize_cubic",
-    replace(traits.AVERAGE, averages=False, may_overwrite=True, keeps_sign=False),
-    variants.RESIZE_PARAMETERS,
 )

@@ -15,11 +15,6 @@ from torch import Tensor, fx
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.registry import BoundCall, Variant
 
-RESIZE_PARAMETERS = (
-    "input, size=None, scale_factor=None, mode='nearest', align_corners=None, "
-    "recompute_scale_factor=None, antialias=False"
-)
-"""Of several rows, by the mode."""
 _PLACES = "_with_indices"  # rows of results.py
 
 # Attributes of a tensor that are no tensors.

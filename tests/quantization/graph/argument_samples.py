@@ -61,15 +61,24 @@ class Branch(nn.Module):
 
 
 class Bank(nn.Module):
-    """A convolution, and samples that read its output."""
+    """A convolution, and samples that read its output.
 
-    def __init__(self, axes, samples):
+    Args:
+        axes: Number of axes of the images.
+        samples: By name.
+        has_condition: Ask for the size of the images, which symbolic tracing cannot follow.
+    """
+
+    def __init__(self, axes, samples, has_condition=False):
         super().__init__()
+        self.has_condition = has_condition
         self.stem = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[axes](3, 8, 1)
         self.samples = nn.ModuleDict({name: Branch(s) for name, s in samples.items()})
         randomize_batch_norms(self)
 
     def forward(self, x):
+        if self.has_condition and x.shape[-1] > 100:
+            x = x[..., :100]
         y = self.stem(x)
         return [branch(y) for branch in self.samples.values()]
 
@@ -108,6 +117,12 @@ LAYERS = {
             lambda y, w: F.conv2d(y, w, stride=half(y, 2)), KERNEL, refused=f"stride={COMPUTED}"
         ),
         "weight_computed": function(lambda y, w: F.conv2d(y, w * w), KERNEL),
+        "weight_from_input": function(
+            lambda y, w: F.conv2d(y, w * y.mean()),
+            KERNEL,
+            refused="its weight depends on the input",
+            steps=1,
+        ),
     },
     "transposed_convolution": {
         "options": module(
@@ -134,6 +149,12 @@ LAYERS = {
         "without_bias": module(lambda: nn.Linear(6, 5, bias=False)),
         "function": function(lambda y, w, b: F.linear(y, bias=b, weight=w), (5, 6), (5,)),
         "bias_computed": function(lambda y, w: F.linear(y, w, w[:, 0]), (5, 6)),
+        "bias_from_input": function(
+            lambda y, w: F.linear(y, w, y.mean((0, 1, 2))[:5]),
+            (5, 6),
+            refused="its bias depends on the input",
+            steps=1,
+        ),
     },
     "batch_norm": {
         "folded": module(

@@ -43,6 +43,14 @@ def test_fields_that_their_traits_forbid(options, message):
         register_operation("other", traits.ARITHMETIC, **options)
 
 
+@pytest.mark.parametrize("field", ["aliases", "attributes"])
+def test_other_names_are_those_of_parameters(field):
+    names = {"axis": "dims"} if field == "aliases" else {"dims": "axis"}
+    with pytest.raises(ValueError, match="has attributes or aliases of dims; its parameters are i"):
+        register_operation("other", traits.MOVE, "input, dim", **{field: names})
+    assert "other" not in OPERATIONS
+
+
 class Clip(nn.Module):
     low = -2.0
 

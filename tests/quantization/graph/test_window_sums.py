@@ -46,3 +46,24 @@ def test_adaptive_windows_of_different_sizes_are_refused():
     sums = WindowSum(nn.AdaptiveAvgPool2d((3, 1)))
     with pytest.raises(ValueError, match=r"from \(8, 4\) to \(3, 1\) has windows of different"):
         sums(torch.zeros(1, 2, 8, 4))
+
+
+@pytest.mark.parametrize("dims", [(0,), (-4, 1)])
+def test_averages_over_the_batch_are_refused(dims):
+    sums = WindowSum(Mean(dims, False))
+    with pytest.raises(ValueError, match=r"\(2, 3, 4, 5\) averages over the batch"):
+        sums.areas((2, 3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("pool", "is_plain"),
+    [
+        (nn.AvgPool2d(3, 2, 1), True),
+        (nn.AvgPool2d(2, ceil_mode=True), True),
+        (nn.AvgPool2d(3, 2, ceil_mode=True), False),
+        (nn.AvgPool2d(2, divisor_override=3), False),
+        (nn.AdaptiveAvgPool2d(2), True),
+    ],
+)
+def test_windows_that_end_inside_of_the_image(pool, is_plain):
+    assert WindowSum(pool).is_plain((2, 3, 8, 8)) == is_plain

@@ -63,6 +63,31 @@ class Shared(nn.Module):
         return self.last(x * torch.sigmoid(x))
 
 
+class Rows(nn.Module):
+    """Means over channels, and padded channels: as many rows as channels, but other ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.rows, self.last = nn.Conv1d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        rows = self.rows(F.relu(self.first(x)).mean(1))
+        return rows + self.last(F.pad(F.relu(self.second(x)), (0, 0, 0, 0, 1, -1))).mean(2)
+
+
+class Twice(nn.Module):
+    """A value beside itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Sequential(*_unit(3, 8, nn.ReLU)), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(torch.cat([x, x], 1))
+
+
 NETWORKS = {
     "chain": lambda: nn.Sequential(
         *_unit(3, 8, nn.ReLU6), *_unit(8, 8, nn.ReLU, groups=8), *_unit(8, 16, nn.ReLU6, 1),
@@ -71,6 +96,8 @@ NETWORKS = {
     "residual": Residual,
     "concat": Branches,
     "shared": Shared,
+    "rows": Rows,
+    "twice": Twice,
     "transposed": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.ZeroPad2d(1),
         nn.ConvTranspose2d(8, 6, 4, 2, 1, groups=2), nn.ReLU(),
@@ -150,7 +177,7 @@ def test_float_network_computes_the_same(name, batches):
             torch.testing.assert_close(
                 actual, expected, rtol=1e-5, atol=1e-5 * expected.abs().max()
             )
-    assert bool(changed) == (name not in ("no gain", "shared"))
+    assert bool(changed) == (name not in ("no gain", "rows", "shared"))
 
 
 @pytest.mark.parametrize("name", ["chain", "residual", "concat"])

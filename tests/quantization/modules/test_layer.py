@@ -169,6 +169,21 @@ def test_functional_layer_equals_the_module():
     assert torch.equal(functional(x, conv.weight, conv.bias), expected)
 
 
+@pytest.mark.parametrize("size", [(7, 8), [2, 4, 8, 7]])
+def test_the_output_size_of_a_transposed_convolution(size):
+    up, norm = nn.ConvTranspose2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4).eval()
+    x, seen = torch.randn(2, 3, 4, 4), []
+    expected = norm(up(x, output_size=size))
+    layer = QuantLayer.from_float(copy.deepcopy(up), SPEC, BiasSpec())
+    for enabled in (False, True):
+        layer.fake_quant_enabled = enabled
+        y = layer(x, norm, output_size=size)
+        torch.testing.assert_close(y, expected, rtol=0, atol=0.05 if enabled else 1e-6)
+    with layer.computing_with(lambda x, *given: seen.append(given) or x):
+        layer(x, norm, output_size=size)
+    assert seen[0][-1] == size
+
+
 def test_a_function_stands_in_for_a_layer_and_its_batch_norm():
     layer, norm = QuantLayer.from_float(nn.Conv2d(3, 4, 1), SPEC, BiasSpec()), nn.BatchNorm2d(4)
     x, seen = torch.randn(2, 3, 4, 4), []

@@ -39,6 +39,7 @@ from edgeailite.quantization.targets.tinpu.operators import (
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.modules.layer import QuantLayer
 
 
 def make_program(model: GraphModel, example_input: Tensor) -> Program:
@@ -170,12 +171,8 @@ class _Reader:
             return
         if module.weight.dim() > 4:
             raise _unsupported(node, "it is 3-d")
-        if (
-            isinstance(operation.padding, str)
-            or getattr(operation, "padding_mode", "zeros") != "zeros"
-        ):
-            raise _unsupported(node, "its padding is not a number of zeros")
         axes = module.weight.dim() - 2
+        kernel = _pair(module.weight.shape[2:])
         options = {n: _sides(getattr(operation, n), axes) for n in ("stride", "dilation")}
         self._emit(
             "TRANSPOSED_CONVOLUTION" if operation.is_transposed else "CONVOLUTION",
@@ -183,8 +180,8 @@ class _Reader:
             grid,
             shape_in=three(shape),
             shape_out=three(out),
-            kernel=_pair(module.weight.shape[2:]),
-            padding=_sides(operation.padding, axes, 0),
+            kernel=kernel,
+            padding=_zeros_beside(node, operation, kernel, options["dilation"], axes),
             groups=operation.num_groups,
             **options,
             **common,
@@ -318,6 +315,21 @@ def _fixed_arguments(node: fx.Node) -> dict[str, Any]:
         if contains_node(value):
             raise _unsupported(node, f"its {name} is computed in the model")
     return given
+
+
+def _zeros_beside(
+    node: fx.Node, layer: QuantLayer, kernel: Sequence[int], dilation: Sequence[int], axes: int
+) -> tuple[int, int]:
+    """Zeros on each side of a convolution's input."""
+    padding: Any = layer.padding
+    if getattr(layer, "padding_mode", "zeros") != "zeros":
+        raise _unsupported(node, "it pads with other values than zeros")
+    if padding == "same":
+        both = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if any(zeros % 2 for zeros in both):
+            raise _unsupported(node, "its padding is not the same on both sides")
+        return both[0] // 2, both[1] // 2
+    return _sides(0 if padding == "valid" else padding, axes, 0)
 
 
 def _sides(value: Any, axes: int, fill: int = 1) -> tuple[int, int]:

@@ -3,6 +3,7 @@ import subprocess
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization import (
@@ -66,6 +67,34 @@ def test_every_operation_gives_the_values_of_pytorch(name, bits, tmp_path):
     wrapper.convert().export_c(2 * x[:4], tmp_path)
     compared, wrong = map(int, compile_and_run(tmp_path, MAIN))
     assert compared > 100
+    assert wrong == 0
+
+
+class Arguments(nn.Module):
+    """Calls whose arguments are one number for all axes, text, or come from shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.same = nn.Conv2d(1, 4, 3), nn.Conv2d(8, 4, (3, 5), padding="same")
+        self.up = nn.ConvTranspose2d(4, 4, 3, 2, 1)
+        self.valid = nn.Conv2d(4, 4, 3, padding="valid")
+        self.kernel = nn.Parameter(torch.randn(4, 4, 3, 3) / 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.same(torch.cat([x, x], 1))
+        y = F.conv2d(F.relu(y), self.kernel, stride=2, padding=1)
+        y = self.valid(self.up(y, output_size=x.shape[2:]))
+        return F.conv_transpose2d(y, self.kernel, stride=2, padding=1)
+
+
+@needs_compiler
+def test_arguments_of_calls_are_read(tmp_path):
+    model, x = Arguments(), torch.randn(4, 1, 9, 8)
+    wrapper = TINPUTinyMLPTQFxModule(model, verbose=False, example_inputs=x).calibrate([x])
+    wrapper.convert().export_c(x, tmp_path)
+    compared, wrong = map(int, compile_and_run(tmp_path, MAIN))
+    assert compared > 1000
     assert wrong == 0
 
 
@@ -134,6 +163,11 @@ def test_buffers_that_live_together_do_not_overlap(name):
     assert program.arena < sum(b.size for b in buffers)
 
 
+class HalfImage(nn.Module):
+    def forward(self, x):
+        return F.max_pool2d(x, x.shape[2] // 2)
+
+
 def test_what_has_no_form_in_c_is_named(tmp_path):
     wrapper, x = trained("with_float", TINPUTinyMLQATFxModule)
     with pytest.raises(ValueError, match="'pad' cannot be written as C: ZeroPad2d is no operation"):
@@ -144,6 +178,15 @@ def test_what_has_no_form_in_c_is_named(tmp_path):
     wrapper, x = trained("input_norm", TINPUTinyMLQATFxModule, float_ops=["qdq"])
     with pytest.raises(ValueError, match="its factor is a float"):
         wrapper.convert().export_c(x[:1], tmp_path)
+    x = torch.randn(2, 1, 6, 6)
+    for layer, why in (
+        (nn.Conv2d(4, 4, 4, padding="same"), "its padding is not the same on both sides"),
+        (nn.Conv2d(4, 4, 3, 1, 1, padding_mode="reflect"), "it pads with other values than zeros"),
+        (HalfImage(), "its kernel_size is computed in the model"),
+    ):
+        wrapper = TINPUTinyMLPTQFxModule(nn.Sequential(nn.Conv2d(1, 4, 1), layer), verbose=False)
+        with pytest.raises(ValueError, match=f"cannot be written as C: {why}"):
+            wrapper.calibrate([x]).convert().export_c(x[:1], tmp_path)
     gated = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 4))
     wrapper = TINPUTinyMLPTQFxModule(gated).calibrate([torch.randn(4, 4)])
     with pytest.raises(ValueError, match="'1' cannot be written as C: it computes in float"):

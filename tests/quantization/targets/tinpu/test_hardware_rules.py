@@ -151,6 +151,16 @@ def test_a_rule_names_layer_value_and_limit(name):
     assert findings(network(**changes)) == expected
 
 
+class HalfImage(nn.Module):
+    def forward(self, x):
+        return nn.functional.max_pool2d(x, x.shape[3])
+
+
+def test_a_kernel_that_is_computed_is_found():
+    found = findings(network(pool=HalfImage()))
+    assert found == [("max_pool2d", KERNEL, "computed in the model", SIDES)]
+
+
 @pytest.mark.parametrize("name", ALLOWED)
 def test_the_last_allowed_value_is_not_found(name):
     assert findings(network(**ALLOWED[name])) == []
