@@ -182,7 +182,7 @@ def test_digits_compute_the_same_accumulator(name):
     x = image(name, grid)
     assert layer.bound >= EXACT_IN_FLOAT32
     expected = float_layer(name, x.double(), weight, bias).float()
-    assert torch.equal(layer._accumulate_digits(layer.input(x)), expected)
+    assert torch.equal(layer._accumulate_digits(layer.input(x), None), expected)
 
 
 def test_state_dict_restores_grids_and_exactness():

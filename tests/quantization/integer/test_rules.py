@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgeailite.quantization.graph.model import target_of
 from edgeailite.quantization.integer.common_rules import COMMON
 from edgeailite.quantization.integer.conversion import Rules
 from edgeailite.quantization.prepare.prepare import prepare
@@ -28,7 +29,7 @@ def converted(rules):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1))
     model = prepare(network, make_policy("WC8SYMP2_AT8SYMP2"), Target(rules=rules), (IMAGES,))
     model(IMAGES)
-    return model.target.convert(model.eval())
+    return target_of(model).convert(model.eval())
 
 
 def layer_rules(base):

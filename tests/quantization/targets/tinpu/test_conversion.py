@@ -199,7 +199,7 @@ def test_a_batch_norm_out_of_reach_has_a_clear_error():
 def test_a_wrapper_is_not_changed_by_its_conversion():
     wrapper, _ = trained("conv1d", TINPUTinyMLQATFxModule)
     before = {k: v.clone() for k, v in wrapper.module.state_dict().items()}
-    wrapper.module.target.convert(wrapper.module)
+    wrapper.target.convert(wrapper.module)
     assert all(torch.equal(before[k], v) for k, v in wrapper.module.state_dict().items())
 
 
