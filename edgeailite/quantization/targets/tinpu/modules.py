@@ -148,11 +148,12 @@ class OffsetScaleShiftAverage(nn.Module):
 
     Args:
         average: A pooling, or :class:`~edgeailite.quantization.graph.window_sums.Mean`.
+        name: Of the call, for messages.
     """
 
-    def __init__(self, average: nn.Module) -> None:
+    def __init__(self, average: nn.Module, name: str = "") -> None:
         super().__init__()
-        self.sums = WindowSum(average)
+        self.sums, self.name = WindowSum(average), name
 
     def forward(
         self, x: Tensor, output_quantizer: FakeQuantize, input_quantizer: FakeQuantize
@@ -163,11 +164,18 @@ class OffsetScaleShiftAverage(nn.Module):
             x: On the grid of `input_quantizer`.
             output_quantizer: The one behind, which rounds down.
             input_quantizer: Whose grid `x` lies on.
+
+        Raises:
+            ValueError: The windows have no fixed-point form; the message names the call.
         """
         if not output_quantizer.fake_quant_enabled:
             return self.sums.average(x)
+        try:
+            areas = self.sums.areas(x.shape)
+        except ValueError as error:
+            raise ValueError(f"'{self.name}': {error}") from error
         input_scale, scale = input_quantizer.qparams().scale, output_quantizer.qparams().scale
-        found = average_requantization(self.sums.areas(x.shape), input_scale, scale)
+        found = average_requantization(areas, input_scale, scale)
         return (self.sums(x) + found.offset * input_scale) * (found.factor * (scale / input_scale))
 
     def frozen(

@@ -14,6 +14,7 @@ from edgeailite.quantization.arithmetic.fixed_point import MULTIPLIER_BITS
 from edgeailite.quantization.graph.average_calls import average_module, unknown_windows
 from edgeailite.quantization.graph.calls import operation_of, traits_of
 from edgeailite.quantization.graph.operations import BATCH_NORM, QUANTIZER
+from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.integer.rule_target import RuleTarget
 from edgeailite.quantization.prepare.policy import ModuleAnnotation, OutputAnnotation
 from edgeailite.quantization.targets.tinpu.c_files import export_c
@@ -122,7 +123,7 @@ class Tinpu(RuleTarget):
 
 
 def _make_average(node: fx.Node, module: nn.Module | None) -> nn.Module:
-    return OffsetScaleShiftAverage(average_module(node, module))
+    return OffsetScaleShiftAverage(average_module(node, module), call_name(node))
 
 
 @dataclass(frozen=True)
