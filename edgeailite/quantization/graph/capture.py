@@ -80,6 +80,7 @@ def capture(
         return captured
     guard = Guard(model, example)
     problems: list[TraceError] = []
+    children = dict(model._modules)
     for way in (_by_tracing, _by_export):
         try:
             attempt = way(model, leaves, example)
@@ -91,6 +92,8 @@ def capture(
             return _finish(model, attempt, leaves)
         values = guard.values_of(attempt.captured, wrong.training)
         replace_modules(model, {twin: own for own, twin in attempt.twins.items()})
+        model._modules.clear()  # children that the graph needed: a Sequential would run them
+        model._modules.update(children)
         place = guard.first_without(values, wrong)
         problems.append(wrong_graph(model, program_of(attempt.captured).way, wrong, place))
     raise TraceError(" ".join(str(problem) for problem in problems)) from problems[0]

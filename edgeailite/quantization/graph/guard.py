@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,17 @@ class Difference:
     training: bool
 
 
+def _compared(wanted: Behavior, run: Callable[[], Behavior]) -> str | None:
+    """Difference of what the graph does, or the error with which it fails."""
+    try:
+        found = run()
+    except TraceError:
+        raise
+    except Exception as error:
+        return f"it fails with {type(error).__name__}: {error}"
+    return difference(wanted, found)
+
+
 class Guard:
     """Compares a captured graph with its model, once.
 
@@ -64,7 +77,6 @@ class Guard:
 
     Attributes:
         training: The model's behavior in training mode; None: it does not run in it.
-        unguarded: Why it does not.
     """
 
     def __init__(self, model: nn.Module, example: Example) -> None:
@@ -80,14 +92,13 @@ class Guard:
                 "Give an input of the shape that the model is used with, batch included."
             ) from error
         self.training: Behavior | None = None
-        self.unguarded = ""
         for inputs in (example, example.with_batch_of_two()):
             try:
                 self.training = observe(model, inputs, training=True, call=call)
                 self.training_example = inputs
                 break
-            except Exception as error:  # batch norm of one value, most likely
-                self.unguarded = f"{type(error).__name__}: {error}"
+            except Exception:  # batch norm of one value, most likely
+                continue
 
     def compare(self, captured: GraphModel) -> Difference | None:
         """Run the captured graph; the types of its values are noted on the way.
@@ -98,14 +109,13 @@ class Guard:
         Returns:
             The first difference; None: there is none.
         """
-        found = self.note_types(captured)
-        message = difference(self.evaluation, found)
+        message = _compared(self.evaluation, lambda: self.note_types(captured))
         if message is not None:
             return Difference(f"in evaluation mode {message}", training=False)
         if self.training is None:
             return None
-        found = observe(captured, self.training_example, training=True, call=_call(captured))
-        message = difference(self.training, found)
+        call, example = _call(captured), self.training_example
+        message = _compared(self.training, lambda: observe(captured, example, True, call))
         return Difference(f"in training mode {message}", training=True) if message else None
 
     def note_types(self, captured: GraphModel) -> Behavior:
@@ -134,7 +144,7 @@ class Guard:
     def values_of(self, captured: GraphModel, training: bool) -> set[int]:
         """Values that a captured graph computes, to look for those of the model."""
         example = self.training_example if training else self.example
-        with Recorded() as recorded:
+        with Recorded() as recorded, suppress(Exception):  # up to where it fails
             observe(captured, example, training, _call(captured))
         return recorded.values
 

@@ -134,3 +134,10 @@ def test_a_result_that_is_written_into_another_tensor_is_refused_by_name():
 
     with pytest.raises(TraceError, match=r"out="):
         capture(Writes().requires_grad_(False))
+
+
+def test_a_graph_that_fails_where_the_model_runs_is_refused():
+    """In training spectral norm writes its estimate with ``out=``, which a graph cannot repeat."""
+    normed = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
+    with pytest.raises(TraceError, match=r"(?s)in training mode it fails with RuntimeError.*out="):
+        capture(nn.Sequential(normed), example=Example((torch.randn(2, 3, 6, 6),)))
