@@ -15,9 +15,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from edgeailite.quantization.graph.leaves import Leaves
+from edgeailite.quantization.graph.modes import in_mode
 
 _state = threading.local()
 TENSOR = object()  # stands for a tensor among results
@@ -130,9 +132,17 @@ def _stand_in(module: nn.Module, path: str, leaves: Leaves) -> Callable[..., Any
 
     if isinstance(module, nn.RNNBase):
         own = functools.partial(_recurrent_result, module)
+    if isinstance(module, parametrize.ParametrizationList):
+        own = functools.partial(torch.empty_like, _weight_of(module))
     if leaves.is_opened(module, path):
         return opened
     return as_leaf if leaves.is_leaf(module, path) else None
+
+
+def _weight_of(module: nn.Module) -> Tensor:
+    """Weight that a parametrization computes, which may depend on the values of parameters."""
+    with in_mode(module, training=False), torch.no_grad():
+        return module()
 
 
 def _recurrent_result(module: nn.RNNBase, x: Tensor, state: Any = None) -> Any:

@@ -15,6 +15,7 @@ from edgeailite.quantization.graph.operations import (
     QUANTIZER,
     RELU,
 )
+from edgeailite.quantization.graph.results import PARAMETRIZATION
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
@@ -87,11 +88,20 @@ def is_absorbed(node: fx.Node) -> bool:
 
 def is_computed_from_parameters(node: fx.Node) -> bool:
     """Return True if a value depends on parameters and buffers alone."""
-    if node.op == "get_attr":
+    if node.op == "get_attr" or operation_of(node) is PARAMETRIZATION:
         return True
     if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
         return False
     return all(map(is_computed_from_parameters, node.all_input_nodes))
+
+
+def is_parameter_of_layers(node: fx.Node) -> bool:
+    """Return True if a value is computed from parameters for layers' weights and biases alone."""
+    return is_computed_from_parameters(node) and all(
+        is_parameter_of_layers(user)
+        or (traits_of(user).has_weight and argument(user, "input") is not node)
+        for user in node.users
+    )
 
 
 def computed_parameter(layer: fx.Node) -> str | None:

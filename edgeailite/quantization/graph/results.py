@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from edgeailite.quantization.graph import traits
 from edgeailite.quantization.graph.registry import each, operation_named
@@ -22,6 +23,8 @@ ELEMENT = row("element", replace(traits.NONE, reads_one=True))
 """A part of a dict, list or dataclass, or of a result with several tensors."""
 RECURRENT = row("recurrent", traits.NONE, modules=(nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell))
 """Stays whole, in float; its result is a tuple."""
+PARAMETRIZATION = row("parametrization", traits.NONE, modules=(parametrize.ParametrizationList,))
+"""Computes a weight from parameters: a layer's own, which is quantized."""
 VALUES_AND_PLACES = row(
     "values_and_places",
     traits.NONE,

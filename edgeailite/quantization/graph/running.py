@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeailite.quantization.graph.model import graph_of
+from edgeailite.quantization.graph.modes import in_mode
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
@@ -58,8 +59,14 @@ class GraphRunner(fx.Interpreter):
 
 
 def parameter_value(model: GraphModel, node: fx.Node) -> Any:
-    """Compute a value that depends on parameters and buffers alone."""
+    """Compute a value that depends on parameters and buffers alone.
+
+    A parametrization computes it as in evaluation: training would change its buffers.
+    """
     runner = GraphRunner(model)
+    if node.op == "call_module":
+        with in_mode(model.get_submodule(str(node.target)), training=False):
+            return runner.compute(node, lambda operand: parameter_value(model, operand))
     return runner.compute(node, lambda operand: parameter_value(model, operand))
 
 

@@ -35,6 +35,7 @@ from edgeailite.quantization.graph.patterns import (
     computed_parameter,
     foldable_batch_norm,
     is_absorbed,
+    is_parameter_of_layers,
     last_values,
     only_user,
     operation_path,
@@ -172,7 +173,7 @@ def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target:
     operation, traits, user = operation_of(node), traits_of(node), only_user(node)
     if operation in (OUTPUT, SCALAR, QUANTIZER, KEEP_IN_FLOAT, NO_FLOATS) or not node.users:
         return False
-    if is_known_not_to_be_float(node):
+    if is_known_not_to_be_float(node) or is_parameter_of_layers(node):
         return False
     if any(operation_of(u) in _MARKERS for u in node.users):
         return False

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from edgeailite.quantization.graph.behavior import named_tensors
 
@@ -26,8 +27,8 @@ def original_model(model: nn.Module) -> nn.Module:
 
     Raises:
         TypeError: It is no module.
-        ValueError: It is scripted, lazy and not initialized, on the meta device, or its parameters
-            are not float32.
+        ValueError: It is scripted, lazy and not initialized, on the meta device, its parameters are
+            not float32, or it has torch's older spectral norm.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module.")
@@ -46,7 +47,18 @@ def original_model(model: nn.Module) -> nn.Module:
         )
     for name, parameter in named_tensors(model, "_parameters"):
         _check_parameter(name, parameter)
+    for path, module in nn.Module.named_modules(model):
+        _check_hooks(path, module)
     return model
+
+
+def _check_hooks(path: str, module: nn.Module) -> None:
+    if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
+        raise ValueError(
+            f"'{path}' has torch.nn.utils.spectral_norm, which overwrites its buffers as no graph "
+            "can. Use torch.nn.utils.parametrizations.spectral_norm, or wrap the "
+            "model after torch.nn.utils.remove_spectral_norm."
+        )
 
 
 def _check_parameter(name: str, parameter: Any) -> None:

@@ -19,7 +19,12 @@ from edgeailite.quantization.graph.operations import (
     UNKNOWN,
 )
 from edgeailite.quantization.graph.patterns import computed_parameter, is_absorbed, quantizer_of
-from edgeailite.quantization.graph.results import ELEMENT, NO_FLOATS, RECURRENT
+from edgeailite.quantization.graph.results import (
+    ELEMENT,
+    NO_FLOATS,
+    PARAMETRIZATION,
+    RECURRENT,
+)
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
@@ -74,7 +79,11 @@ def _function_path(node: fx.Node) -> str:
 
 def _reason(model: GraphModel, node: fx.Node) -> str | None:
     operation, traits = operation_of(node), traits_of(node)
-    if node.meta.get(TRAINING_ONLY, False) or operation in (ELEMENT, NO_FLOATS):
+    if node.meta.get(TRAINING_ONLY, False) or operation in (
+        ELEMENT,
+        NO_FLOATS,
+        PARAMETRIZATION,
+    ):
         return None  # not deployed; not arithmetic on floats
     if operation is RECURRENT:
         return "a recurrent layer: called whole, with float weights"

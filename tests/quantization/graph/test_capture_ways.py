@@ -137,7 +137,18 @@ def test_a_result_that_is_written_into_another_tensor_is_refused_by_name():
 
 
 def test_a_graph_that_fails_where_the_model_runs_is_refused():
-    """In training spectral norm writes its estimate with ``out=``, which a graph cannot repeat."""
-    normed = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
+    """A buffer written with ``out=``, without a gradient, which a graph cannot repeat."""
+
+    class Estimates(Tricky):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(8))
+
+        def trick(self, x):
+            if self.training:
+                with torch.no_grad():
+                    torch.mean(x, (0, 2, 3), out=self.mean)
+            return self.last(x * self.mean.clone().view(-1, 1, 1))
+
     with pytest.raises(TraceError, match=r"(?s)in training mode it fails with RuntimeError.*out="):
-        capture(nn.Sequential(normed), example=Example((torch.randn(2, 3, 6, 6),)))
+        capture(Estimates(), example=Example((torch.randn(2, 3, 6, 6),)))

@@ -50,3 +50,10 @@ def test_models_without_python_modules_or_values_are_refused():
 def test_a_model_is_itself():
     model = network()
     assert original_model(model) is model
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*is deprecated:FutureWarning")
+def test_the_older_spectral_norm_is_refused_by_name():
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(ValueError, match=r"'0' has .*parametrizations\.spectral_norm"):
+        original_model(model)
