@@ -295,7 +295,7 @@ def test_the_npu_writes_each_format(name, tmp_path):
 def test_a_format_is_taken_under_both_of_its_names(wrapper_type, tmp_path):
     wrapper, x = trained("perceptron", wrapper_type)
     for exporter in (wrapper, wrapper.convert()):
-        for name in exporter.formats:
+        for name in exporter.formats[:2]:
             files = [
                 exporter.export(x[:1], tmp_path / "m.onnx", **options).read_bytes()
                 for options in (
