@@ -77,6 +77,7 @@ class Guard:
 
     Attributes:
         training: The model's behavior in training mode; None: it does not run in it.
+        problem: The error with which it does not.
     """
 
     def __init__(self, model: nn.Module, example: Example) -> None:
@@ -92,13 +93,14 @@ class Guard:
                 "Give an input of the shape that the model is used with, batch included."
             ) from error
         self.training: Behavior | None = None
+        self.problem = ""
         for inputs in (example, example.with_batch_of_two()):
             try:
                 self.training = observe(model, inputs, training=True, call=call)
                 self.training_example = inputs
                 break
-            except Exception:  # batch norm of one value, most likely
-                continue
+            except Exception as error:  # batch norm of one value, most likely
+                self.problem = f"{type(error).__name__}: {error}"
 
     def compare(self, captured: GraphModel) -> Difference | None:
         """Run the captured graph; the types of its values are noted on the way.
@@ -113,6 +115,12 @@ class Guard:
         if message is not None:
             return Difference(f"in evaluation mode {message}", training=False)
         if self.training is None:
+            warnings.warn(
+                f"{type(self.model).__name__} does not run in training mode on the example "
+                f"({self.problem}): the captured graph was compared with it in evaluation mode "
+                "alone.",
+                stacklevel=5,
+            )
             return None
         call, example = _call(captured), self.training_example
         message = _compared(self.training, lambda: observe(captured, example, True, call))

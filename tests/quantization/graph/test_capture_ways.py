@@ -152,3 +152,15 @@ def test_a_graph_that_fails_where_the_model_runs_is_refused():
 
     with pytest.raises(TraceError, match=r"(?s)in training mode it fails with RuntimeError.*out="):
         capture(Estimates(), example=Example((torch.randn(2, 3, 6, 6),)))
+
+
+def test_a_model_that_does_not_run_in_training_mode_is_named():
+    class Deployed(Tricky):
+        def trick(self, x):
+            if self.training:
+                raise RuntimeError("for inference only")
+            return self.last(x)
+
+    with pytest.warns(UserWarning, match=r"Deployed .*for inference only.*evaluation mode alone"):
+        captured = capture(Deployed(), leaf_modules=(), example=Example((torch.randn(2, 3, 6, 6),)))
+    assert program_of(captured).way == "torch.export"
