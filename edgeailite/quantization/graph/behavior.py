@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgeailite.quantization.graph.modes import buffers_kept, in_mode
 from edgeailite.quantization.graph.structure import Example, flatten
@@ -41,6 +42,8 @@ class Behavior:
 def observe(model: nn.Module, example: Example, training: bool, call: Call) -> Behavior:
     """Run a model once; buffers, modes and the random state are as before at the end.
 
+    Every random operation begins with the same seed: a graph does not draw what no result needs.
+
     Args:
         model: Whose parameters and buffers are looked at.
         example: Inputs; copied.
@@ -48,10 +51,22 @@ def observe(model: nn.Module, example: Example, training: bool, call: Call) -> B
         call: Runs the model.
     """
     with in_mode(model, training), _alone(model, example), torch.set_grad_enabled(training):
-        tensors, structure = flatten(call(example.copied()))
+        with _Reseeding():
+            tensors, structure = flatten(call(example.copied()))
         buffers = {name: buffer.clone() for name, buffer in named_tensors(model, "_buffers")}
         learning = _learning(model, tensors) if training else frozenset()
     return Behavior(structure, [t.detach() for t in tensors], buffers, learning)
+
+
+class _Reseeding(TorchDispatchMode):
+    """Random numbers of an operation depend on nothing that was drawn before."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            torch.manual_seed(_SEED)
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -60,10 +75,12 @@ def _alone(model: nn.Module, example: Example) -> Iterator[None]:
     devices = {t.device for t in example.tensors}
     kind = next(iter(devices)).type if devices else "cpu"
     accelerators = [d for d in devices if d.type != "cpu"]
-    with torch.random.fork_rng(devices=accelerators, device_type=kind if accelerators else "cuda"):
-        torch.manual_seed(_SEED)
-        with torch.autocast(kind, enabled=False), buffers_kept(model):
-            yield
+    with (
+        torch.random.fork_rng(devices=accelerators, device_type=kind if accelerators else "cuda"),
+        torch.autocast(kind, enabled=False),
+        buffers_kept(model),
+    ):
+        yield
 
 
 def named_tensors(model: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:

@@ -25,7 +25,7 @@ from edgeailite.quantization.graph.leaves import (
     has_computed_weight,
     is_batch_norm_with_activation,
 )
-from edgeailite.quantization.graph.merging import follow_mode
+from edgeailite.quantization.graph.merging import PathsDiffer, follow_mode
 from edgeailite.quantization.graph.model import (
     GraphModel,
     Way,
@@ -164,7 +164,11 @@ def _attempt(
         captured.__dict__[name] = looking_on
     for name, constant in constants.items():
         captured.register_buffer(name, constant, persistent=False)
-    follow_mode(captured, training, training_constants)
+    try:
+        follow_mode(captured, training, training_constants)
+    except PathsDiffer as error:
+        message = f"{type(model).__name__} cannot be captured by {way}: {error}."
+        raise TraceError(message) from error
     tidy(captured)
     return _Attempt(captured, twins)
 

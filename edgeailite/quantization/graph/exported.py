@@ -165,7 +165,16 @@ class _Rebuilt:
             result, lambda v: values[v.index] if isinstance(v, Place) else v, self._make
         )
         self.graph.output(outputs)
+        self._place_sizes_first()
         return self.graph
+
+    def _place_sizes_first(self) -> None:
+        """Ask for sizes of an input behind it, in both modes' graphs alike."""
+        for node in list(self.graph.nodes):
+            if node.meta.get("operator") is torch.ops.aten.sym_size.int:
+                (source,) = node.all_input_nodes
+                if source.op == "placeholder":
+                    source.append(node)
 
     def _make(self, kind: type, fields: dict[str, Any]) -> fx.Node:
         """A dataclass or a mapping that is no dict."""

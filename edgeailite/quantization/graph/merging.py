@@ -29,6 +29,10 @@ from edgeailite.quantization.graph.modes import TrainingOnly, is_training
 Change = Callable[[], None]
 
 
+class PathsDiffer(Exception):
+    """Training calls a layer on other values than evaluation does."""
+
+
 class _Differs(Exception):
     """Two calls are not one call, whatever the mode."""
 
@@ -40,6 +44,9 @@ def follow_mode(model: GraphModel, training: fx.Graph, constants: Mapping[str, T
         model: Its graph is changed.
         training: The graph of training mode.
         constants: Tensors that it reads and the model does not have, by name.
+
+    Raises:
+        PathsDiffer: Training calls a layer with parameters on other values than evaluation does.
     """
     _Merger(model, training, constants).merge()
 
@@ -176,10 +183,25 @@ class _Merger:
                 last = max(last, self.same[node])
             elif node in wanted:
                 last = nodes[node] = self._add(node, nodes, last)
+        self._check_layers([n for n in nodes if n not in self.same])
         result = fx.map_arg(theirs.args[0], nodes.__getitem__)
         if _as_text(result) != _as_text(own.args[0]):
             own.args = ((own.args[0], result),)
             own.meta[BY_MODE] = True
+
+    def _check_layers(self, added: list[fx.Node]) -> None:
+        """Refuse a layer that would run once for each mode: training would not be quantized."""
+        in_both = set(self.same.values())
+        calls = (n for n in self.graph.find_nodes(op="call_module") if n not in in_both)
+        own = {n.target for n in calls if not n.meta.get(TRAINING_ONLY, False)}
+        for node in added:
+            if node.op == "call_module" and node.target in own:
+                layer = self.model.get_submodule(str(node.target))
+                if any(True for _ in nn.Module.parameters(layer)):
+                    raise PathsDiffer(
+                        f"in training mode it calls '{node.target}' on other values than in "
+                        "evaluation mode, and one graph is quantized"
+                    )
 
     def _add(self, node: fx.Node, nodes: dict[fx.Node, fx.Node], last: fx.Node) -> fx.Node:
         with self.graph.inserting_after(last):

@@ -7,12 +7,13 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.graph.behavior import difference, observe
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.guard import TraceError
-from edgeailite.quantization.graph.model import program_of
+from edgeailite.quantization.graph.model import graph_of, program_of
 from edgeailite.quantization.graph.structure import Example
 from tests.quantization.graph import tricky_networks
 from tests.quantization.graph.tricky_networks import BY_EXPORT, BY_TRACING, Tricky
@@ -164,3 +165,48 @@ def test_a_model_that_does_not_run_in_training_mode_is_named():
     with pytest.warns(UserWarning, match=r"Deployed .*for inference only.*evaluation mode alone"):
         captured = capture(Deployed(), leaf_modules=(), example=Example((torch.randn(2, 3, 6, 6),)))
     assert program_of(captured).way == "torch.export"
+
+
+@pytest.mark.parametrize("with_condition", [False, True])
+def test_a_stage_that_no_result_needs_may_draw_and_count(with_condition):
+    """Segmentation networks on a whole encoder: its last stages run in vain."""
+
+    class Unused(Tricky):
+        def make(self):
+            self.deeper = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5))
+
+        def trick(self, x):
+            if with_condition and x.shape[2] < 2:
+                x = x * 2
+            F.dropout(self.deeper(x), 0.2, self.training)
+            return F.dropout(self.last(x), 0.3, self.training)
+
+    captured = capture(Unused(), example=Example((torch.randn(2, 3, 6, 6),)))
+    assert program_of(captured).way == ("torch.export" if with_condition else "torch.fx")
+    assert "deeper.1" not in {n.target for n in graph_of(captured).nodes}
+
+
+def test_the_batch_size_is_one_value_in_both_modes():
+    """Evaluation asks for it in front of the layers, training behind them."""
+
+    class Asks(Tricky):
+        def forward(self, x):
+            early = None if self.training else x.flatten(1).view(x.shape[0], -1, 3)
+            y = self.norm(self.first(x))
+            y = self.last(y.view(x.shape[0], 2, 4, *map(int, x.shape[2:])).flatten(1, 2))
+            return y if self.training else (y, early)
+
+    captured = capture(Asks(), example=Example((torch.randn(2, 3, 6, 6),)))
+    assert program_of(captured).way == "torch.export"
+    assert captured.train()(torch.randn(5, 3, 6, 6)).shape == (5, 8, 6, 6)
+    calls = [n.target for n in graph_of(captured).find_nodes(op="call_module")]
+    assert sorted(calls) == ["first", "last", "norm"]
+
+
+def test_a_layer_that_training_calls_on_other_values_is_refused():
+    class Other(Tricky):
+        def trick(self, x):
+            return self.last(x.flip(2)) + x if self.training else self.last(x.tanh().exp()) * x
+
+    with pytest.raises(TraceError, match=r"in training mode it calls 'last' on other values"):
+        capture(Other(), example=Example((torch.randn(2, 3, 6, 6),)))
