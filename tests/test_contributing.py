@@ -172,7 +172,7 @@ def test_target_without_a_layer_leaves_its_weight_in_float(tmp_path):
     wrapper.export(images, tmp_path / "model.onnx")
     assert list(build_report(wrapper).floats) == ["2"]
     assert (
-        verify(wrapper, [images], tmp_path / "model.onnx").mismatches["simulation vs integer graph"]
+        verify(wrapper, [images], tmp_path / "model.onnx").mismatches["evaluation vs integer graph"]
         == 0
     )
 

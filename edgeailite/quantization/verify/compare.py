@@ -1,4 +1,4 @@
-"""PyTorch simulation, integer graph and ONNX Runtime, compared value by value.
+"""Evaluation in PyTorch, integer graph and ONNX Runtime, compared value by value.
 
 As a program:
 ``python -m edgeailite.quantization.verify model.onnx --data images --model my.py:build``.
@@ -18,7 +18,7 @@ from edgeailite.quantization.graph.modes import modes_kept
 from edgeailite.quantization.graph.recording import Hook, hooked, results_kept
 from edgeailite.quantization.integer.grid import IntegerOperator
 from edgeailite.quantization.modules.activation import FakeQuantize
-from edgeailite.quantization.verify.notes import model_notes
+from edgeailite.quantization.verify.notes import has_free_scales, model_notes
 from edgeailite.quantization.verify.onnx_runtime import (
     cpu_note,
     first_onnx_difference,
@@ -27,7 +27,7 @@ from edgeailite.quantization.verify.onnx_runtime import (
 from edgeailite.quantization.verify.outputs import OutputGrid, flat, output_grids
 from edgeailite.quantization.verify.verification import Verification
 
-SIMULATION_INTEGER = "simulation vs integer graph"
+EVALUATION_INTEGER = "evaluation vs integer graph"
 INTEGER_ORT_PLAIN = "integer graph vs ONNX Runtime, optimizations off"
 INTEGER_ORT_OPTIMIZED = "integer graph vs ONNX Runtime, optimizations on"
 
@@ -37,11 +37,13 @@ def verify(
     batches: Iterable[Tensor | tuple[Tensor, ...]],
     onnx_path: str | os.PathLike[str] | None = None,
 ) -> Verification:
-    """Compare the simulation (evaluation mode), its integer graph, and ONNX Runtime on data.
+    """Compare evaluation by the wrapper, its integer graph, and ONNX Runtime on data.
+
+    How far the simulation differs that training uses is noted beside.
 
     Args:
-        wrapper: Trained or calibrated; or converted already, which leaves the simulation out. It
-            stays in the mode that it is in, and counts no epoch.
+        wrapper: Trained or calibrated; or converted already, which leaves evaluation out. It stays
+            in the mode that it is in, and counts no epoch.
         batches: Inputs of the model; a tuple for several.
         onnx_path: QDQ or TINPU file exported from `wrapper`; None compares without ONNX Runtime.
 
@@ -59,9 +61,9 @@ def verify(
     if convert is None and onnx_path is None:
         raise ValueError("A converted model alone is nothing to compare: give onnx_path as well.")
     with modes_kept(wrapper):
-        simulation = None if convert is None else model.eval()
+        nn.Module.train(wrapper, False)  # not the wrapper's own, which counts
         converted = model if convert is None else convert().module
-        run = _Run(simulation, converted, onnx_path)
+        run = _Run(None if convert is None else wrapper, converted, onnx_path)
         for batch in batches:
             run.compare(batch if isinstance(batch, tuple) else (batch,))
     if run.result.num_values == 0:
@@ -89,31 +91,38 @@ class _Run:
 
     def __init__(
         self,
-        simulation: nn.Module | None,
+        wrapper: nn.Module | None,
         converted: GraphModel,
         onnx_path: str | os.PathLike[str] | None,
     ) -> None:
-        self.simulation, self.converted, self.onnx_path = simulation, converted, onnx_path
+        self.wrapper, self.converted, self.onnx_path = wrapper, converted, onnx_path
+        self.simulation = None if wrapper is None else wrapper_model(wrapper)
         levels = {INTEGER_ORT_PLAIN: "off", INTEGER_ORT_OPTIMIZED: "all"}
         self.sessions = (
             {} if onnx_path is None else {p: open_session(onnx_path, x) for p, x in levels.items()}
         )
-        self.grids = output_grids(converted)
+        self.grids, self.has_free_scales = output_grids(converted), has_free_scales(converted)
         self.result = Verification(cpu_note=cpu_note(), notes=model_notes(converted))
 
     def compare(self, inputs: tuple[Tensor, ...]) -> None:
         """Compare all pairs on one batch."""
         with torch.no_grad():
             integer = flat(self.converted(*inputs))
-            simulated = [] if self.simulation is None else flat(self.simulation(*inputs))
+            evaluated = [] if self.wrapper is None else flat(self.wrapper(*inputs))
+            simulated = []
+            if self.simulation is not None and self.has_free_scales:
+                simulated = flat(self.simulation(*inputs))
         result = self.result
         result.num_inputs += flat(inputs)[0].shape[0]
         result.num_values += sum(y.numel() for y in integer)
         grids = self.grids if len(self.grids) == len(integer) else [OutputGrid()] * len(integer)
         before = dict(result.mismatches)
-        for a, b, grid in zip(simulated, integer, grids, strict=False):
+        for i, (b, grid) in enumerate(zip(integer, grids, strict=True)):
             scale = None if grid.scale is None else grid.scale * grid.factor
-            result.count(SIMULATION_INTEGER, a, b * grid.factor, scale)
+            if evaluated:
+                result.count(EVALUATION_INTEGER, evaluated[i], b * grid.factor, scale)
+            if simulated:
+                result.count_simulation(simulated[i], b * grid.factor, scale)
         for pair, session in self.sessions.items():
             names = [i.name for i in session.get_inputs()]
             feed = {n: x.cpu().numpy() for n, x in zip(names, flat(inputs), strict=True)}
@@ -128,7 +137,7 @@ class _Run:
         def is_new(pair: str) -> bool:
             return result.mismatches.get(pair, 0) > before.get(pair, 0)
 
-        if result.first_difference is None and is_new(SIMULATION_INTEGER):
+        if result.first_difference is None and is_new(EVALUATION_INTEGER):
             assert self.simulation is not None
             result.first_difference = first_difference(self.simulation, self.converted, inputs)
         if result.first_onnx_difference is None and is_new(INTEGER_ORT_PLAIN):

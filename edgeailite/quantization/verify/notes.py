@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
 
 
+def has_free_scales(converted: GraphModel) -> bool:
+    """Return True if a scale is no power of two: the simulation may then differ by a step."""
+    grids = [m.grid for m in converted.modules() if isinstance(m, Quantize | Requantize)]
+    return any(not grid.is_power_of_two for grid in grids)
+
+
 def model_notes(converted: GraphModel) -> list[str]:
     """Return remarks on a model's comparison with ONNX Runtime, from its own numbers."""
     layers = [m for m in converted.modules() if isinstance(m, IntegerLayer)]
     risky = [m.layer_path for m in layers if _can_saturate(m)]
-    grids = [m.grid for m in converted.modules() if isinstance(m, Quantize | Requantize)]
-    free = any(not grid.is_power_of_two for grid in grids)
     notes = []
-    if free:
+    if has_free_scales(converted):
         notes.append(
             "free scales: with optimizations off ONNX Runtime sums floats, which differs by a step "
             "on rare ties; its integer kernels run with optimizations on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -20,8 +21,11 @@ class Verification:
         max_difference: For each pair, the largest difference, in units of the output.
         steps: For each pair, the number of values by their difference in steps, which are integers
             of the output's grid. Outputs that lie on no grid are not counted here.
+        simulation: Where scales are free, the number of values by which the simulation that
+            training uses differs from the integer graph, by steps of the output's grid (0: none of
+            a grid's). No part of `mismatches`: evaluation computes the integers.
         first_difference: Path of the first quantizer at which simulation and integer graph differ,
-            or None.
+            if evaluation differs; or None.
         first_onnx_difference: Likewise for integer graph and ONNX Runtime without optimizations.
         cpu_note: Remark on the integer kernels of this CPU.
         notes: Remarks on the numbers.
@@ -32,6 +36,7 @@ class Verification:
     mismatches: dict[str, int] = field(default_factory=dict)
     max_difference: dict[str, float] = field(default_factory=dict)
     steps: dict[str, Counter[int]] = field(default_factory=dict)
+    simulation: Counter[int] = field(default_factory=Counter)
     first_difference: str | None = None
     first_onnx_difference: str | None = None
     cpu_note: str = ""
@@ -61,18 +66,30 @@ class Verification:
         """
         if a.shape != b.shape:
             raise ValueError(f"{pair}: outputs have shapes {tuple(a.shape)} and {tuple(b.shape)}.")
-        difference, differs = (a.double() - b.double()).abs(), ~(a == b)
+        difference, differs = _apart(a, b)
         self.mismatches[pair] = self.mismatches.get(pair, 0) + int(differs.sum())
         largest = float(difference.max()) if difference.numel() else 0.0
         self.max_difference[pair] = max(self.max_difference.get(pair, 0.0), largest)
         counts = self.steps.setdefault(pair, Counter())
-        if scale is not None and differs.any():
-            counts.update(torch.round(difference[differs] / scale).long().tolist())
+        if scale is not None:
+            counts.update(_in_steps(difference[differs], scale))
+
+    def count_simulation(self, a: Tensor, b: Tensor, scale: float | None) -> None:
+        """Add one batch of the simulation and of the integer graph, as in :meth:`count`."""
+        difference, differs = _apart(a, b)
+        self.simulation.update(_in_steps(difference[differs], scale or math.inf))
 
     def __str__(self) -> str:
         lines = [f"{self.num_values} output values of {self.num_inputs} inputs"]
         for pair, count in self.mismatches.items():
             lines.append(f"  {pair}: {count} differ{self._how_far(pair) if count else ''}")
+        if self.simulation:
+            count, most = sum(self.simulation.values()), max(self.simulation)
+            share = 100 * count / max(self.num_values, 1)
+            far = f", by at most {most} step{'s' if most > 1 else ''}" if most else ""
+            lines.append(
+                f"  (the simulation, which training uses: {count} differ ({share:.3g} %){far})"
+            )
         if self.first_difference is not None:
             place = f"'{self.first_difference}'"
             lines.append(f"  first difference between simulation and integer graph: {place}")
@@ -90,3 +107,13 @@ class Verification:
         by_step = f"; {counts.get(1, 0)} by one step, {counts.get(2, 0)} by two, {more} by more"
         absolute = f" ({share:.3g} %), largest difference {self.max_difference[pair]:g}"
         return absolute + (by_step if counts else "")
+
+
+def _apart(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Difference of all values, and which differ; NaN equals nothing."""
+    return (a.double() - b.double()).abs(), ~(a == b)
+
+
+def _in_steps(differences: Tensor, scale: float) -> list[int]:
+    """Differences in steps of a grid."""
+    return torch.round(differences / scale).long().tolist()

@@ -33,14 +33,13 @@ from edgeailite.quantization.prepare.prepare import check_finite_weights
 from edgeailite.quantization.wrappers.arguments import warn_user
 from edgeailite.quantization.wrappers.calibration import (
     BiasCalibration,
-    BiasNotes,
-    EvaluationCalibration,
     calibrate_at_once,
     feed,
     reestimate,
     warn_of_missing_ranges,
 )
 from edgeailite.quantization.wrappers.converted import ConvertedModule, as_tuple, convert_model
+from edgeailite.quantization.wrappers.evaluation import Evaluation
 from edgeailite.quantization.wrappers.exporting import Exporter
 from edgeailite.quantization.wrappers.progress import Progress
 
@@ -75,6 +74,9 @@ class QuantModule(Exporter):
         trains: False: training mode only calibrates: ranges (and biases) learn from the data, batch
             norm and dropout stay in evaluation mode, no gradients.
         post_training: What each method gained in the last :meth:`calibrate` with a `quality`.
+        integer_evaluation: Evaluation computes the integers that the device will compute, where
+            the simulation may differ by a step: with free scales or long sums. False: it simulates.
+            The gradient is the simulation's, and a module with a hook asks for it.
         teacher: The float model that is learned from, as it was before the first calibration or
             training; None without distillation.
     """
@@ -98,12 +100,10 @@ class QuantModule(Exporter):
         self.bias_calibration = BiasCalibration(model, bias_rate)
         self.clip_weights, self.weights_clipped = clip_weights, False
         self.post_training: list[MethodGain] = []
-        self._evaluation_begun = False
-        self._in_evaluation = EvaluationCalibration()
-        self._bias_notes = BiasNotes()
         if bit_widths is not None:
             apply_bit_widths(model, bit_widths)
         start_weight_ranges(model)
+        self.integer_evaluation, self._evaluation = True, Evaluation(model)
         self.teacher: Teacher | None = None
         if methods is not None and methods.distillation > 0:
             self.teacher = Teacher(model, methods.distillation, methods.temperature)
@@ -127,13 +127,14 @@ class QuantModule(Exporter):
             if self.training:
                 self._count_batch()
                 return self._train(args, kwargs) if self.trains else self._calibrate(args, kwargs)
-            if not torch.compiler.is_exporting():
-                if not self._evaluation_begun:
-                    self._begin_evaluation()
-                if self._in_evaluation.goes_on(self.module):
-                    with self._in_evaluation.observing(self.module):
-                        return self._calibrate(args, kwargs)
-            return self.module(*args, **kwargs)
+            if torch.compiler.is_exporting():
+                return self.module(*args, **kwargs)
+            if not self._evaluation.has_begun:
+                self._begin_evaluation()
+            if self._evaluation.calibration.goes_on(self.module):
+                with self._evaluation.calibration.observing(self.module):
+                    return self._calibrate(args, kwargs)
+            return self._evaluation.run(self.module, args, kwargs, self.integer_evaluation)
 
     def _count_batch(self) -> None:
         self.progress.has_stepped = True
@@ -162,8 +163,8 @@ class QuantModule(Exporter):
     @torch.compiler.disable
     def _begin_evaluation(self) -> None:
         """Calibrate if there is no range at all; else say what deserves a look."""
-        self._evaluation_begun = True
-        if not self.trains and self._in_evaluation.begin(self.module):
+        self._evaluation.has_begun = True
+        if not self.trains and self._evaluation.calibration.begin(self.module):
             self._begin()
             warn_user(
                 f"{type(self).__name__} has no ranges yet and calibrates with the batches that "
@@ -171,7 +172,7 @@ class QuantModule(Exporter):
                 "export(). To calibrate, train() or calibrate() is the clearer way."
             )
         elif not warn_of_missing_ranges(self.module):
-            self._say_all(self._bias_notes.next(self.module))
+            self._say_all(self._evaluation.notes(self.module))
 
     def _compare_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if compare_first_batch(self.module, args, kwargs):
@@ -207,8 +208,7 @@ class QuantModule(Exporter):
         check_modules(self.module)
         super().train(mode)
         check_finite_weights(self.module)
-        self._evaluation_begun = False
-        self._in_evaluation.end()
+        self._evaluation.end()
         if not mode:
             return self
         self._begin()
@@ -367,9 +367,8 @@ class QuantModule(Exporter):
 
     def _leave(self) -> None:
         """Before the model goes elsewhere as it is: end the calibration, name biases."""
-        self._in_evaluation.end()
-        if all(q.has_range for q in quantizers(self.module).values()):
-            self._say_all(self._bias_notes.next(self.module))
+        self._evaluation.calibration.end()
+        self._say_all(self._evaluation.notes(self.module))
 
     def write(
         self,

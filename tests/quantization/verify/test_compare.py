@@ -78,7 +78,7 @@ def test_an_altered_bias_is_found_with_its_place_and_steps(tmp_path):
     two_steps = round(2 * grid.scale / step_of_bias)
     altered(path, "2.bias", lambda b: b + two_steps)
     result = module.verify(wrapper, [torch.randn(SHAPE)], path)
-    assert result.mismatches[module.SIMULATION_INTEGER] == 0
+    assert result.mismatches[module.EVALUATION_INTEGER] == 0
     assert result.first_onnx_difference == "2.activation_q"
     counts = result.steps[module.INTEGER_ORT_PLAIN]
     assert counts[2] > 0.9 * result.mismatches[module.INTEGER_ORT_PLAIN]
@@ -99,6 +99,6 @@ def test_converted_model_is_compared_with_its_file_alone(tmp_path):
     path = wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx")
     result = module.verify(wrapper.convert(), [torch.randn(SHAPE)], path)
     assert result.exact
-    assert module.SIMULATION_INTEGER not in result.mismatches
+    assert module.EVALUATION_INTEGER not in result.mismatches
     with pytest.raises(ValueError, match="nothing to compare: give onnx_path"):
         module.verify(wrapper.convert(), [torch.randn(SHAPE)])

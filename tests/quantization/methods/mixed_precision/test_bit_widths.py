@@ -51,7 +51,7 @@ def test_layers_get_their_bits_and_stay_exact(name, tmp_path):
     assert words == ["int4", "int16"]
     wrapper.export(X, tmp_path / "model.onnx")
     comparison = verify(wrapper, DATA, tmp_path / "model.onnx")
-    off = [n for key, n in comparison.mismatches.items() if "off" in key or "simulation" in key]
+    off = [n for key, n in comparison.mismatches.items() if "off" in key or "evaluation" in key]
     assert off == [0, 0]
 
 

@@ -1,0 +1,161 @@
+"""Evaluation with the integers that the device will compute, where the simulation rounds apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
+from edgeailite.quantization.graph.behavior import named_tensors
+from edgeailite.quantization.graph.hooks import has_forward_hooks
+from edgeailite.quantization.graph.model import program_of
+from edgeailite.quantization.graph.structure import Place, flatten, rebuild
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.layer_calls import layer_calls
+from edgeailite.quantization.modules.pact2 import quantizers
+from edgeailite.quantization.wrappers.arguments import warn_user
+from edgeailite.quantization.wrappers.converted import convert_model
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
+
+
+class IntegerEvaluation:
+    """Runs the integer graph of a prepared model, which is made again whenever the model changed.
+
+    The simulation goes on where it is exact in every value: with power-of-two scales and sums of
+    products that float32 holds (8 bits, up to 518 products). It also does where a hook looks at a
+    module, where quantization is off, where ranges have seen no data, and in a copy of
+    ``DataParallel``.
+
+    Args:
+        model: Prepared model.
+
+    Attributes:
+        is_needed: The simulation may round apart: scales are free, or sums long.
+    """
+
+    def __init__(self, model: GraphModel) -> None:
+        self.is_needed = _may_round_apart(model)
+        self._state: tuple[Any, ...] | None = None
+        self._graph: GraphModel | None = None
+
+    @torch.compiler.disable
+    def run(self, model: GraphModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what the integer graph gives; its gradient is that of the simulation.
+
+        Args:
+            model: Prepared model in evaluation mode.
+            args: Inputs.
+            kwargs: Inputs by name.
+        """
+        graph = None if _asks_for_simulation(model) else self._current(model)
+        if graph is None:
+            return model(*args, **kwargs)
+        inputs, _ = flatten((args, kwargs))
+        device = inputs[0].device.type if inputs else "cpu"
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            integer = graph(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            return integer
+        tensors = (*inputs, *nn.Module.parameters(model))
+        if not any(tensor.requires_grad for tensor in tensors):
+            return integer
+        return _with_gradient(integer, model(*args, **kwargs))
+
+    def _current(self, model: GraphModel) -> GraphModel | None:
+        state = _state_of(model)
+        if state != self._state:
+            self._state, self._graph = state, _integer_graph(model)
+        return self._graph
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take nothing: the next evaluation makes the graph again."""
+        return {**self.__dict__, "_state": None, "_graph": None}
+
+
+def _may_round_apart(model: GraphModel) -> bool:
+    """Return True if scales are free, or a sum of products may need more bits than float32 has."""
+    activations = [q.spec for q in quantizers(model).values()]
+    bits = max((spec.bit_width for spec in activations), default=0)
+    specs, longest = activations, 0
+    for call in layer_calls(model):
+        spec, weight = call.layer.weight_quantizer.spec, call.weight
+        specs.append(spec)
+        largest = (weight.numel() // weight.shape[0]) << (bits + spec.bit_width - 1)
+        longest = max(longest, largest.bit_length())
+    return longest > EXACT_BITS or any(
+        not spec.power_of_two and spec.scale_bits is None for spec in specs
+    )
+
+
+def _asks_for_simulation(model: GraphModel) -> bool:
+    """Return True where a module must run itself: for its hooks, its observer, or in float."""
+    if getattr(model, "_is_replica", False) or has_forward_hooks(model):
+        return True
+    for module in nn.Module.modules(model):
+        if isinstance(module, FakeQuantize) and (module.training or not module.fake_quant_enabled):
+            return True
+        if isinstance(module, QuantLayer) and not module.fake_quant_enabled:
+            return True
+    return any(has_forward_hooks(model.get_submodule(path)) for path in program_of(model).modules)
+
+
+def _state_of(model: GraphModel) -> tuple[Any, ...]:
+    """All that the integer graph depends on.
+
+    Values that are written through ``.data`` have no new version: hence the hash.
+    """
+    tensors = [t for kind in ("_parameters", "_buffers") for _, t in named_tensors(model, kind)]
+    specs = [m.spec for m in nn.Module.modules(model) if isinstance(m, FakeQuantize)]
+    return (
+        *((t.data_ptr(), t._version) for t in tensors),
+        *map(id, specs),
+        *_hashes(tensors),
+    )
+
+
+def _hashes(tensors: list[Tensor]) -> list[int]:
+    """A number for all values of each device and type."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.numel():
+            groups.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach().flatten())
+    return [int(torch.hash_tensor(torch.cat(group)).view(torch.int64)) for group in groups.values()]
+
+
+def _integer_graph(model: GraphModel) -> GraphModel | None:
+    """Make the integer graph; None, with a warning, where the model has none."""
+    if not all(q.has_range for q in quantizers(model).values()):
+        return None
+    try:
+        return convert_model(model)[0]
+    except ValueError as error:
+        warn_user(f"Evaluation simulates the integers, for there is no integer graph: {error}")
+        return None
+
+
+def _with_gradient(integer: Any, simulated: Any) -> Any:
+    """The values of one result with the gradient of another."""
+    values, structure = flatten(integer)
+    gradients, _ = flatten(simulated)
+    tensors = [
+        _StraightThrough.apply(value, gradient) if gradient.requires_grad else value
+        for value, gradient in zip(values, gradients, strict=True)
+    ]
+    return rebuild(structure, lambda v: tensors[v.index] if isinstance(v, Place) else v)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Values of the first tensor, gradient of the second."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradient: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
