@@ -123,6 +123,11 @@ def convert_model(
     return target.convert(model, integer_outputs), chosen
 
 
+def integer_graph(model: GraphModel) -> GraphModel:
+    """Make the integer graph of a prepared model, with the target's own outputs."""
+    return convert_model(model)[0]
+
+
 def as_tuple(example_input: Any) -> tuple[Any, ...]:
     """Return one input, or several, as a tuple."""
     if isinstance(example_input, tuple | list):

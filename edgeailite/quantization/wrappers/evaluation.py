@@ -1,4 +1,4 @@
-"""What a wrapper does in evaluation mode: calibrate late, compute integers, name biases."""
+"""Evaluation mode of a wrapper: late calibration, integers, remarks on biases."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from edgeailite.quantization.wrappers.calibration import BiasNotes, EvaluationCa
 from edgeailite.quantization.wrappers.integer_evaluation import IntegerEvaluation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgeailite.quantization.graph.model import GraphModel
 
 
@@ -17,17 +19,18 @@ class Evaluation:
 
     Args:
         model: Prepared model.
+        convert: Makes the integer graph of one.
 
     Attributes:
         has_begun: A batch came since the mode was chosen.
         calibration: Calibration by batches that come in this mode.
     """
 
-    def __init__(self, model: GraphModel) -> None:
+    def __init__(self, model: GraphModel, convert: Callable[[GraphModel], GraphModel]) -> None:
         self.has_begun = False
         self.calibration = EvaluationCalibration()
         self._notes = BiasNotes()
-        self._integers = IntegerEvaluation(model)
+        self._integers = IntegerEvaluation(model, convert)
 
     def end(self) -> None:
         """The mode is chosen anew."""

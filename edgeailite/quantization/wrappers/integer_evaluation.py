@@ -17,9 +17,10 @@ from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.layer_calls import layer_calls
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers.arguments import warn_user
-from edgeailite.quantization.wrappers.converted import convert_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgeailite.quantization.graph.model import GraphModel
 
 
@@ -33,12 +34,14 @@ class IntegerEvaluation:
 
     Args:
         model: Prepared model.
+        convert: Makes the integer graph of one.
 
     Attributes:
         is_needed: The simulation may round apart: scales are free, or sums long.
     """
 
-    def __init__(self, model: GraphModel) -> None:
+    def __init__(self, model: GraphModel, convert: Callable[[GraphModel], GraphModel]) -> None:
+        self._convert = convert
         self.is_needed = _may_round_apart(model)
         self._state: tuple[Any, ...] | None = None
         self._graph: GraphModel | None = None
@@ -69,8 +72,18 @@ class IntegerEvaluation:
     def _current(self, model: GraphModel) -> GraphModel | None:
         state = _state_of(model)
         if state != self._state:
-            self._state, self._graph = state, _integer_graph(model)
+            self._state, self._graph = state, self._made(model)
         return self._graph
+
+    def _made(self, model: GraphModel) -> GraphModel | None:
+        """Make the graph; None, with a warning, where the model has none."""
+        if not all(q.has_range for q in quantizers(model).values()):
+            return None
+        try:
+            return self._convert(model)
+        except ValueError as error:
+            warn_user(f"Evaluation simulates the integers, for there is no integer graph: {error}")
+            return None
 
     def __getstate__(self) -> dict[str, Any]:
         """Take nothing: the next evaluation makes the graph again."""
@@ -125,17 +138,6 @@ def _hashes(tensors: list[Tensor]) -> list[int]:
         if tensor.numel():
             groups.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach().flatten())
     return [int(torch.hash_tensor(torch.cat(group)).view(torch.int64)) for group in groups.values()]
-
-
-def _integer_graph(model: GraphModel) -> GraphModel | None:
-    """Make the integer graph; None, with a warning, where the model has none."""
-    if not all(q.has_range for q in quantizers(model).values()):
-        return None
-    try:
-        return convert_model(model)[0]
-    except ValueError as error:
-        warn_user(f"Evaluation simulates the integers, for there is no integer graph: {error}")
-        return None
 
 
 def _with_gradient(integer: Any, simulated: Any) -> Any:

@@ -38,7 +38,12 @@ from edgeailite.quantization.wrappers.calibration import (
     reestimate,
     warn_of_missing_ranges,
 )
-from edgeailite.quantization.wrappers.converted import ConvertedModule, as_tuple, convert_model
+from edgeailite.quantization.wrappers.converted import (
+    ConvertedModule,
+    as_tuple,
+    convert_model,
+    integer_graph,
+)
 from edgeailite.quantization.wrappers.evaluation import Evaluation
 from edgeailite.quantization.wrappers.exporting import Exporter
 from edgeailite.quantization.wrappers.progress import Progress
@@ -103,7 +108,7 @@ class QuantModule(Exporter):
         if bit_widths is not None:
             apply_bit_widths(model, bit_widths)
         start_weight_ranges(model)
-        self.integer_evaluation, self._evaluation = True, Evaluation(model)
+        self.integer_evaluation, self._evaluation = True, Evaluation(model, integer_graph)
         self.teacher: Teacher | None = None
         if methods is not None and methods.distillation > 0:
             self.teacher = Teacher(model, methods.distillation, methods.temperature)
@@ -145,7 +150,7 @@ class QuantModule(Exporter):
                 "steps_per_epoch counts batches, which copies of a model on several devices "
                 "(DataParallel) cannot: use DistributedDataParallel, or leave steps_per_epoch out."
             )
-        self._say_all(self.progress.count_batch(self.module, self.trains))
+        self._say(*self.progress.count_batch(self.module, self.trains))
 
     def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._clip_weights_once()
@@ -172,7 +177,7 @@ class QuantModule(Exporter):
                 "export(). To calibrate, train() or calibrate() is the clearer way."
             )
         elif not warn_of_missing_ranges(self.module):
-            self._say_all(self._evaluation.notes(self.module))
+            self._say(*self._evaluation.notes(self.module))
 
     def _compare_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if compare_first_batch(self.module, args, kwargs):
@@ -187,12 +192,8 @@ class QuantModule(Exporter):
             paths = ", ".join(clipped)
             self._say(f"clipped outlying weights of {len(clipped)} layers: {paths}")
 
-    def _say_all(self, messages: list[str]) -> None:
-        for message in messages:
-            self._say(message)
-
-    def _say(self, message: str) -> None:
-        if self.verbose:
+    def _say(self, *messages: str) -> None:
+        for message in messages if self.verbose else ():
             print(f"edgeailite: {message}")  # noqa: T201
 
     def train(self, mode: bool = True) -> Self:
@@ -212,7 +213,7 @@ class QuantModule(Exporter):
         if not mode:
             return self
         self._begin()
-        self._say_all(self.progress.enter_training(self.module, self.trains))
+        self._say(*self.progress.enter_training(self.module, self.trains))
         if not self.trains:
             self.module.eval()
             for quantizer in quantizers(self.module).values():
@@ -368,7 +369,7 @@ class QuantModule(Exporter):
     def _leave(self) -> None:
         """Before the model goes elsewhere as it is: end the calibration, name biases."""
         self._evaluation.calibration.end()
-        self._say_all(self._evaluation.notes(self.module))
+        self._say(*self._evaluation.notes(self.module))
 
     def write(
         self,

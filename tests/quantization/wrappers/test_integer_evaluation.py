@@ -13,8 +13,10 @@ from torch import nn
 
 from edgeailite.quantization import PTCFxModule, QATFxModule
 from edgeailite.quantization.verify import verify
+from edgeailite.quantization.wrappers.converted import integer_graph
 from tests.quantization.helpers import seed_everything
 
+QUANT_MODULE = "edgeailite.quantization.wrappers.quant_module"
 X = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -75,8 +77,7 @@ def test_an_option_keeps_the_simulation():
 
 
 def test_short_sums_of_power_of_two_scales_need_no_integer_graph(monkeypatch):
-    module = "edgeailite.quantization.wrappers.integer_evaluation"
-    monkeypatch.setattr(f"{module}.convert_model", lambda _: 1 / 0)
+    monkeypatch.setattr(f"{QUANT_MODULE}.integer_graph", lambda _: 1 / 0)
     wrapper = QATFxModule(
         nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()),
         qconfig_type="WT8SYMP2_AT8SYMP2",
@@ -156,9 +157,10 @@ def test_a_change_of_weights_or_ranges_is_seen_at_once(change):
 
 
 def test_the_graph_is_made_once_while_nothing_changes(monkeypatch):
-    module = "edgeailite.quantization.wrappers.integer_evaluation"
-    made, own = [], __import__(module, fromlist=["x"]).convert_model
-    monkeypatch.setattr(f"{module}.convert_model", lambda m: made.append(m) or own(m))
+    made = []
+    monkeypatch.setattr(
+        f"{QUANT_MODULE}.integer_graph", lambda m: made.append(m) or integer_graph(m)
+    )
     wrapper = calibrated()
     for _ in range(3):
         evaluated(wrapper)
@@ -199,8 +201,7 @@ def test_no_integer_graph_is_said_and_evaluation_goes_on(monkeypatch):
     def fail(_model):
         raise ValueError("the third layer has no form")
 
-    module = "edgeailite.quantization.wrappers.integer_evaluation"
-    monkeypatch.setattr(f"{module}.convert_model", fail)
+    monkeypatch.setattr(f"{QUANT_MODULE}.integer_graph", fail)
     wrapper = calibrated()
     with pytest.warns(UserWarning, match=r"Evaluation simulates .*the third layer has no form"):
         assert torch.equal(evaluated(wrapper), simulated(wrapper))
