@@ -275,7 +275,7 @@ def compare_float(stages: Stages, model: nn.Module, x: Tensor) -> None:
     with stages.stage("evaluation"):
         outputs = [run_seeded(m, x, training=False) for m in (original, captured)]
         row.evaluation = difference(*map(tensors, outputs))
-        kinds = [type(output).__name__ for output in outputs]
+        kinds = [type(output).__name__.replace("OrderedDict", "dict") for output in outputs]
         if kinds[0] != kinds[1]:
             raise TypeError(f"the result is a {kinds[1]} instead of a {kinds[0]}")
     with stages.stage("training"):

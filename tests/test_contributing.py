@@ -45,7 +45,7 @@ REGISTRIES = {
 RECIPES = {
     "an operation": {
         "operations": 1,
-        "functions": 2,
+        "functions": 1,
         "tensor methods": 1,
         "rules of onnx_runtime": 1,
     },
@@ -123,10 +123,10 @@ def test_recipe_blocks_fit_the_line_length():
 
 
 def test_unregistered_operation_runs_in_float():
-    """The recipe's first sentence: without the row the negation is no integer operation."""
+    """The recipe's first sentence: without the row the sum is no integer operation."""
     names = _network()
     wrapper = PTCFxModule(names["Network"]()).calibrate([names["images"]])
-    assert [entry.operation for entry in build_report(wrapper).floats.values()] == ["neg"]
+    assert [entry.operation for entry in build_report(wrapper).floats.values()] == ["cumsum"]
 
 
 def test_registered_operation_is_quantized_wherever_it_is_called():
@@ -135,12 +135,12 @@ def test_registered_operation_is_quantized_wherever_it_is_called():
 
     class Calls(nn.Module):
         def forward(self, x):
-            return torch.neg(x) + x.neg() + -x
+            return torch.cumsum(x, 1) + x.cumsum(dim=1) + torch.cumsum(input=x, dim=1)
 
     wrapper = PTCFxModule(Calls(), qconfig_type="WC8SYMP2_AT8SYMP2").calibrate([names["images"]])
     assert build_report(wrapper).floats == {}
     operations = [node.meta["call"].operation.name for node in wrapper.module.graph.nodes]
-    assert operations.count("neg") == 3
+    assert operations.count("cumsum") == 3
 
 
 def test_target_without_an_operation_converts_none(tmp_path):

@@ -14,6 +14,8 @@ from edgeailite.quantization.export.formats import OnnxOptions, writer
 from edgeailite.quantization.integer.layer import IntegerLayer
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgeailite.quantization.graph.model import GraphModel
 
 _LOG = logging.getLogger(__name__)
@@ -38,8 +40,13 @@ def write_int(
     form stays between DequantizeLinear and QuantizeLinear; a warning counts them. Grids that
     QuantizeLinear does not compute are written as integers carried in float.
     """
+    from edgeailite.quantization.export.functions import write_tables
     from edgeailite.quantization.export.onnx_file import write_onnx
     from edgeailite.quantization.export.qlinear import use_integer_operators
+
+    def rewrite(proto: onnx.ModelProto) -> None:
+        write_tables(proto, converted)
+        _warn_of_floats(carried, use_integer_operators(proto))
 
     layers = [m for m in converted.modules() if isinstance(m, IntegerLayer)]
     carried = [layer.layer_path for layer in layers if not layer.has_onnx_form]
@@ -49,7 +56,7 @@ def write_int(
         path,
         options,
         model_format="INT_MODEL",
-        rewrite=lambda proto: _warn_of_floats(carried, use_integer_operators(proto)),
+        rewrite=rewrite,
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeailite.files.atomic import write_atomically
+from edgeailite.quantization.export.functions import keep_proven
 from edgeailite.quantization.export.names import name_tensors
 from edgeailite.quantization.export.opset import OLDEST_OPSET, TORCH_OPSET, lower_opset
 from edgeailite.quantization.graph.model import graph_of, recompile
@@ -71,6 +72,7 @@ def write_onnx(
         if rewrite is not None:
             rewrite(proto)
         proto = _with_opset(proto, opset_version)
+        keep_proven(proto, model)
         _describe(proto, model_format)
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, str(temporary))

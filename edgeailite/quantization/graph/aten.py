@@ -203,7 +203,7 @@ _SAME_ARGUMENTS: dict[str, Callable[..., Any]] = {
     "split_with_sizes": torch.split,
 }
 # Their public functions have other arguments.
-_KEPT = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "lstm", "gru")
+_KEPT = ("batch_norm", "group_norm", "instance_norm", "lstm", "gru")
 
 
 def _replace(node: fx.Node, value: fx.Node) -> None:
@@ -296,6 +296,16 @@ def _rewrite_view(graph: fx.Graph, node: fx.Node) -> None:
     node.target = torch.reshape
 
 
+def _rewrite_layer_norm(graph: fx.Graph, node: fx.Node) -> None:
+    node.target, node.args = F.layer_norm, node.args[:5]  # without the choice of a library
+
+
+def _rewrite_reversed(graph: fx.Graph, node: fx.Node) -> None:
+    """``rsub(x, other)`` is ``other - x``."""
+    if len(node.args) == 2 and not node.kwargs:
+        node.target, node.args = operator.sub, node.args[::-1]
+
+
 def _rewrite_identity(graph: fx.Graph, node: fx.Node) -> None:
     _replace(node, node.args[0])  # type: ignore[arg-type]
 
@@ -306,6 +316,8 @@ _REWRITTEN: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "slice": _rewrite_slice,
     "index": _rewrite_index,
     "_unsafe_view": _rewrite_view,
+    "layer_norm": _rewrite_layer_norm,
+    "rsub": _rewrite_reversed,
     **dict.fromkeys(("alias", "detach_", "lift_fresh", "lift_fresh_copy"), _rewrite_identity),
     **dict.fromkeys(_SINGLE, _rewrite_max_pool),
     **{

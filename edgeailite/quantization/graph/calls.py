@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
-from edgeailite.quantization.graph import moves  # noqa: F401 (its rows are found by their calls)
+from edgeailite.quantization.graph import (  # noqa: F401 (their rows are found by their calls)
+    moves,
+    normalizations,
+    pointwise,
+)
 from edgeailite.quantization.graph.operations import (
     INPUT,
     OUTPUT,
@@ -106,6 +110,8 @@ def _at(node: fx.Node, place: int | str | slice) -> Any:
 def operands(node: fx.Node) -> list[fx.Node]:
     """Values that a call computes on; sizes that it is given are none of them."""
     inputs = node.all_input_nodes
+    if traits_of(node).is_pointwise:  # a size may come first
+        return [source for source in inputs if operation_of(source) is not SCALAR]
     return inputs[:1] if traits_of(node).reads_one else inputs
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
-from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
+from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
 from edgeailite.quantization.graph.model import evaluation_result, graph_of
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
@@ -84,6 +84,25 @@ def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
 def is_absorbed(node: fx.Node) -> bool:
     """Return True for an activation function that the quantizer behind it computes."""
     return operation_of(node) is RELU or clamp_bounds(node) is not None
+
+
+def pointwise_chain(node: fx.Node) -> list[fx.Node]:
+    """Functions of functions that end with a node, in their order; what nothing else reads."""
+    found = [node]
+    while True:
+        (operand,) = operands(found[0])
+        if not traits_of(operand).is_pointwise or len(operand.users) > 1:
+            return found
+        found.insert(0, operand)
+
+
+def is_inner_function(node: fx.Node) -> bool:
+    """Return True for a function whose result one function alone reads: both are one."""
+    return (
+        traits_of(node).is_pointwise
+        and len(node.users) == 1
+        and traits_of(next(iter(node.users))).is_pointwise
+    )
 
 
 def is_computed_from_parameters(node: fx.Node) -> bool:

@@ -16,6 +16,8 @@ class Traits:
         views: The result shares the operand's memory.
         splits: The result is a tuple of tensors.
         is_activation: A function that the quantizer behind it computes: a lower, an upper bound.
+        is_pointwise: The result is a function of each value of the one operand, always the same:
+            256 integers have 256 results.
         reads_one: One operand; further tensors in the call are sizes.
         keeps_sign: Operands without negative values give a result without them.
         keeps_channels: A positive factor on channel ``c`` of all operands is one on channel ``c``
@@ -34,6 +36,7 @@ class Traits:
     views: bool
     splits: bool
     is_activation: bool
+    is_pointwise: bool
     reads_one: bool
     keeps_sign: bool
     keeps_channels: bool
@@ -50,6 +53,7 @@ NONE = Traits(
     views=False,
     splits=False,
     is_activation=False,
+    is_pointwise=False,
     reads_one=False,
     keeps_sign=False,
     keeps_channels=False,
@@ -68,5 +72,6 @@ IDENTITY = replace(RESHAPE, keeps_channels=True)
 # An identity that decides about quantization: its value is not on the grid of its operand.
 MARK = replace(NONE, reads_one=True, keeps_order=True, keeps_channels=True)
 SPLIT = replace(VIEW, splits=True)
+POINTWISE = replace(NONE, is_pointwise=True, reads_one=True)
 ARITHMETIC = replace(NONE, may_overwrite=True)
 AVERAGE = replace(NONE, reads_one=True, keeps_sign=True, keeps_channels=True, averages=True)

@@ -39,6 +39,17 @@ def is_scalar(value: Any) -> bool:
     return not isinstance(value, fx.Node) or value.meta["call"].operation.name == "scalar"
 
 
+def is_number(value: Any) -> bool:
+    """Return True for a number, and for a node that is computed from sizes and numbers."""
+    if not isinstance(value, fx.Node):
+        return isinstance(value, int | float)
+    if not is_scalar(value) or value.op == "get_attr":
+        return False
+    return value.target in ("size", "dim", "numel") or all(
+        is_number(source) or not is_scalar(source) for source in value.all_input_nodes
+    )
+
+
 def contains_node(value: Any) -> bool:
     """Return True for a value that is, or holds, one that is computed in the graph."""
     found: list[fx.Node] = []
@@ -89,9 +100,17 @@ def between_tensors(call: BoundCall) -> Variant | None:
     factors = factors_of(call.arguments)
     if len(factors) != 2:
         return "unknown", f"it has {len(factors)} operands, integers are multiplied in pairs"
+    if any(map(is_number, factors)) and not all(map(is_scalar, factors)):
+        return "pointwise", ""
     if any(map(is_scalar, factors)):
         return "unknown", "one operand is a constant or a parameter, which lies on no grid"
     return None
+
+
+def of_one_value(call: BoundCall) -> Variant | None:
+    """All but one argument of a pointwise function are numbers."""
+    others = [source for source in call.node.all_input_nodes if not is_number(source)]
+    return None if len(others) == 1 else ("unknown", "it depends on more than one tensor")
 
 
 def factors_of(arguments: Mapping[str, Any]) -> list[Any]:
@@ -102,7 +121,7 @@ def factors_of(arguments: Mapping[str, Any]) -> list[Any]:
 
 
 def division_or_power(call: BoundCall) -> Variant | None:
-    """No target divides or raises to a power; the reason names the operand or the mode."""
+    """No target divides tensors, or raises one to another's power; the reason names the mode."""
     if call.arguments["rounding_mode"] is not None:
         return refused("rounding_mode", call.arguments["rounding_mode"])
     return between_tensors(call)
@@ -120,6 +139,17 @@ def interpolation(call: BoundCall) -> Variant | None:
     if "nearest" in mode:
         return "resize_nearest", ""
     return ("resize_cubic", "") if mode == "bicubic" else None
+
+
+def known_axes(call: BoundCall) -> Variant | None:
+    """Softmax and layer norm of floats over axes that are known before the model runs."""
+    for name in ("dim", "normalized_shape", "eps", "dtype"):
+        value = call.arguments.get(name)
+        if contains_node(value) or (name == "dtype" and value not in (None, torch.float32)):
+            return refused(name, value)
+    if "dim" in call.arguments and not isinstance(call.arguments["dim"], int):
+        return refused("dim", call.arguments["dim"])
+    return None
 
 
 # ---- operations that move values ----------------------------------------------------------------

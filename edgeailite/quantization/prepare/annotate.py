@@ -35,6 +35,7 @@ from edgeailite.quantization.graph.patterns import (
     computed_parameter,
     foldable_batch_norm,
     is_absorbed,
+    is_inner_function,
     is_parameter_of_layers,
     last_values,
     only_user,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.graph.registry import Operation
     from edgeailite.quantization.prepare.target import Target
 
+_NEVER = (OUTPUT, SCALAR, QUANTIZER, KEEP_IN_FLOAT, NO_FLOATS)
 _MARKERS = (KEEP_IN_FLOAT, QUANTIZER, QUANTIZE_HERE)
 
 
@@ -171,9 +173,9 @@ def _with_exact_sums(qconfig: QConfig, shape: torch.Size, out_channels: int) -> 
 def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target: Target) -> bool:
     """Return True if this node's value, not that of what is fused behind it, gets a quantizer."""
     operation, traits, user = operation_of(node), traits_of(node), only_user(node)
-    if operation in (OUTPUT, SCALAR, QUANTIZER, KEEP_IN_FLOAT, NO_FLOATS) or not node.users:
+    if operation in _NEVER or not node.users or is_known_not_to_be_float(node):
         return False
-    if is_known_not_to_be_float(node) or is_parameter_of_layers(node):
+    if is_parameter_of_layers(node) or (is_inner_function(node) and target.computes(operation)):
         return False
     if any(operation_of(u) in _MARKERS for u in node.users):
         return False

@@ -18,7 +18,13 @@ from edgeailite.quantization.graph.operations import (
     SCALAR,
     UNKNOWN,
 )
-from edgeailite.quantization.graph.patterns import computed_parameter, is_absorbed, quantizer_of
+from edgeailite.quantization.graph.patterns import (
+    computed_parameter,
+    is_absorbed,
+    is_inner_function,
+    pointwise_chain,
+    quantizer_of,
+)
 from edgeailite.quantization.graph.results import (
     ELEMENT,
     NO_FLOATS,
@@ -122,17 +128,29 @@ def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
 def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
     """Reason for an operation that computes on grids if operands and result have one."""
     readers = [operation_of(user) for user in node.users]
+    computed = target_of(model).computes(operation_of(node))
+    if computed and is_inner_function(node):
+        return None  # computed, or named, as a part of the function behind it
     if KEEP_IN_FLOAT in readers:
         return "NoQAct behind it asks for float"
-    if not target_of(model).computes(operation_of(node)):
+    if not computed:
         return "the target has no integer form of it"
     if traits_of(node).is_activation and not is_absorbed(node):
         return "its bounds are not two numbers, the lower one first, so no grid can hold them"
     if QUANTIZER not in readers:
         return _BY_CONFIGURATION
-    if all(quantizer_of(operand) is not None for operand in operands(node)):
-        return None
-    return f"an operand {_OFF_GRID}"
+    first = pointwise_chain(node)[0] if traits_of(node).is_pointwise else node
+    grids = [quantizer_of(operand) for operand in operands(first)]
+    if None in grids:
+        return f"an operand {_OFF_GRID}"
+    if traits_of(node).is_pointwise and not _is_one_of_256(model, grids[0]):
+        return "a function of a value with more than 8 bits has no table"
+    return None
+
+
+def _is_one_of_256(model: GraphModel, quantizer: fx.Node | None) -> bool:
+    module = None if quantizer is None else module_of(model, quantizer)
+    return isinstance(module, FakeQuantize) and module.spec.bit_width <= 8
 
 
 def _unknown_reason(model: GraphModel, node: fx.Node) -> str:

@@ -124,8 +124,8 @@ def convert_model(
 
 
 def integer_graph(model: GraphModel) -> GraphModel:
-    """Make the integer graph of a prepared model, with the target's own outputs."""
-    return convert_model(model)[0]
+    """Make the integer graph of a prepared model, with real values in and out."""
+    return convert_model(model, integer_outputs=False)[0]
 
 
 def as_tuple(example_input: Any) -> tuple[Any, ...]:

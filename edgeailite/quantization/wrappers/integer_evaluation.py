@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.behavior import named_tensors
+from edgeailite.quantization.graph.calls import operation_of, traits_of
 from edgeailite.quantization.graph.hooks import has_forward_hooks
-from edgeailite.quantization.graph.model import program_of
+from edgeailite.quantization.graph.model import graph_of, program_of, target_of
+from edgeailite.quantization.graph.normalizations import NORMALIZATIONS
 from edgeailite.quantization.graph.structure import Place, flatten, rebuild
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
@@ -37,7 +39,7 @@ class IntegerEvaluation:
         convert: Makes the integer graph of one.
 
     Attributes:
-        is_needed: The simulation may round apart: scales are free, or sums long.
+        is_needed: The simulation may round apart.
     """
 
     def __init__(self, model: GraphModel, convert: Callable[[GraphModel], GraphModel]) -> None:
@@ -91,7 +93,14 @@ class IntegerEvaluation:
 
 
 def _may_round_apart(model: GraphModel) -> bool:
-    """Return True if scales are free, or a sum of products may need more bits than float32 has."""
+    """Return True if the simulation and the integer graph may differ in a value.
+
+    They may where scales are free, where a sum of products may need more bits than float32 has,
+    and where a function's value depends on how a library computes it.
+    """
+    functions = {operation_of(node) for node in graph_of(model).nodes if _is_function(node)}
+    if any(map(target_of(model).computes, functions)):
+        return True
     activations = [q.spec for q in quantizers(model).values()]
     bits = max((spec.bit_width for spec in activations), default=0)
     specs, longest = activations, 0
@@ -103,6 +112,10 @@ def _may_round_apart(model: GraphModel) -> bool:
     return longest > EXACT_BITS or any(
         not spec.power_of_two and spec.scale_bits is None for spec in specs
     )
+
+
+def _is_function(node: fx.Node) -> bool:
+    return traits_of(node).is_pointwise or operation_of(node) in NORMALIZATIONS
 
 
 def _asks_for_simulation(model: GraphModel) -> bool:
@@ -125,7 +138,7 @@ def _state_of(model: GraphModel) -> tuple[Any, ...]:
     tensors = [t for kind in ("_parameters", "_buffers") for _, t in named_tensors(model, kind)]
     specs = [m.spec for m in nn.Module.modules(model) if isinstance(m, FakeQuantize)]
     return (
-        *((t.data_ptr(), t._version) for t in tensors),
+        *((t.data_ptr(), None if t.is_inference() else t._version) for t in tensors),
         *map(id, specs),
         *_hashes(tensors),
     )

@@ -202,7 +202,7 @@ ARITHMETIC = {
     "add": {
         "keywords": function(lambda y: torch.add(other=y.flip(1), input=y, alpha=1)),
         "alpha": function(lambda y: torch.add(y, y.flip(1), alpha=2), refused="alpha=2"),
-        "number": function(lambda y: y + 0.5, refused=CONSTANT),
+        "number": function(lambda y: y + 0.5),
     },
     "sub": {
         "keywords": function(lambda y: torch.sub(other=y.flip(1), input=y)),
@@ -218,8 +218,9 @@ ARITHMETIC = {
             lambda y: torch.div(y + 0.013, 2**-5, rounding_mode="floor"),
             refused="rounding_mode='floor'",
         ),
-        "floor": function(lambda y: (y + 0.013) // 2**-5, refused=CONSTANT),
-        "exponent": function(lambda y: torch.pow(y, exponent=2), refused=CONSTANT),
+        "floor": function(lambda y: (y + 0.013) // 2**-5),
+        "exponent": function(lambda y: torch.pow(y, exponent=2)),
+        "parameter": function(lambda y, p: y / p, (8, 1, 1), refused=CONSTANT),
     },
     "matmul": {
         "keyword": function(lambda y: torch.matmul(y, other=y.flip(1).transpose(2, 3))),
@@ -248,6 +249,36 @@ ARITHMETIC = {
     "stack": {
         "last": function(lambda y: torch.stack([y, y.flip(1)], dim=-1)),
         "axis": function(lambda y: torch.stack((y, y), axis=2)),
+    },
+}
+
+FUNCTIONS = {
+    "pointwise": {
+        "module": module(lambda: nn.ELU(0.5)),
+        "keyword": function(lambda y: F.gelu(y, approximate="tanh")),
+        "numbers": function(lambda y: F.leaky_relu(y, 0.2) / 4),
+        "size": function(lambda y: y * y.shape[1] ** -0.5),
+        "tensors": function(lambda y, p: F.threshold(y, 0.1, 0.0) * p, (8, 1, 1), refused=CONSTANT),
+    },
+    "softmax": {
+        "module": module(lambda: nn.Softmax(dim=1)),
+        "keywords": function(lambda y: torch.softmax(input=y, dim=-1)),
+        "dtype": function(lambda y: y.softmax(2, dtype=torch.float32)),
+    },
+    "functional_softmax": {
+        "positions": function(lambda y: F.softmax(y, 1, 4, torch.float32)),
+        "keywords": function(lambda y: F.softmax(input=y, dim=-1, _stacklevel=4, dtype=None)),
+    },
+    "layer_norm": {
+        "module": module(lambda: nn.LayerNorm((6, 6), eps=1e-3)),
+        "without": module(lambda: nn.LayerNorm(6, elementwise_affine=False)),
+        "keywords": function(
+            lambda y, w, b: F.layer_norm(
+                input=y, normalized_shape=(6, 6), weight=w, bias=b, eps=1e-2
+            ),
+            (6, 6),
+            (6, 6),
+        ),
     },
 }
 
@@ -473,7 +504,7 @@ MOVES = {
 
 SAMPLES = {
     f"{row}_{name}": sample
-    for table in (LAYERS, ACTIVATIONS, ARITHMETIC, AVERAGES, MOVES)
+    for table in (LAYERS, ACTIVATIONS, ARITHMETIC, FUNCTIONS, AVERAGES, MOVES)
     for row, samples in table.items()
     for name, sample in samples.items()
 }

@@ -331,6 +331,7 @@ READ_ELSEWHERE = {
     "max_value": "attributes",
     "kernel_size": "weight",
     "bias": "bias",
+    "elementwise_affine": "weight",
     "track_running_stats": "variant",
 }
 MODULES = [t for t, row in registry._BY_MODULE.items() if row.parameters]

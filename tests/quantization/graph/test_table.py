@@ -381,9 +381,13 @@ ON_ALL = {
     "convolution", "transposed_convolution", "linear", "batch_norm", "relu", "relu6", "hardtanh",
     "clamp", "add", "cat", "stack", "avg_pool", "adaptive_avg_pool", "mean",
 }  # fmt: skip
+ON_RUNTIMES = ON_ALL | {
+    "sub", "mul", "matmul", "einsum", "resize", "resize_cubic", "pointwise", "softmax",
+    "functional_softmax", "layer_norm",
+}  # fmt: skip
 COMPUTED = {
-    "onnx_runtime": ON_ALL | {"sub", "mul", "matmul", "einsum", "resize", "resize_cubic"},
-    "tidl": ON_ALL | {"sub", "mul", "matmul", "einsum", "resize", "resize_cubic"},
+    "onnx_runtime": ON_RUNTIMES,
+    "tidl": ON_RUNTIMES,
     "tinpu": ON_ALL,
 }
 

@@ -217,6 +217,17 @@ def test_copies_pickles_and_the_state_dict_hold_no_integer_graph():
     assert len(list(wrapper.modules())) == len(list(copy.deepcopy(wrapper).modules()))
 
 
+def test_evaluation_in_inference_mode_is_the_same_and_goes_on_outside():
+    wrapper = calibrated()
+    with torch.inference_mode():
+        inside = evaluated(wrapper)
+        inside_made = evaluated(copy.deepcopy(wrapper))
+    assert torch.equal(evaluated(wrapper), inside)
+    assert torch.equal(inside_made, inside)
+    train_a_step(wrapper)
+    assert torch.equal(evaluated(wrapper), wrapper.convert()(X).features)
+
+
 def test_evaluation_under_autocast_is_the_same():
     wrapper = calibrated()
     before = evaluated(wrapper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 
@@ -20,7 +21,9 @@ from edgeailite.quantization.graph.calls import (
 )
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.moves import INDEX
-from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, LAYERS
+from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, LAYERS, SCALAR
+from edgeailite.quantization.graph.patterns import pointwise_chain, quantizer_of
+from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.integer.common_rules import (
     COMMON,
     has_integer_input,
@@ -34,6 +37,7 @@ from edgeailite.quantization.integer.grid import (
     Requantize,
     has_kernel,
 )
+from edgeailite.quantization.integer.normalizations import IntegerLayerNorm, IntegerSoftmax
 from edgeailite.quantization.integer.operators import (
     IntegerAdd,
     IntegerAveragePool,
@@ -41,6 +45,7 @@ from edgeailite.quantization.integer.operators import (
     IntegerMatMul,
     IntegerMul,
 )
+from edgeailite.quantization.integer.table import IntegerTable
 
 RULES = Rules(COMMON)
 
@@ -85,6 +90,72 @@ def convert_elementwise(
     values = converter.values[read[0]], converter.values[read[-1]]
     module = operator(left, right, grid)
     converter.set(quantizer, converter.call(str(quantizer.target), module, *values), grid)
+
+
+def _has_8_bits(converter: Converter, node: fx.Node) -> bool:
+    """Return True for an operand on a grid of at most 8 bits."""
+    quantizer = quantizer_of(operands(node)[0])
+    return quantizer is not None and converter.quantizer(quantizer).spec.bit_width <= 8
+
+
+def _has_table(converter: Converter, node: fx.Node) -> bool:
+    """Return True for a function of values with at most 8 bits."""
+    return _has_8_bits(converter, pointwise_chain(node)[0])
+
+
+@RULES.converts("pointwise", when=_has_table)
+def convert_function(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Look the result up."""
+    functions = pointwise_chain(node)
+    (operand,) = operands(functions[0])
+    numbers = [n for f in functions for n in f.all_input_nodes if operation_of(n) is SCALAR]
+    function = _composed(converter, functions, [operand, *dict.fromkeys(numbers)])
+    table = IntegerTable(function, converter.grid(operand), grid)
+    values = (converter.values[n] for n in (operand, *dict.fromkeys(numbers)))
+    converter.set(quantizer, converter.call(str(quantizer.target), table, *values), grid)
+
+
+def _composed(
+    converter: Converter, functions: list[fx.Node], reads: list[fx.Node]
+) -> fx.GraphModule:
+    """One function of all in a chain, which reads a value and numbers."""
+    graph, modules = fx.Graph(), dict[str, nn.Module]()
+    values = {node: graph.placeholder(f"x{i}") for i, node in enumerate(reads)}
+    for i, node in enumerate(functions):
+        made = values[node] = graph.node_copy(node, values.__getitem__)
+        made.meta = {}
+        if node.op == "call_module":
+            module = converter.model.get_submodule(str(made.target))
+            made.target, modules[f"f{i}"] = f"f{i}", copy.deepcopy(module)
+            modules[f"f{i}"]._modules.clear()  # a quantizer that took a place in it
+    graph.output(values[functions[-1]])
+    return fx.GraphModule(modules, graph)
+
+
+@RULES.converts("softmax", "functional_softmax", when=_has_8_bits)
+def convert_softmax(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Exponentials by a table, then one division."""
+    (operand,) = operands(node)
+    softmax = IntegerSoftmax(converter.grid(operand), grid, argument(node, "dim"))
+    value = converter.call(str(quantizer.target), softmax, converter.values[operand])
+    converter.set(quantizer, value, grid)
+
+
+@RULES.converts("layer_norm")
+def convert_layer_norm(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Exact sums of integers, then operations that round alike everywhere."""
+    (operand,) = operands(node)
+    weight, bias = (
+        parameter_value(converter.model, value) if isinstance(value, fx.Node) else value
+        for value in (argument(node, "weight"), argument(node, "bias"))
+    )
+    shape = argument(node, "normalized_shape")
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    norm = IntegerLayerNorm(
+        converter.grid(operand), grid, sizes, weight, bias, float(argument(node, "eps"))
+    )
+    value = converter.call(str(quantizer.target), norm, converter.values[operand])
+    converter.set(quantizer, value, grid)
 
 
 @RULES.converts("matmul", "einsum")

@@ -1,0 +1,81 @@
+"""Pointwise functions of 8-bit integers: tables of their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeailite.quantization.integer.grid import (
+    Constants,
+    Dequantize,
+    Grid,
+    IntegerOperator,
+    Quantize,
+    Requantize,
+    packed_bytes,
+)
+
+
+class IntegerTable(IntegerOperator):
+    """The result of a function for each integer of a grid: ``round(f((q - z) s) / s_y) + z_y``.
+
+    A file holds ``DequantizeLinear, f, QuantizeLinear`` where ONNX Runtime gives the table's
+    integers for all inputs, see :mod:`~edgeailite.quantization.export.functions`.
+
+    Args:
+        function: Pointwise, of real values, and perhaps of numbers that sizes give.
+        source: Grid of the input, 8 bits at most.
+        output: Grid of the result.
+
+    Attributes:
+        numbers: Those that the last call was given.
+    """
+
+    numbers: tuple[Any, ...] = ()
+
+    def __init__(self, function: Callable[..., Tensor], source: Grid, output: Grid) -> None:
+        super().__init__()
+        self.function = function
+        self.input, self.output = Dequantize(source), Requantize(output)
+        self._tables: dict[tuple[Any, ...], Tensor] = {}
+
+    def table(self, *numbers: Any) -> Tensor:
+        """Results from the smallest integer of the source on, float32; made once."""
+        key = (*numbers, self.input.scale.device)
+        if key not in self._tables:
+            source, device = self.input.grid, self.input.scale.device
+            integers = torch.arange(source.quant_min, source.quant_max + 1.0, device=device)
+            with torch.no_grad():
+                real = self.function(self.input(integers), *numbers)
+                self._tables[key] = Quantize(self.output.grid)(real.nan_to_num(nan=0.0))
+        return self._tables[key]
+
+    @property
+    def output_grid(self) -> Grid:
+        """Grid of the result."""
+        return self.output.grid
+
+    def forward(self, x: Tensor, *numbers: Any) -> Tensor:
+        """Integers in and out; any shape."""
+        self.numbers = numbers
+        if self.input.exports_onnx_form and self.output.exports_onnx_form:
+            return self.output(self.function(self.input(x), *numbers))
+        table, index = self.table(*numbers), x.to(torch.int64) - self.input.grid.quant_min
+        if not torch.compiler.is_exporting():
+            return table[index]
+        found = torch.onnx.ops.symbolic(
+            "Gather", (table, index), dtype=table.dtype, shape=x.shape, version=13
+        )
+        return self.output._stored(found)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take all but the tables, which are made again."""
+        return {**self.__dict__, "_tables": {}}
+
+    def constants(self, input_shape: torch.Size | None) -> Constants:
+        """The table."""
+        source, output = self.input.grid, self.output.grid
+        return Constants(packed_bytes(source.quant_max - source.quant_min + 1, output.bit_width))
