@@ -111,7 +111,7 @@ def test_a_table_is_the_function_between_its_grids(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("preset", "has_condition"), [*((preset, False) for preset in PRESETS), ("WC8_AT8", True)]
+    ("preset", "has_condition"), [("WT8SYMP2_AT8SYMP2", False), ("WC8_AT8", True)]
 )
 def test_functions_are_integers_in_evaluation_and_in_files(preset, has_condition, tmp_path):
     torch.manual_seed(0)
