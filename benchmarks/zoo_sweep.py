@@ -6,7 +6,7 @@
 
 For each model, with random weights: trace, calibrate on noise, convert, export, run ONNX Runtime
 (optimizations off and on) on further noise. Prints how many output values of the integer graph
-differ from the simulation and from ONNX Runtime, how many levels the outputs have (few would make
+differ from evaluation and from ONNX Runtime, how many levels the outputs have (few would make
 equality cheap), seconds, peak memory and what stayed in float. Each model runs in a process of its
 own; one that fails is a row with its error.
 """
@@ -215,7 +215,7 @@ def main(options: Options) -> int:
     print(f"{len(names)} models of {options.library}, {options.qconfig_type}")
     print(
         f"{'model':32} {'params':>7} {'layers':>6} {'values':>6} {'levels':>6} "
-        f"{'sim-int':>7} {'int-off':>7} {'int-on':>7} {'steps':>5} {'s':>6} {'MB':>7}"
+        f"{'eval':>7} {'off':>7} {'on':>7} {'steps':>5} {'s':>6} {'MB':>7}"
     )
     rows = []
     pool = ThreadPoolExecutor(options.jobs)
