@@ -21,6 +21,7 @@ from edgeailite.quantization.graph.model import (
     TRAINING_ONLY,
     GraphModel,
     add_module_at,
+    attribute,
     free_path,
     graph_of,
 )
@@ -192,16 +193,32 @@ class _Merger:
     def _check_layers(self, added: list[fx.Node]) -> None:
         """Refuse a layer that would run once for each mode: training would not be quantized."""
         in_both = set(self.same.values())
-        calls = (n for n in self.graph.find_nodes(op="call_module") if n not in in_both)
-        own = {n.target for n in calls if not n.meta.get(TRAINING_ONLY, False)}
+        own = {
+            name
+            for node in self.graph.nodes
+            if node not in in_both and not node.meta.get(TRAINING_ONLY, False)
+            for name in self._parameters_of(node)
+        }
         for node in added:
-            if node.op == "call_module" and node.target in own:
-                layer = self.model.get_submodule(str(node.target))
-                if any(True for _ in nn.Module.parameters(layer)):
-                    raise PathsDiffer(
-                        f"in training mode it calls '{node.target}' on other values than in "
-                        "evaluation mode, and one graph is quantized"
-                    )
+            shared = own.intersection(self._parameters_of(node))
+            if shared:
+                raise PathsDiffer(
+                    f"in training mode it calls '{sorted(shared)[0]}' on other values than in "
+                    "evaluation mode, and one graph is quantized"
+                )
+
+    def _parameters_of(self, node: fx.Node) -> list[str]:
+        """Layer with parameters that a node calls, or parameters that it reads."""
+        if node.op == "call_module":
+            layer = self.model.get_submodule(str(node.target))
+            return [str(node.target)] if any(True for _ in nn.Module.parameters(layer)) else []
+        read = [str(n.target) for n in node.all_input_nodes if n.op == "get_attr"]
+        constants = self.constants.keys() | self.model._buffers.keys()
+        return [
+            name
+            for name in read
+            if name not in constants and isinstance(attribute(self.model, name), nn.Parameter)
+        ]
 
     def _add(self, node: fx.Node, nodes: dict[fx.Node, fx.Node], last: fx.Node) -> fx.Node:
         with self.graph.inserting_after(last):

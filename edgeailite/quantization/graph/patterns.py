@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
-from edgeailite.quantization.graph.model import evaluation_result, graph_of
+from edgeailite.quantization.graph.model import attribute, evaluation_result, graph_of
+from edgeailite.quantization.graph.normalizations import NORMALIZATIONS
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     QUANTIZE_HERE,
     QUANTIZER,
     RELU,
+    UNKNOWN,
 )
 from edgeailite.quantization.graph.results import PARAMETRIZATION
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.graph.registry import Operation
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
@@ -86,14 +89,20 @@ def is_absorbed(node: fx.Node) -> bool:
     return operation_of(node) is RELU or clamp_bounds(node) is not None
 
 
+def is_function(operation: Operation) -> bool:
+    """Return True for a function of one tensor: pointwise, or a normalization along axes."""
+    return operation.traits.is_pointwise or operation in NORMALIZATIONS
+
+
 def pointwise_chain(node: fx.Node) -> list[fx.Node]:
     """Functions of functions that end with a node, in their order; what nothing else reads."""
     found = [node]
-    while True:
+    while traits_of(found[0]).is_pointwise:
         (operand,) = operands(found[0])
         if not traits_of(operand).is_pointwise or len(operand.users) > 1:
             return found
         found.insert(0, operand)
+    return found
 
 
 def is_inner_function(node: fx.Node) -> bool:
@@ -112,6 +121,24 @@ def is_computed_from_parameters(node: fx.Node) -> bool:
     if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
         return False
     return all(map(is_computed_from_parameters, node.all_input_nodes))
+
+
+def is_function_of_parameters(model: GraphModel, node: fx.Node) -> bool:
+    """Return True for an unknown operation on one value and on parameters, no other floats."""
+    if operation_of(node) is not UNKNOWN:
+        return False
+    constants = [n for n in node.all_input_nodes if is_computed_from_parameters(n)]
+    read = [attribute(model, str(root.target)) for n in constants for root in _roots(n)]
+    floats = [t for t in read if isinstance(t, Tensor) and t.is_floating_point()]
+    alone = len(node.all_input_nodes) == len(constants) + 1
+    return alone and bool(floats) and all(isinstance(t, nn.Parameter) for t in floats)
+
+
+def _roots(node: fx.Node) -> list[fx.Node]:
+    """Parameters and buffers that a value is computed from."""
+    if node.op == "get_attr":
+        return [node]
+    return [root for source in node.all_input_nodes for root in _roots(source)]
 
 
 def is_parameter_of_layers(node: fx.Node) -> bool:

@@ -6,6 +6,7 @@ reason in the report names the argument and its value.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +41,25 @@ def is_scalar(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return True for a number, and for a node that is computed from sizes and numbers."""
+    """Return True for a number, and for a node that is computed from numbers and known sizes.
+
+    The batch size is none: a file leaves it open.
+    """
     if not isinstance(value, fx.Node):
         return isinstance(value, int | float)
     if not is_scalar(value) or value.op == "get_attr":
         return False
-    return value.target in ("size", "dim", "numel") or all(
-        is_number(source) or not is_scalar(source) for source in value.all_input_nodes
-    )
+    source, key = (*value.args, None)[:2]
+    if value.target == "size" or (
+        value.target is operator.getitem and isinstance(source, fx.Node) and _is_shape(source)
+    ):
+        return isinstance(key, int) and key != 0
+    return all(map(is_number, value.all_input_nodes))
+
+
+def _is_shape(node: fx.Node) -> bool:
+    whole = node.target == "size" and len(node.args) == 1
+    return whole or (node.target is getattr and node.args[1] == "shape")
 
 
 def contains_node(value: Any) -> bool:

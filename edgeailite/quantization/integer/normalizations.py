@@ -16,12 +16,13 @@ from edgeailite.quantization.integer.grid import (
     Quantize,
     Requantize,
 )
+from edgeailite.quantization.integer.table import TabledOperator
 
 # Sums of so many bits are exact in float32, whatever their order.
 _SUM_BITS = 23
 
 
-class IntegerSoftmax(IntegerOperator):
+class IntegerSoftmax(TabledOperator):
     """Softmax along an axis: ``round(e / sum(e) / s_y) + z_y`` with ``e = round(2^k exp(q s))``.
 
     The exponentials are a table over ``max(q) - q``. ``k`` is as large as the sum allows, which
@@ -47,10 +48,14 @@ class IntegerSoftmax(IntegerOperator):
     def table(self, count: int, device: torch.device) -> Tensor:
         """Exponentials of the distances to the largest value, float32, for sums of `count`."""
         source = self.input.grid
-        distances = torch.arange(source.quant_max - source.quant_min + 1, dtype=torch.float64)
-        bits = _SUM_BITS - math.ceil(math.log2(max(count, 1)))
-        exponentials = torch.exp(-distances * source.scale) * (1 << max(bits, 0))
-        return exponentials.round().float().to(device)
+
+        def make() -> Tensor:
+            distances = torch.arange(source.quant_max - source.quant_min + 1, dtype=torch.float64)
+            bits = _SUM_BITS - math.ceil(math.log2(max(count, 1)))
+            exponentials = torch.exp(-distances * source.scale) * (1 << max(bits, 0))
+            return exponentials.round().float().to(device)
+
+        return self.made_once((count, device), make)
 
     def forward(self, q: Tensor) -> Tensor:
         """Integers in and out; any shape."""

@@ -1,4 +1,4 @@
-"""Pointwise functions of 8-bit integers: tables of their results."""
+"""Operations with tables, and pointwise functions of 8-bit integers, which are nothing else."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgeailite.quantization.graph.real_tensors import with_real_tensors
 from edgeailite.quantization.integer.grid import (
     Constants,
     Dequantize,
@@ -19,7 +20,26 @@ from edgeailite.quantization.integer.grid import (
 )
 
 
-class IntegerTable(IntegerOperator):
+class TabledOperator(IntegerOperator):
+    """An operation with tables, each made once; a copy of the model makes its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tables: dict[tuple[Any, ...], Tensor] = {}
+
+    def made_once(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+        """Table of a key, of real values also while the model is exported."""
+        if key not in self._tables:
+            with with_real_tensors(self):
+                self._tables[key] = make()
+        return self._tables[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take all but the tables."""
+        return {**self.__dict__, "_tables": {}}
+
+
+class IntegerTable(TabledOperator):
     """The result of a function for each integer of a grid: ``round(f((q - z) s) / s_y) + z_y``.
 
     A file holds ``DequantizeLinear, f, QuantizeLinear`` where ONNX Runtime gives the table's
@@ -40,18 +60,17 @@ class IntegerTable(IntegerOperator):
         super().__init__()
         self.function = function
         self.input, self.output = Dequantize(source), Requantize(output)
-        self._tables: dict[tuple[Any, ...], Tensor] = {}
 
     def table(self, *numbers: Any) -> Tensor:
-        """Results from the smallest integer of the source on, float32; made once."""
-        key = (*numbers, self.input.scale.device)
-        if key not in self._tables:
-            source, device = self.input.grid, self.input.scale.device
+        """Results from the smallest integer of the source on, float32."""
+        source, device = self.input.grid, self.input.scale.device
+
+        def make() -> Tensor:
             integers = torch.arange(source.quant_min, source.quant_max + 1.0, device=device)
-            with torch.no_grad():
-                real = self.function(self.input(integers), *numbers)
-                self._tables[key] = Quantize(self.output.grid)(real.nan_to_num(nan=0.0))
-        return self._tables[key]
+            real = self.function(self.input(integers), *numbers)
+            return Quantize(self.output.grid)(real.nan_to_num(nan=0.0))
+
+        return self.made_once((*numbers, device), make)
 
     @property
     def output_grid(self) -> Grid:
@@ -70,10 +89,6 @@ class IntegerTable(IntegerOperator):
             "Gather", (table, index), dtype=table.dtype, shape=x.shape, version=13
         )
         return self.output._stored(found)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Take all but the tables, which are made again."""
-        return {**self.__dict__, "_tables": {}}
 
     def constants(self, input_shape: torch.Size | None) -> Constants:
         """The table."""

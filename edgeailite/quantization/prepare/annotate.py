@@ -35,11 +35,14 @@ from edgeailite.quantization.graph.patterns import (
     computed_parameter,
     foldable_batch_norm,
     is_absorbed,
+    is_function,
+    is_function_of_parameters,
     is_inner_function,
     is_parameter_of_layers,
     last_values,
     only_user,
     operation_path,
+    pointwise_chain,
 )
 from edgeailite.quantization.graph.results import NO_FLOATS, is_input
 from edgeailite.quantization.graph.running import (
@@ -189,9 +192,35 @@ def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target:
             return False
     if is_input(node):
         return policy.quantize_in and _feeds(node, target.quantizes_input_of)
-    if target.computes(operation) and (not traits.is_activation or is_absorbed(node)):
+    if _is_computed(node, target):
         return True
-    return not traits.moves_values and _feeds(node, target.computes)
+    return not traits.moves_values and _feeds(node, _needing_grids(model, node, target))
+
+
+def _is_computed(node: fx.Node, target: Target) -> bool:
+    """Return True if the target computes a value; a function of floats stays in float."""
+    operation = operation_of(node)
+    if is_function(operation):
+        (operand,) = operands(pointwise_chain(node)[0])
+        return target.computes(operation) and _lies_on_grid(operand)
+    return target.computes(operation) and (not operation.traits.is_activation or is_absorbed(node))
+
+
+def _lies_on_grid(node: fx.Node) -> bool:
+    while traits_of(node).moves_values and "quant" not in node.meta:
+        node = operands(node)[0]
+    return "quant" in node.meta or operation_of(node) is QUANTIZER
+
+
+def _needing_grids(model: GraphModel, node: fx.Node, target: Target) -> Callable[[Operation], bool]:
+    """Operations that ask for a grid of a value which the target does not compute.
+
+    A function does not: a mask in front of a softmax would leave the values next to no integers.
+    It asks for one of a sum or product with parameters, such as a position embedding.
+    """
+    if is_function_of_parameters(model, node):
+        return target.computes
+    return lambda operation: target.computes(operation) and not is_function(operation)
 
 
 def _feeds(node: fx.Node, wanted: Callable[[Operation], bool]) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.behavior import named_tensors
-from edgeailite.quantization.graph.calls import operation_of, traits_of
+from edgeailite.quantization.graph.calls import operation_of
 from edgeailite.quantization.graph.hooks import has_forward_hooks
 from edgeailite.quantization.graph.model import graph_of, program_of, target_of
-from edgeailite.quantization.graph.normalizations import NORMALIZATIONS
+from edgeailite.quantization.graph.patterns import is_function
 from edgeailite.quantization.graph.structure import Place, flatten, rebuild
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
@@ -98,7 +98,7 @@ def _may_round_apart(model: GraphModel) -> bool:
     They may where scales are free, where a sum of products may need more bits than float32 has,
     and where a function's value depends on how a library computes it.
     """
-    functions = {operation_of(node) for node in graph_of(model).nodes if _is_function(node)}
+    functions = filter(is_function, map(operation_of, graph_of(model).nodes))
     if any(map(target_of(model).computes, functions)):
         return True
     activations = [q.spec for q in quantizers(model).values()]
@@ -112,10 +112,6 @@ def _may_round_apart(model: GraphModel) -> bool:
     return longest > EXACT_BITS or any(
         not spec.power_of_two and spec.scale_bits is None for spec in specs
     )
-
-
-def _is_function(node: fx.Node) -> bool:
-    return traits_of(node).is_pointwise or operation_of(node) in NORMALIZATIONS
 
 
 def _asks_for_simulation(model: GraphModel) -> bool:
@@ -145,12 +141,29 @@ def _state_of(model: GraphModel) -> tuple[Any, ...]:
 
 
 def _hashes(tensors: list[Tensor]) -> list[int]:
-    """A number for all values of each device and type."""
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in tensors:
-        if tensor.numel():
-            groups.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach().flatten())
-    return [int(torch.hash_tensor(torch.cat(group)).view(torch.int64)) for group in groups.values()]
+    """Numbers that change with the values of tensors, and with their places.
+
+    For each row of a tensor a hash of its bits, which is blind to exchanged and negated values, and
+    a sum with a factor for each place, which is not.
+    """
+    rows = [t.detach().reshape(len(t) if t.dim() > 1 else 1, -1) for t in tensors if t.numel()]
+    factors = {
+        device: torch.cos(torch.arange(longest, dtype=torch.float32, device=device))
+        for device, longest in _longest(rows).items()
+    }
+    found: dict[torch.device, list[Tensor]] = {}
+    for row in rows:
+        sums = torch.mv(row.float(), factors[row.device][: row.shape[1]])
+        hashes = torch.hash_tensor(row, dim=1).view(torch.int64)
+        found.setdefault(row.device, []).extend((hashes, sums.view(torch.int32).long()))
+    return [number for parts in found.values() for number in torch.cat(parts).tolist()]
+
+
+def _longest(rows: list[Tensor]) -> dict[torch.device, int]:
+    longest: dict[torch.device, int] = {}
+    for row in rows:
+        longest[row.device] = max(longest.get(row.device, 0), row.shape[1])
+    return longest
 
 
 def _with_gradient(integer: Any, simulated: Any) -> Any:

@@ -210,3 +210,18 @@ def test_a_layer_that_training_calls_on_other_values_is_refused():
 
     with pytest.raises(TraceError, match=r"in training mode it calls 'last' on other values"):
         capture(Other(), example=Example((torch.randn(2, 3, 6, 6),)))
+
+
+@pytest.mark.parametrize("example", [None, Example((torch.randn(2, 3, 6, 6),))])
+def test_a_parameter_that_training_reads_for_other_values_is_refused(example):
+    class Functional(Tricky):
+        def make(self):
+            self.weight = nn.Parameter(torch.randn(8, 8, 3, 3))
+
+        def trick(self, x):
+            if self.training:
+                return F.conv2d(x.flip(2), self.weight, padding=1) + x
+            return F.conv2d(x.tanh().exp(), self.weight, padding=1) * x
+
+    with pytest.raises(TraceError, match=r"in training mode it calls 'weight' on other values"):
+        capture(Functional(), example=example)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule
+from edgeailite.quantization.arithmetic.sqnr import sqnr
 from edgeailite.quantization.export import functions as written
 from edgeailite.quantization.graph.pointwise import POINTWISE
 from edgeailite.quantization.graph.registry import calls_of
@@ -271,3 +272,108 @@ def test_normalizations_are_integers_in_evaluation_and_in_files(preset, tmp_path
     for form in ("QDQ_MODEL", "INT_MODEL"):
         path = wrapper.export(x, tmp_path / f"{form}.onnx", format=form)
         assert_equal(verify(wrapper, [x, torch.randn_like(x)], path), preset)
+
+
+# ---- what stays in float ------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Each token looks at itself and those before it."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.inner, self.head = nn.Linear(12, 12), nn.Linear(12, 4)
+        self.register_buffer("mask", torch.ones(20, 20).triu(1) * mask)
+
+    def forward(self, x):
+        q = self.inner(x)
+        scores = q @ q.transpose(1, 2) / 4
+        if self.mask[0, 1].isinf():
+            scores = scores.masked_fill(self.mask.isinf(), float("-inf"))
+        else:
+            scores = scores + self.mask
+        return self.head(scores.softmax(-1) @ q)
+
+
+@pytest.mark.parametrize("mask", [-100.0, -65504.0, -1e30])
+def test_a_mask_does_not_take_the_integers_of_the_values(mask):
+    torch.manual_seed(0)
+    model, x = Attention(mask), torch.randn(8, 20, 12)
+    original = copy.deepcopy(model)
+    wrapper = PTCFxModule(model, example_inputs=x, verbose=False).calibrate([x])
+    with torch.no_grad():
+        found, wanted = wrapper(x), original(x)
+    assert float(sqnr(wanted, found)) > 30
+    (softmax,) = (e for e in build_report(wrapper, [x]).floats.values() if e.operation == "softmax")
+    assert softmax.reason == "an operand lies on no grid, so the arithmetic is float"
+
+
+def test_infinite_masks_pass_through():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.head = nn.Linear(12, 12), nn.Linear(12, 4)
+
+        def forward(self, x):
+            q = self.inner(x)
+            hidden = torch.ones(20, 20, dtype=torch.bool).triu(1)
+            scores = (q @ q.transpose(1, 2) / 4).masked_fill(hidden, float("-inf"))
+            return self.head(scores.softmax(-1) @ q)
+
+    x = torch.randn(8, 20, 12)
+    wrapper = PTCFxModule(Masked(), example_inputs=x, verbose=False).calibrate([x])
+    assert bool(wrapper(x).isfinite().all())
+
+
+def test_a_sum_with_parameters_in_front_of_a_softmax_lies_on_a_grid():
+    class Biased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.bias = nn.Linear(12, 12), nn.Parameter(torch.randn(12))
+
+        def forward(self, x):
+            return (self.inner(x) + self.bias).softmax(-1)
+
+    x = torch.randn(8, 12)
+    wrapper = PTCFxModule(Biased(), example_inputs=x, verbose=False).calibrate([x])
+    assert [e.operation for e in build_report(wrapper, [x]).floats.values()] == ["add"]
+
+
+@pytest.mark.parametrize("example", [True, False])
+@pytest.mark.parametrize(
+    "integers", [lambda x: x.argmax(1) + 1, lambda x: x.flatten(1).topk(3)[1] // 2]
+)
+def test_numbers_on_integers_stay_integers(integers, example):
+    class Places(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x, integers(x)
+
+    x = torch.randn(4, 3, 5, 5)
+    wrapper = PTCFxModule(Places(), example_inputs=x if example else None, verbose=False)
+    _, places = wrapper.calibrate([x])(x)
+    assert places.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    "scale", [lambda x: x * x.shape[0], lambda x: x.size(0) * x, lambda x: x / x.size()[0]]
+)
+def test_the_batch_size_is_no_number_of_a_table(scale, tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            return self.head(scale(self.stem(x)))
+
+    x = torch.randn(4, 3, 5, 5)
+    wrapper = PTCFxModule(Scaled(), example_inputs=x, verbose=False).calibrate([x])
+    assert not [m for m in wrapper.convert().modules() if isinstance(m, IntegerTable)]
+    path = wrapper.export(x, tmp_path / "m.onnx")
+    found = verify(wrapper, [torch.randn(6, 3, 5, 5)], path).mismatches
+    assert found["integer graph vs ONNX Runtime, optimizations on"] == 0

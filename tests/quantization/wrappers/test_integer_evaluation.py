@@ -118,6 +118,21 @@ def double_behind_autograd(wrapper):
     wrapper.module.second.weight.data.mul_(2)
 
 
+def swap_behind_autograd(wrapper):
+    weight = wrapper.module.second.weight.data
+    weight.copy_(weight.flip(0).clone())
+
+
+def negate_behind_autograd(wrapper):
+    wrapper.module.second.weight.data.neg_()
+
+
+def swap_two_behind_autograd(wrapper):
+    weight = wrapper.module.second.weight.data
+    weight[0, 0, 0, :2] = weight[0, 0, 0, :2].flip(0).clone()
+    weight[:, 5, 1, 1] = weight[:, 5, 1, 1].flip(0).clone()
+
+
 def replace_data(wrapper):
     wrapper.module.second.weight.data = wrapper.module.second.weight.data.flip(0)
 
@@ -142,6 +157,9 @@ def replace_a_parameter(wrapper):
         train_a_step,
         double_in_place,
         double_behind_autograd,
+        swap_behind_autograd,
+        negate_behind_autograd,
+        swap_two_behind_autograd,
         replace_data,
         load,
         widen_a_range,
