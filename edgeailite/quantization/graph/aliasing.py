@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
 from edgeailite.quantization.graph.in_place import Aliasing, InPlaceError
 from edgeailite.quantization.graph.operations import SCALAR
+from edgeailite.quantization.graph.variants import is_constant
 
 _PYTHON_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor")
 OUT_OF_PLACE: dict[Any, Any] = {
@@ -37,8 +38,9 @@ class TracedAliasing(Aliasing):
         operand = node.args[0] if node.args else None
         if not isinstance(operand, fx.Node) or not self._is_in_place(node):
             return None
-        is_number = SCALAR in (operation_of(node), operation_of(operand))
-        return None if is_number and operand.op != "get_attr" else operand
+        is_tensor = operand.op == "get_attr" or is_constant(operand)
+        is_number = SCALAR in (operation_of(node), operation_of(operand)) and not is_tensor
+        return None if is_number else operand
 
     def _is_in_place(self, node: fx.Node) -> bool:
         if node.op == "call_module":

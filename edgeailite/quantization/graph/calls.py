@@ -19,6 +19,7 @@ from edgeailite.quantization.graph import (  # noqa: F401 (their rows are found 
     normalizations,
     pointwise,
 )
+from edgeailite.quantization.graph.constants import has_one_result, is_known_before_the_input
 from edgeailite.quantization.graph.operations import (
     INPUT,
     OUTPUT,
@@ -35,7 +36,8 @@ from edgeailite.quantization.graph.registry import (
     operation_of_module,
 )
 from edgeailite.quantization.graph.results import part_of
-from edgeailite.quantization.graph.variants import factors_of, refused
+from edgeailite.quantization.graph.value_types import type_of
+from edgeailite.quantization.graph.variants import factors_of, is_constant, refused
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.traits import Traits
@@ -120,16 +122,18 @@ def factors(node: fx.Node) -> list[Any]:
     return factors_of(arguments(node))
 
 
-def read_calls(graph: fx.Graph, module_of: Callable[[fx.Node], nn.Module | None]) -> None:
+def read_calls(graph: fx.Graph, attribute_of: Callable[[str], Any]) -> None:
     """Read every node that was not read yet, in the order of the graph.
 
     Args:
         graph: Whose ``node.meta`` is written; the operands of a known call become positional.
-        module_of: The module that a node calls, or None.
+        attribute_of: The module, parameter or buffer at a path.
     """
     for node in graph.nodes:
         if "call" not in node.meta:
-            module = module_of(node)
+            module = attribute_of(str(node.target)) if node.op == "call_module" else None
+            if node.op == "get_attr":
+                node.meta.setdefault("type", type_of(attribute_of(str(node.target))))
             _place_operands_first(node, module)
             node.meta["call"] = read_call(node, module)
 
@@ -148,7 +152,7 @@ def read_call(node: fx.Node, module: nn.Module | None) -> Call:
         return Call(part, dict(zip(part.parameters, (0, 1), strict=False)))
     operation = _operation_called(node, module)
     call = Call(UNKNOWN) if operation is None else _bind(operation, node, module)
-    if _reads_only_scalars(call.operation, node):
+    if _reads_only_scalars(operation or UNKNOWN, node):
         return Call(SCALAR)
     return _refined(call, node, module)
 
@@ -166,10 +170,18 @@ def _operation_called(node: fx.Node, module: nn.Module | None) -> Operation | No
 
 
 def _reads_only_scalars(operation: Operation, node: fx.Node) -> bool:
-    """Return True for a function, no layer, of sizes and parameters alone."""
-    if operation.traits.has_weight or node.op == "call_module" or not node.all_input_nodes:
+    """Return True for an operation on sizes and constants alone.
+
+    Not where it gives one constant for each image of a batch, by moving values of it, which stays
+    an operation on the constant; nor for a module or layer that is not known to be a function.
+    """
+    sources = node.all_input_nodes
+    if not sources or any(operation_of(source) is not SCALAR for source in sources):
         return False
-    return all(operation_of(source) is SCALAR for source in node.all_input_nodes)
+    if operation.traits.has_weight or node.op == "call_module":
+        return has_one_result(operation) and is_constant(sources[0])
+    repeats = operation.traits.moves_values and is_constant(sources[0])
+    return not repeats or all(map(is_known_before_the_input, sources))
 
 
 def _refined(call: Call, node: fx.Node, module: nn.Module | None) -> Call:

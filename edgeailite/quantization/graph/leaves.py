@@ -16,7 +16,12 @@ from edgeailite.quantization.graph.operations import (
     QUANTIZER,
 )
 from edgeailite.quantization.graph.registry import is_registered, operation_of_module
-from edgeailite.quantization.graph.window_attention import is_window_attention, window_attention
+from edgeailite.quantization.graph.window_attention import (
+    is_patch_merging,
+    is_window_attention,
+    patch_merging,
+    window_attention,
+)
 
 _OPERATIONS = (QUANTIZER, QUANTIZE_HERE, KEEP_IN_FLOAT, DROP_PATH)
 
@@ -54,6 +59,7 @@ class Leaves:
         return not self.is_named(module, path) and (
             type(module) is nn.MultiheadAttention
             or is_window_attention(module)
+            or is_patch_merging(module)
             or is_batch_norm_with_activation(module)
         )
 
@@ -77,6 +83,8 @@ class Leaves:
             return lambda *a, **k: multihead_attention(module, *a, **k)
         if is_window_attention(module):
             return lambda *a, **k: window_attention(module, *a, **k)
+        if is_patch_merging(module):
+            return lambda *a, **k: patch_merging(module, *a, **k)
         if is_batch_norm_with_activation(module):
             parts: Any = module
             return lambda *a, **k: parts.act(parts.drop(as_leaf(*a, **k)))

@@ -7,6 +7,7 @@ children, attributes and methods of a user's model may have any name.
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 import sys
 import types
@@ -314,7 +315,7 @@ def tidy(model: GraphModel) -> None:
     graph.eliminate_dead_code()
     graph.lint()
     graph.owning_module = None
-    read_calls(graph, lambda node: module_of(model, node))
+    read_calls(graph, functools.partial(attribute, model))
     recompile(model)
 
 

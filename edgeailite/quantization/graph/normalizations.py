@@ -36,4 +36,5 @@ LAYER_NORM = row(
     modules=(nn.LayerNorm,),
     functions=(F.layer_norm,),
 )
+SOFTMAXES = (SOFTMAX, FUNCTIONAL_SOFTMAX)
 NORMALIZATIONS = (SOFTMAX, FUNCTIONAL_SOFTMAX, LAYER_NORM)

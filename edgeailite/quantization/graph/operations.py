@@ -29,8 +29,8 @@ SCALAR = row(
     "scalar",
     traits.NONE,
     variant=variants.tensor_attribute,
-    functions=(is_training, getattr, len),
-    methods=("size", "dim", "numel", "ndimension"),
+    functions=(is_training, *variants.SHAPE_FUNCTIONS),
+    methods=variants.SHAPE_METHODS,
 )
 # The engine's own modules register themselves.
 QUANTIZER = row(
@@ -105,6 +105,15 @@ CLAMP = row(
     bounds=("min", "max"),
     functions=(torch.clamp, torch.clip),
     methods=("clamp", "clamp_", "clip", "clip_"),
+)
+
+PRELU = row(
+    "prelu",
+    replace(traits.NONE, reads_one=True, keeps_channels=True),
+    "input, weight",
+    variant=variants.known_slopes,
+    modules=(nn.PReLU,),
+    functions=(torch.prelu, F.prelu),
 )
 
 # ---- arithmetic ---------------------------------------------------------------------------------

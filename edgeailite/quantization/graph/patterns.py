@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
-from edgeailite.quantization.graph.model import attribute, evaluation_result, graph_of
+from edgeailite.quantization.graph.constants import is_computed_from_parameters
+from edgeailite.quantization.graph.model import evaluation_result, graph_of
 from edgeailite.quantization.graph.normalizations import NORMALIZATIONS
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     QUANTIZE_HERE,
     QUANTIZER,
     RELU,
-    UNKNOWN,
 )
-from edgeailite.quantization.graph.results import PARAMETRIZATION
+from edgeailite.quantization.graph.variants import is_constant
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
@@ -114,33 +114,6 @@ def is_inner_function(node: fx.Node) -> bool:
     )
 
 
-def is_computed_from_parameters(node: fx.Node) -> bool:
-    """Return True if a value depends on parameters and buffers alone."""
-    if node.op == "get_attr" or operation_of(node) is PARAMETRIZATION:
-        return True
-    if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
-        return False
-    return all(map(is_computed_from_parameters, node.all_input_nodes))
-
-
-def is_function_of_parameters(model: GraphModel, node: fx.Node) -> bool:
-    """Return True for an unknown operation on one value and on parameters, no other floats."""
-    if operation_of(node) is not UNKNOWN:
-        return False
-    constants = [n for n in node.all_input_nodes if is_computed_from_parameters(n)]
-    read = [attribute(model, str(root.target)) for n in constants for root in _roots(n)]
-    floats = [t for t in read if isinstance(t, Tensor) and t.is_floating_point()]
-    alone = len(node.all_input_nodes) == len(constants) + 1
-    return alone and bool(floats) and all(isinstance(t, nn.Parameter) for t in floats)
-
-
-def _roots(node: fx.Node) -> list[fx.Node]:
-    """Parameters and buffers that a value is computed from."""
-    if node.op == "get_attr":
-        return [node]
-    return [root for source in node.all_input_nodes for root in _roots(source)]
-
-
 def is_parameter_of_layers(node: fx.Node) -> bool:
     """Return True if a value is computed from parameters for layers' weights and biases alone."""
     return is_computed_from_parameters(node) and all(
@@ -148,6 +121,20 @@ def is_parameter_of_layers(node: fx.Node) -> bool:
         or (traits_of(user).has_weight and argument(user, "input") is not node)
         for user in node.users
     )
+
+
+def moved_from(node: fx.Node) -> fx.Node:
+    """Value that operations moved to where it is."""
+    while traits_of(node).moves_values:
+        node = operands(node)[0]
+    return node
+
+
+def is_operand(constant: fx.Node, user: fx.Node) -> bool:
+    """Return True if an operation computes on a constant, which is not its weight."""
+    if is_constant(user) or constant not in operands(user):
+        return False
+    return not traits_of(user).has_weight or argument(user, "input") is constant
 
 
 def computed_parameter(layer: fx.Node) -> str | None:

@@ -23,6 +23,7 @@ from edgeailite.quantization.graph.calls import read_calls
 from edgeailite.quantization.graph.hooks import has_forward_hooks
 from edgeailite.quantization.graph.in_place import follow_in_place
 from edgeailite.quantization.graph.leaves import Leaves, computed_weights
+from edgeailite.quantization.graph.model import attribute
 from edgeailite.quantization.graph.modes import buffers_kept, in_mode
 from edgeailite.quantization.graph.twins import make_twin
 
@@ -150,7 +151,7 @@ def trace(
             graph = tracer.trace(_with_own_hooks(model), concrete_args=dict(defaults) or None)
         graph.set_codegen(fx.graph.CodeGen())
         _drop_default_inputs(graph, defaults)
-        read_calls(graph, module_of)
+        read_calls(graph, functools.partial(attribute, model))
         follow_in_place(graph, TracedAliasing(module_of))
         compute_out_of_place(graph)
         detach_without_gradient(graph)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _PLACES = "_with_indices"  # rows of results.py
 
+SHAPE_FUNCTIONS, SHAPE_METHODS = (getattr, len), ("size", "dim", "numel", "ndimension")
+"""Calls on a tensor that give no tensor."""
+CONSTANT_OPERAND = "one operand is a constant or a parameter, which lies on no grid"
+"""Reason of targets that have no form of such an operand."""
 # Attributes of a tensor that are no tensors.
 _SIZES_AND_TYPES = frozenset(
     ("shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cuda", "itemsize", "nbytes")
@@ -62,6 +66,17 @@ def _is_shape(node: fx.Node) -> bool:
     return whole or (node.target is getattr and node.args[1] == "shape")
 
 
+def is_constant(value: Any) -> bool:
+    """Return True for a floating-point tensor computed from parameters, buffers and sizes alone."""
+    if not isinstance(value, fx.Node) or value.meta["call"].operation.name != "scalar":
+        return False
+    known = value.meta.get("type")
+    if known is not None or value.op == "get_attr":
+        return getattr(known, "is_float", False)
+    gives_number = value.target in (*SHAPE_FUNCTIONS, *SHAPE_METHODS)
+    return not gives_number and any(map(is_constant, value.all_input_nodes))
+
+
 def contains_node(value: Any) -> bool:
     """Return True for a value that is, or holds, one that is computed in the graph."""
     found: list[fx.Node] = []
@@ -99,6 +114,13 @@ def running_statistics(call: BoundCall) -> Variant | None:
     )
 
 
+def known_slopes(call: BoundCall) -> Variant | None:
+    """The slopes of a PReLU are constants."""
+    slopes = call.arguments["weight"]
+    known = not isinstance(slopes, fx.Node) or is_constant(slopes)
+    return None if known else refused("weight", slopes)
+
+
 # ---- arithmetic ---------------------------------------------------------------------------------
 
 
@@ -114,8 +136,8 @@ def between_tensors(call: BoundCall) -> Variant | None:
         return "unknown", f"it has {len(factors)} operands, integers are multiplied in pairs"
     if any(map(is_number, factors)) and not all(map(is_scalar, factors)):
         return "pointwise", ""
-    if any(map(is_scalar, factors)):
-        return "unknown", "one operand is a constant or a parameter, which lies on no grid"
+    if any(is_scalar(f) and not is_constant(f) for f in factors):
+        return "unknown", "one operand is a number that depends on the batch"
     return None
 
 
@@ -136,6 +158,8 @@ def division_or_power(call: BoundCall) -> Variant | None:
     """No target divides tensors, or raises one to another's power; the reason names the mode."""
     if call.arguments["rounding_mode"] is not None:
         return refused("rounding_mode", call.arguments["rounding_mode"])
+    if any(map(is_constant, factors_of(call.arguments))):
+        return "unknown", "no target divides by a tensor"
     return between_tensors(call)
 
 

@@ -9,9 +9,10 @@ from torch import fx
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.patterns import quantizer_of
-from edgeailite.quantization.integer.conversion import Converter, Rules
+from edgeailite.quantization.integer.conversion import Converter
 from edgeailite.quantization.integer.float_modules import ChannelAffine, FloatInputLayer
 from edgeailite.quantization.integer.layer import IntegerLayer, integer_layer
+from edgeailite.quantization.integer.rules import Rules
 from edgeailite.quantization.modules.layer_calls import layer_call
 from edgeailite.quantization.modules.normalization import StandaloneBatchNorm, gain_and_offset
 

@@ -1,20 +1,16 @@
-"""From a prepared model to its integer graph: the pass over the nodes, and the registry of rules.
-
-A target owns :class:`Rules`. A rule is registered with :meth:`Rules.converts` for an operation that
-computes integers together with the quantizer behind it, or with :meth:`Rules.places` for a node
-that is placed alone.
-"""
+"""From a prepared model to its integer graph: the pass over the nodes, by a target's rules."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
-from edgeailite.quantization.graph.calls import operands, operation_of, traits_of
+from edgeailite.quantization.graph.calls import operation_of, traits_of
+from edgeailite.quantization.graph.constants import is_known_before_the_input
 from edgeailite.quantization.graph.model import (
     GraphModel,
     attribute,
@@ -26,10 +22,19 @@ from edgeailite.quantization.graph.model import (
 )
 from edgeailite.quantization.graph.modes import is_training
 from edgeailite.quantization.graph.operations import OUTPUT, QUANTIZER, SCALAR
-from edgeailite.quantization.graph.patterns import only_user, quantizer_of
-from edgeailite.quantization.graph.registry import Operation, operation_named
-from edgeailite.quantization.integer.grid import Dequantize, Grid, IntegerOperator
+from edgeailite.quantization.graph.patterns import only_user
+from edgeailite.quantization.graph.running import parameter_value
+from edgeailite.quantization.graph.variants import is_constant
+from edgeailite.quantization.integer.grid import (
+    Dequantize,
+    Grid,
+    IntegerConstant,
+    IntegerOperator,
+)
 from edgeailite.quantization.modules.activation import FakeQuantize
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.integer.rules import Rules
 
 
 def grid_of(quantizer: FakeQuantize) -> Grid:
@@ -52,113 +57,8 @@ def grid_of(quantizer: FakeQuantize) -> Grid:
     return Grid(float(scale), zero, low, high, spec.bit_width, signed, spec.rounding)
 
 
-FusedRule = Callable[["Converter", fx.Node, fx.Node, Grid], None]
-"""Converts an operation: ``rule(converter, node, quantizer, grid of the result)``."""
-PlaceRule = Callable[["Converter", fx.Node], None]
-"""Places a node that no quantizer behind it is made together with."""
-
-
-class _Fused(NamedTuple):
-    convert: FusedRule
-    is_ready: Callable[[Converter, fx.Node], bool]
-
-
-def operands_on_grids(converter: Converter, node: fx.Node) -> bool:
-    """Return True if all operands of a call lie on grids."""
-    return all(quantizer_of(operand) is not None for operand in operands(node))
-
-
-class Rules:
-    """Conversion rules of a target by operation.
-
-    Args:
-        base: Rules that hold where this target has none of its own.
-    """
-
-    def __init__(self, base: Rules | None = None) -> None:
-        self.base = base
-        self._fused: dict[str, _Fused] = {}
-        self._placed: dict[str, PlaceRule] = {}
-        self._moves: PlaceRule | None = None
-
-    def converts(
-        self,
-        *operations: str,
-        when: Callable[[Converter, fx.Node], bool] = operands_on_grids,
-    ) -> Callable[[FusedRule], FusedRule]:
-        """Register a rule for operations whose result a quantizer alone reads.
-
-        Args:
-            *operations: Names of rows of the table.
-            when: Return True if the rule applies to a call; else the node is placed alone.
-
-        Raises:
-            ValueError: There is no such operation, or it has a rule of this target already.
-        """
-
-        def register(rule: FusedRule) -> FusedRule:
-            for name in operations:
-                self._check_new(name, self._fused)
-                self._fused[name] = _Fused(rule, when)
-            return rule
-
-        return register
-
-    def places(self, *operations: str) -> Callable[[PlaceRule], PlaceRule]:
-        """Register a rule for operations that are placed alone.
-
-        Raises:
-            ValueError: There is no such operation, or it has a rule of this target already.
-        """
-
-        def register(rule: PlaceRule) -> PlaceRule:
-            for name in operations:
-                self._check_new(name, self._placed)
-                self._placed[name] = rule
-            return rule
-
-        return register
-
-    def places_moves(self, rule: PlaceRule) -> PlaceRule:
-        """Register the rule for operations that move values and have no rule of their own.
-
-        Raises:
-            ValueError: This target has one already.
-        """
-        if self._moves is not None:
-            raise ValueError("This target has a rule for operations that move values already.")
-        self._moves = rule
-        return rule
-
-    def _check_new(self, name: str, known: dict[str, Any]) -> None:
-        operation_named(name)
-        if name in known:
-            raise ValueError(f"Operation '{name}' has a conversion rule of this target already.")
-
-    def fused(self, operation: Operation) -> _Fused | None:
-        """Rule for an operation with the quantizer behind it; None if there is none."""
-        found = self._fused.get(operation.name)
-        return found if found or self.base is None else self.base.fused(operation)
-
-    def placed(self, operation: Operation) -> PlaceRule | None:
-        """Rule for an operation alone; None if there is none."""
-        found = self._placed.get(operation.name)
-        return found if found or self.base is None else self.base.placed(operation)
-
-    def moves(self) -> PlaceRule:
-        """Rule for operations that move values of a grid.
-
-        Raises:
-            ValueError: Neither this target nor its base has one.
-        """
-        if self._moves is not None:
-            return self._moves
-        if self.base is None:
-            raise ValueError(
-                "The target has no rule for operations that move values. Register one with "
-                "places_moves, or begin with another target's rules: Rules(base)."
-            )
-        return self.base.moves()
+def _is_folded(node: fx.Node) -> bool:
+    return is_constant(node) and is_known_before_the_input(node)
 
 
 def convert(model: GraphModel, rules: Rules, integer_outputs: bool = False) -> GraphModel:
@@ -212,7 +112,16 @@ class Converter:
                 self._place(node)
         converted = GraphModel(self.root, self.graph)
         tidy(converted)
+        self._drop_unread_constants()
         return converted.eval()
+
+    def _drop_unread_constants(self) -> None:
+        """Drop the integers of constants that operators hold in another form, as gains."""
+        read = {node.target for node in self.graph.nodes if node.op == "call_module"}
+        for path, module in list(self.root.named_modules()):
+            if isinstance(module, IntegerConstant) and path not in read:
+                parent, _, name = path.rpartition(".")
+                del self.root.get_submodule(parent)._modules[name]
 
     def _waits_for_quantizer(self, node: fx.Node) -> bool:
         """Return True for a node that is made together with the quantizer behind it."""
@@ -228,7 +137,9 @@ class Converter:
     def _place(self, node: fx.Node) -> None:
         operation = operation_of(node)
         rule = self.rules.placed(operation)
-        if operation is QUANTIZER:
+        if _is_folded(node):
+            self._place_constant(node)
+        elif operation is QUANTIZER:
             self._place_quantizer(node)
         elif rule is not None:
             rule(self, node)
@@ -243,12 +154,27 @@ class Converter:
         else:
             self.place_copy(node)
 
+    def _place_constant(self, node: fx.Node) -> None:
+        """Give the integer graph the value; what it is computed from stays behind."""
+        if all(operation_of(u) is QUANTIZER or _is_folded(u) for u in node.users):
+            return
+        path = node.target if node.op == "get_attr" else node.name
+        if node.op != "get_attr":
+            self.root.register_buffer(node.name, parameter_value(self.model, node))
+        else:
+            self._share_attribute(str(path))
+        self.values[node], self.grids[node] = self.graph.get_attr(str(path)), None
+
     def _place_quantizer(self, node: fx.Node) -> None:
         quantizer = self.model.get_submodule(str(node.target))
         assert isinstance(quantizer, FakeQuantize)
         quantizer.require_range(str(node.target))
         (operand,) = node.all_input_nodes
-        if operand in self.values:
+        if _is_folded(operand):
+            value = parameter_value(self.model, operand)
+            constant = IntegerConstant(grid_of(quantizer), value)
+            self.set(node, self.call(str(node.target), constant), constant.grid)
+        elif operand in self.values:
             alone = self.rules.placed(QUANTIZER)
             if alone is None:
                 raise ValueError(
@@ -285,6 +211,14 @@ class Converter:
     def attribute_of(self, node: fx.Node) -> Any:
         """Module, parameter or buffer that a ``get_attr`` node reads."""
         return attribute(self.model, str(node.target))
+
+    def constant_value(self, node: fx.Node) -> torch.Tensor | None:
+        """Real values of a quantized constant; None for a node that is none."""
+        if operation_of(node) is not QUANTIZER or not _is_folded(node.all_input_nodes[0]):
+            return None
+        value = parameter_value(self.model, node.all_input_nodes[0])
+        quantized: torch.Tensor = self.quantizer(node)(value)
+        return quantized
 
     def value(self, node: fx.Node) -> fx.Node:
         """Value of a node as it is: integers where it lies on a grid."""

@@ -222,6 +222,29 @@ class Quantize(GridModule, IntegerOperator):
         return self.clamp(q + self.grid.zero_point if self.grid.zero_point else q)
 
 
+class IntegerConstant(GridModule, IntegerOperator):
+    """Integers that do not depend on the input.
+
+    Args:
+        grid: Their grid.
+        value: Real values, of any shape.
+    """
+
+    integers: Tensor
+
+    def __init__(self, grid: Grid, value: Tensor) -> None:
+        super().__init__(grid)
+        self.register_buffer("integers", Quantize(grid)(value.detach()))
+
+    def forward(self) -> Tensor:
+        """Integers, of the shape of the value."""
+        return self._stored(self.integers)
+
+    def constants(self, input_shape: torch.Size | None) -> Constants:
+        """The integers, packed."""
+        return Constants(packed_bytes(self.integers.numel(), self.grid.bit_width))
+
+
 class Dequantize(GridModule):
     """Integers to real values: ``(q - z) * s``.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from edgeailite.quantization.graph.operations import BATCH_NORM
-from edgeailite.quantization.integer.conversion import Rules, convert
+from edgeailite.quantization.integer.conversion import convert
+from edgeailite.quantization.integer.rules import Rules
 from edgeailite.quantization.prepare.target import Target
 
 if TYPE_CHECKING:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.spec import QuantSpec
 
 MIN_AVERAGING_WEIGHT = 0.001
+# Half steps of a softmax's result with 8 bits.
+_STEPS_OF_SOFTMAX = 512
 _FLAGS = ("observer_enabled", "fake_quant_enabled")
 # Batches whose statistics a learned range begins with.
 BATCHES_BEFORE_LEARNING = 10
@@ -36,6 +38,9 @@ class RangeObserver(nn.Module):
         spec: Its ``range_rule`` decides how a batch's range is found; ``fixed_range`` switches
             statistics off.
 
+    Attributes:
+        averages_ranges: False: the last batch alone counts, for a constant that training moves.
+
     State:
         clips_act: Running range, float32, shape ``(2,)``; first ``[-8, 8]`` (``[0, 8]`` unsigned).
             A parameter where the spec's range is learned.
@@ -44,6 +49,7 @@ class RangeObserver(nn.Module):
 
     clips_act: Tensor
     num_batches_tracked: Tensor
+    averages_ranges = True
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__()
@@ -76,6 +82,8 @@ class RangeObserver(nn.Module):
             raise ValueError(self._not_finite_message())
         self.num_batches_tracked += 1
         weight = (1.0 / self.num_batches_tracked.clamp_min(1.0)).clamp_min(MIN_AVERAGING_WEIGHT)
+        if not self.averages_ranges:
+            weight = torch.ones_like(weight)
         # First batch: the old content (a placeholder, or NaN from elsewhere) must take no part.
         averaged = torch.where(weight >= 1.0, batch, torch.lerp(self.clips_act, batch, weight))
         self.clips_act.copy_(averaged)
@@ -119,6 +127,9 @@ class FakeQuantize(RangeObserver):
 
     Attributes:
         inplace: Overwrite the input, as ``ReLU(inplace=True)`` does.
+        softmax_dim: Axis of a softmax behind, for a sum with a constant, which may be a mask:
+            values whose exponentials, all together, are less than half a step of 8 bits do not
+            widen the range. None: all values do.
 
     State:
         clips_act, num_batches_tracked: See :class:`RangeObserver`.
@@ -140,6 +151,7 @@ class FakeQuantize(RangeObserver):
         self.activation_bounds = bounds
         self.register_buffer("clip_high", None)
         self.inplace = False
+        self.softmax_dim: int | None = None
         self.has_own_bits = False
         self.fake_quant_enabled = True
         self._partners: list[FakeQuantize] = []
@@ -175,11 +187,21 @@ class FakeQuantize(RangeObserver):
 
     def batch_range(self, x: Tensor) -> Tensor:
         """``[min, max]`` of one batch behind the absorbed bounds, shape ``(2,)``."""
+        x = self._without_infinity(x)
+        if self.softmax_dim is not None:
+            reach = math.log(x.shape[self.softmax_dim] * _STEPS_OF_SOFTMAX)
+            x = torch.maximum(x, x.amax(self.softmax_dim, keepdim=True) - reach)
         if self.bounds is None:
             return super().batch_range(x)
         if self.spec.range_rule == "mse":
             x = sample(x).clamp(*self.bounds)
         return super().batch_range(x).clamp(*self.bounds)
+
+    def _without_infinity(self, x: Tensor) -> Tensor:
+        """Cut a mask, which may hold ``-inf``, off where its grid ends at the latest."""
+        if self.averages_ranges or self.spec.range_max is None:
+            return x
+        return x.clamp_min(-self.spec.range_max)
 
     def clips_inside(self) -> bool:
         """Return True if a bound per channel lies within the grid, so that it has an effect."""
@@ -281,7 +303,7 @@ class FakeQuantize(RangeObserver):
 
     def float_activation(self, x: Tensor) -> Tensor:
         """Apply the activation function of the float model that this quantizer absorbed."""
-        x = self._below_upper_bounds(x)
+        x = self._without_infinity(self._below_upper_bounds(x))
         if self.bounds is not None:
             return x.clamp(*self.bounds)
         return torch.relu(x) if self.spec.signed is False else x

@@ -19,8 +19,11 @@ from torch import Tensor, fx
 from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
 from edgeailite.quantization.graph.model import TRAINING_ONLY, graph_of, module_of
+from edgeailite.quantization.graph.normalizations import SOFTMAXES
 from edgeailite.quantization.graph.operations import (
+    ADD,
     KEEP_IN_FLOAT,
+    MUL,
     OUTPUT,
     QUANTIZE_HERE,
     QUANTIZER,
@@ -36,10 +39,11 @@ from edgeailite.quantization.graph.patterns import (
     foldable_batch_norm,
     is_absorbed,
     is_function,
-    is_function_of_parameters,
     is_inner_function,
+    is_operand,
     is_parameter_of_layers,
     last_values,
+    moved_from,
     only_user,
     operation_path,
     pointwise_chain,
@@ -49,6 +53,7 @@ from edgeailite.quantization.graph.running import (
     parameter_value,
 )
 from edgeailite.quantization.graph.value_types import is_known_not_to_be_float
+from edgeailite.quantization.graph.variants import is_constant
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
 from edgeailite.quantization.prepare.policy import LayerAnnotation, OutputAnnotation, Policy
@@ -60,6 +65,10 @@ if TYPE_CHECKING:
     from edgeailite.quantization.prepare.target import Target
 
 _NEVER = (OUTPUT, SCALAR, QUANTIZER, KEEP_IN_FLOAT, NO_FLOATS)
+# What is added in front of a softmax hides a value if it lowers it by so much.
+MASK_REACH = 1024.0
+# Bits of a constant factor: products with 8-bit integers are exact in float32.
+FACTOR_BITS = 16
 _MARKERS = (KEEP_IN_FLOAT, QUANTIZER, QUANTIZE_HERE)
 
 
@@ -175,7 +184,9 @@ def _with_exact_sums(qconfig: QConfig, shape: torch.Size, out_channels: int) -> 
 
 def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target: Target) -> bool:
     """Return True if this node's value, not that of what is fused behind it, gets a quantizer."""
-    operation, traits, user = operation_of(node), traits_of(node), only_user(node)
+    operation, traits = operation_of(node), traits_of(node)
+    if is_constant(node):
+        return _is_computed_on(node, target)
     if operation in _NEVER or not node.users or is_known_not_to_be_float(node):
         return False
     if is_parameter_of_layers(node) or (is_inner_function(node) and target.computes(operation)):
@@ -184,17 +195,21 @@ def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target:
         return False
     if operation is QUANTIZE_HERE:
         return True
-    is_fused = not (is_input(node) or traits.moves_values or traits.is_activation)
-    if user is not None and is_fused:
-        if is_absorbed(user):
-            return False
-        if traits.has_weight and foldable_batch_norm(model, node) is not None:
-            return False
+    if _is_fused(model, node):
+        return False
     if is_input(node):
         return policy.quantize_in and _feeds(node, target.quantizes_input_of)
     if _is_computed(node, target):
         return True
-    return not traits.moves_values and _feeds(node, _needing_grids(model, node, target))
+    return not traits.moves_values and _feeds(node, lambda o: _needs_grids(o, target))
+
+
+def _is_fused(model: GraphModel, node: fx.Node) -> bool:
+    """Return True if what alone reads a value, an activation or batch norm, is one with it."""
+    traits, user = traits_of(node), only_user(node)
+    if user is None or is_input(node) or traits.moves_values or traits.is_activation:
+        return False
+    return is_absorbed(user) or (traits.has_weight and foldable_batch_norm(model, node) is not None)
 
 
 def _is_computed(node: fx.Node, target: Target) -> bool:
@@ -212,15 +227,26 @@ def _lies_on_grid(node: fx.Node) -> bool:
     return "quant" in node.meta or operation_of(node) is QUANTIZER
 
 
-def _needing_grids(model: GraphModel, node: fx.Node, target: Target) -> Callable[[Operation], bool]:
-    """Operations that ask for a grid of a value which the target does not compute.
+def _needs_grids(operation: Operation, target: Target) -> bool:
+    """Return True for an operation that asks for a grid of a value which the target does not make.
 
     A function does not: a mask in front of a softmax would leave the values next to no integers.
-    It asks for one of a sum or product with parameters, such as a position embedding.
     """
-    if is_function_of_parameters(model, node):
-        return target.computes
-    return lambda operation: target.computes(operation) and not is_function(operation)
+    return target.computes(operation) and not is_function(operation)
+
+
+def _is_computed_on(constant: fx.Node, target: Target) -> bool:
+    """Return True if an operation that the target computes reads a constant, moved or not."""
+    return any(_needs_grids(operation_of(user), target) for user in _readers(constant))
+
+
+def _readers(constant: fx.Node) -> list[fx.Node]:
+    """Operations that compute on a constant, behind those that move it."""
+    found = list[fx.Node]()
+    for user in constant.users:
+        if is_operand(constant, user):
+            found += _readers(user) if traits_of(user).moves_values else [user]
+    return found
 
 
 def _feeds(node: fx.Node, wanted: Callable[[Operation], bool]) -> bool:
@@ -234,6 +260,8 @@ def _feeds(node: fx.Node, wanted: Callable[[Operation], bool]) -> bool:
 def _output_annotation(
     model: GraphModel, node: fx.Node, spec: QuantSpec, sites: dict[str, list[fx.Node]]
 ) -> OutputAnnotation:
+    if is_constant(node):
+        return OutputAnnotation(_spec_of_constant(node, spec), _added_path(model, node))
     is_relu, bounds = operation_of(node) is RELU, clamp_bounds(node)
     absorbs = is_relu or bounds is not None
     if is_relu and spec.signed:
@@ -245,7 +273,27 @@ def _output_annotation(
         calls = sites[str(node.target)]
         own = node is calls[0] and all(_all_absorbed(call) for call in calls)
         return OutputAnnotation(spec, str(node.target), bounds, True, replaces_module=own)
-    return OutputAnnotation(spec, _added_path(model, node), bounds, absorbs)
+    return OutputAnnotation(
+        spec, _added_path(model, node), bounds, absorbs, softmax_dim=_softmax_dim(node)
+    )
+
+
+def _spec_of_constant(node: fx.Node, spec: QuantSpec) -> QuantSpec:
+    """Grid of a constant: all of its values lie on it; a factor has the bits of a multiplier."""
+    spec = replace(spec, range_rule="min_max", learned=False)
+    if any(_softmax_dim(user) is not None for user in _readers(node)):
+        return replace(spec, range_max=MASK_REACH)
+    if any(operation_of(user) is not MUL for user in node.users if not is_constant(user)):
+        return spec
+    return replace(spec, bit_width=FACTOR_BITS, symmetric=True, signed=True, quant_range=None)
+
+
+def _softmax_dim(node: fx.Node) -> int | None:
+    """Axis of the softmax that alone reads a sum with a constant, which may be a mask; or None."""
+    axes = {argument(u, "dim") if operation_of(u) in SOFTMAXES else None for u in node.users}
+    if operation_of(node) is not ADD or len(axes) > 1:
+        return None
+    return axes.pop() if any(is_constant(moved_from(n)) for n in operands(node)) else None
 
 
 def _all_absorbed(call: fx.Node) -> bool:
@@ -290,6 +338,8 @@ def _added_path(model: GraphModel, node: fx.Node) -> str:
         return _held_by(model, first, "activation_in") if can_hold else "activation_in"
     if node.op == "call_module":
         return _held_by(model, node, "activation_q")
+    if node.op == "get_attr":
+        return f"{node.target}_q"
     owner = node.meta.get("owner", "")
     module = model.get_submodule(owner)
     is_operation = (

@@ -16,8 +16,14 @@ from edgeailite.quantization.graph.calls import (
 )
 from edgeailite.quantization.graph.model import add_module_at, free_path, graph_of, module_of, tidy
 from edgeailite.quantization.graph.operations import BATCH_NORM, QUANTIZER, SCALAR
-from edgeailite.quantization.graph.patterns import is_foldable, operation_path, quantizer_of
+from edgeailite.quantization.graph.patterns import (
+    is_foldable,
+    is_operand,
+    operation_path,
+    quantizer_of,
+)
 from edgeailite.quantization.graph.twins import replace_modules
+from edgeailite.quantization.graph.variants import is_constant
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
 from edgeailite.quantization.modules.layer import QuantLayer
@@ -72,12 +78,14 @@ def _insert_quantizer(model: GraphModel, node: fx.Node, annotation: OutputAnnota
     quantizer = PACT2.from_spec(annotation.spec, annotation.bounds)
     path = annotation.path if annotation.replaces_module else free_path(model, annotation.path)
     quantizer.name = path
+    quantizer.softmax_dim = annotation.softmax_dim
+    quantizer.averages_ranges = not is_constant(node)
     quantizer.train(model.training)
     add_module_at(model, path, quantizer)
     with graph_of(model).inserting_after(node):
         call = graph_of(model).call_module(path)
     call.meta.update(call=Call(QUANTIZER), owner=node.meta.get("owner", ""))
-    node.replace_all_uses_with(call)
+    node.replace_all_uses_with(call, lambda user: not is_constant(node) or is_operand(node, user))
     call.args = (node.args[0] if annotation.replaces_node else node,)
     quantizer.inplace = _may_overwrite(call)
     if annotation.replaces_node:

@@ -24,6 +24,7 @@ class OutputAnnotation:
         replaces_node: The node is a ReLU or clamp that the quantizer absorbs.
         replaces_module: The quantizer takes the module's own path.
         shares_scale: It has the scale of the operands, an add's or a concat's.
+        softmax_dim: Axis of the softmax that reads it; see :class:`FakeQuantize`.
     """
 
     spec: QuantSpec
@@ -32,6 +33,7 @@ class OutputAnnotation:
     replaces_node: bool = False
     replaces_module: bool = False
     shares_scale: bool = False
+    softmax_dim: int | None = None
 
 
 @dataclass(frozen=True)

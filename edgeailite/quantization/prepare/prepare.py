@@ -82,8 +82,13 @@ def _without(policy: Policy, leaves: Iterable[str | type[nn.Module]]) -> Policy:
 
 
 def check_finite_weights(model: nn.Module) -> None:
-    """Raise a ValueError that names the first parameter or buffer with a NaN or infinite value."""
-    for name, tensor in [*named_tensors(model, "_parameters"), *named_tensors(model, "_buffers")]:
+    """Raise a ValueError that names the first parameter or buffer with a NaN or infinite value.
+
+    A buffer may hold ``-inf``, as masks in front of a softmax do.
+    """
+    parameters = named_tensors(model, "_parameters")
+    buffers = ((n, t[~t.isneginf()]) for n, t in named_tensors(model, "_buffers"))
+    for name, tensor in (*parameters, *buffers):
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(
                 f"'{name}' holds NaN or infinite values. "

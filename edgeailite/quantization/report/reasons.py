@@ -13,6 +13,7 @@ from edgeailite.quantization.graph.operations import (
     INPUT,
     KEEP_IN_FLOAT,
     OUTPUT,
+    PRELU,
     QUANTIZE_HERE,
     QUANTIZER,
     SCALAR,
@@ -23,6 +24,7 @@ from edgeailite.quantization.graph.patterns import (
     is_absorbed,
     is_inner_function,
     pointwise_chain,
+    quantizer_behind,
     quantizer_of,
 )
 from edgeailite.quantization.graph.results import (
@@ -100,12 +102,20 @@ def _reason(model: GraphModel, node: fx.Node) -> str | None:
     if "output_quantizer" in node.kwargs:  # a module of the target computes it
         return None
     if operation is BATCH_NORM:
-        return "no layer in front of it folds it, so it is computed as x * gain + offset in float"
+        return _standalone_reason(model, node)
     if operation is UNKNOWN:
         return _unknown_reason(model, node)
     if traits.moves_values or operation in (INPUT, OUTPUT, SCALAR, QUANTIZER, QUANTIZE_HERE):
         return None
     return _arithmetic_reason(model, node)
+
+
+def _standalone_reason(model: GraphModel, node: fx.Node) -> str | None:
+    """Reason for a batch norm that no layer folds: integers between two grids, else float."""
+    source = quantizer_of(operands(node)[0])
+    if quantizer_behind(node) is not None and _is_one_of_256(model, source):
+        return None
+    return "no layer in front of it folds it, and it is not between two grids of at most 8 bits"
 
 
 def _layer_reason(model: GraphModel, node: fx.Node) -> str | None:
@@ -143,7 +153,8 @@ def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
     grids = [quantizer_of(operand) for operand in operands(first)]
     if None in grids:
         return f"an operand {_OFF_GRID}"
-    if traits_of(node).is_pointwise and not _is_one_of_256(model, grids[0]):
+    by_value = traits_of(node).is_pointwise or operation_of(node) is PRELU
+    if by_value and not _is_one_of_256(model, grids[0]):
         return "a function of a value with more than 8 bits has no table"
     return None
 

@@ -11,12 +11,14 @@ from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.behavior import named_tensors
 from edgeailite.quantization.graph.calls import operation_of
 from edgeailite.quantization.graph.hooks import has_forward_hooks
-from edgeailite.quantization.graph.model import graph_of, program_of, target_of
+from edgeailite.quantization.graph.model import graph_of, module_of, program_of, target_of
+from edgeailite.quantization.graph.operations import PRELU
 from edgeailite.quantization.graph.patterns import is_function
 from edgeailite.quantization.graph.structure import Place, flatten, rebuild
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.layer_calls import layer_calls
+from edgeailite.quantization.modules.normalization import StandaloneBatchNorm
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers.arguments import warn_user
 
@@ -98,9 +100,12 @@ def _may_round_apart(model: GraphModel) -> bool:
     They may where scales are free, where a sum of products may need more bits than float32 has,
     and where a function's value depends on how a library computes it.
     """
-    functions = filter(is_function, map(operation_of, graph_of(model).nodes))
-    if any(map(target_of(model).computes, functions)):
-        return True
+    for node in graph_of(model).nodes:
+        operation = operation_of(node)
+        if is_function(operation) and target_of(model).computes(operation):
+            return True
+        if operation is PRELU or isinstance(module_of(model, node), StandaloneBatchNorm):
+            return True
     activations = [q.spec for q in quantizers(model).values()]
     bits = max((spec.bit_width for spec in activations), default=0)
     specs, longest = activations, 0

@@ -86,7 +86,7 @@ def equalize_channels(wrapper):
 
 
 def replace_buffer(wrapper):
-    wrapper.module.offset = torch.full((4, 1, 1), 5.0)
+    wrapper.module.offset = torch.full((4, 1, 1), 0.5)
 
 
 CHANGES = [

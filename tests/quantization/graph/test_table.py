@@ -382,7 +382,7 @@ ON_ALL = {
     "clamp", "add", "cat", "stack", "avg_pool", "adaptive_avg_pool", "mean",
 }  # fmt: skip
 ON_RUNTIMES = ON_ALL | {
-    "sub", "mul", "matmul", "einsum", "resize", "resize_cubic", "pointwise", "softmax",
+    "sub", "mul", "prelu", "matmul", "einsum", "resize", "resize_cubic", "pointwise", "softmax",
     "functional_softmax", "layer_norm",
 }  # fmt: skip
 COMPUTED = {

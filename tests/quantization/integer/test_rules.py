@@ -9,7 +9,7 @@ from torch import nn
 
 from edgeailite.quantization.graph.model import target_of
 from edgeailite.quantization.integer.common_rules import COMMON
-from edgeailite.quantization.integer.conversion import Rules
+from edgeailite.quantization.integer.rules import Rules
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.prepare.qconfig import make_policy
 from edgeailite.quantization.targets.onnx_runtime.conversion import RULES, place_quantizer

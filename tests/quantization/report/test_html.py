@@ -78,7 +78,7 @@ class Page(HTMLParser):
 @functools.cache
 def _report():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(), nn.Conv2d(4, 4, 1), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.RReLU(), nn.Conv2d(4, 4, 1), nn.ReLU())
     return build_report(trained(model, [(3, 8, 8)]), [torch.randn(4, 3, 8, 8)])
 
 
@@ -108,7 +108,7 @@ def test_tables_hold_every_entry():
     rows = Page(render_html(report, "net")).rows
     assert [r[0] for r in rows["layers"][1:]] == [e.name for e in report.layers]
     assert [r[0] for r in rows["activations"][1:]] == [e.name for e in report.activations]
-    assert [r[:2] for r in rows["floats"][1:]] == [["1", "PReLU"]]
+    assert [r[:2] for r in rows["floats"][1:]] == [["1", "RReLU"]]
     assert rows["layers"][1][-1] == decibel_words(report.layers[0].output_sqnr)
     assert all(len(r) == len(rows["layers"][0]) for r in rows["layers"])
     assert all(len(r) == len(rows["activations"][0]) for r in rows["activations"])

@@ -24,12 +24,13 @@ from edgeailite.quantization.graph.moves import INDEX
 from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, LAYERS, SCALAR
 from edgeailite.quantization.graph.patterns import pointwise_chain, quantizer_of
 from edgeailite.quantization.graph.running import parameter_value
+from edgeailite.quantization.integer.affine import IntegerAffine, IntegerPReLU
 from edgeailite.quantization.integer.common_rules import (
     COMMON,
     has_integer_input,
     place_layer_call,
 )
-from edgeailite.quantization.integer.conversion import Converter, Rules, grid_of
+from edgeailite.quantization.integer.conversion import Converter, grid_of
 from edgeailite.quantization.integer.grid import (
     ApplyScale,
     Grid,
@@ -45,7 +46,9 @@ from edgeailite.quantization.integer.operators import (
     IntegerMatMul,
     IntegerMul,
 )
+from edgeailite.quantization.integer.rules import Rules
 from edgeailite.quantization.integer.table import IntegerTable
+from edgeailite.quantization.modules.normalization import gain_and_offset
 
 RULES = Rules(COMMON)
 
@@ -76,7 +79,20 @@ def convert_on_reals(converter: Converter, node: fx.Node, quantizer: fx.Node, gr
     converter.set(quantizer, converter.call(str(quantizer.target), Quantize(grid), result), grid)
 
 
-@RULES.converts("add", "mul")
+@RULES.converts("mul")
+def convert_product(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Product of integers; with a constant factor it is a gain."""
+    read = operands(node)
+    for value, constant in (read, read[::-1]) if len(read) == 2 else ():
+        gain = converter.constant_value(constant)
+        if gain is not None and converter.grid(value).bit_width <= 8:
+            affine = IntegerAffine(converter.grid(value), grid, gain)
+            _place(converter, affine, value, quantizer)
+            return
+    convert_elementwise(converter, node, quantizer, grid)
+
+
+@RULES.converts("add")
 def convert_elementwise(
     converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid
 ) -> None:
@@ -132,13 +148,37 @@ def _composed(
     return fx.GraphModule(modules, graph)
 
 
+@RULES.converts("batch_norm", when=_has_8_bits)
+def convert_batch_norm(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """A gain and an offset for each channel."""
+    (operand,), module = operands(node), module_of(converter.model, node)
+    assert module is not None
+    affine = IntegerAffine(converter.grid(operand), grid, *gain_and_offset(module))
+    _place(converter, affine, operand, quantizer)
+
+
+@RULES.converts("prelu", when=_has_8_bits)
+def convert_prelu(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """A gain for positive values, and one for negative ones of each channel."""
+    (operand,), slopes = operands(node), argument(node, "weight")
+    if isinstance(slopes, fx.Node):
+        slopes = parameter_value(converter.model, slopes)
+    prelu = IntegerPReLU(converter.grid(operand), grid, slopes)
+    _place(converter, prelu, operand, quantizer)
+
+
+def _place(converter: Converter, module: nn.Module, operand: fx.Node, quantizer: fx.Node) -> None:
+    """Call an operator of one operand in the place of an operation and its quantizer."""
+    value = converter.call(str(quantizer.target), module, converter.values[operand])
+    converter.set(quantizer, value, grid_of(converter.quantizer(quantizer)))
+
+
 @RULES.converts("softmax", "functional_softmax", when=_has_8_bits)
 def convert_softmax(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Exponentials by a table, then one division."""
     (operand,) = operands(node)
     softmax = IntegerSoftmax(converter.grid(operand), grid, argument(node, "dim"))
-    value = converter.call(str(quantizer.target), softmax, converter.values[operand])
-    converter.set(quantizer, value, grid)
+    _place(converter, softmax, operand, quantizer)
 
 
 @RULES.converts("layer_norm")
@@ -154,8 +194,7 @@ def convert_layer_norm(converter: Converter, node: fx.Node, quantizer: fx.Node, 
     norm = IntegerLayerNorm(
         converter.grid(operand), grid, sizes, weight, bias, float(argument(node, "eps"))
     )
-    value = converter.call(str(quantizer.target), norm, converter.values[operand])
-    converter.set(quantizer, value, grid)
+    _place(converter, norm, operand, quantizer)
 
 
 @RULES.converts("matmul", "einsum")
@@ -195,8 +234,7 @@ def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, gri
     if module is None:
         convert_on_one_grid(converter, node, quantizer, grid)
         return
-    value = converter.call(str(quantizer.target), module, converter.values[operand])
-    converter.set(quantizer, value, grid)
+    _place(converter, module, operand, quantizer)
 
 
 def _average(

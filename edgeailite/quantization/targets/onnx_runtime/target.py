@@ -9,7 +9,7 @@ from edgeailite.quantization.integer.rule_target import RuleTarget
 from edgeailite.quantization.targets.onnx_runtime.conversion import RULES
 
 if TYPE_CHECKING:
-    from edgeailite.quantization.integer.conversion import Rules
+    from edgeailite.quantization.integer.rules import Rules
 
 
 @dataclass(frozen=True)

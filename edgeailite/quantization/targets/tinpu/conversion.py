@@ -19,8 +19,9 @@ from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.operations import LAYERS
 from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.integer.common_rules import COMMON, has_integer_input
-from edgeailite.quantization.integer.conversion import Converter, Rules, grid_of
+from edgeailite.quantization.integer.conversion import Converter, grid_of
 from edgeailite.quantization.integer.layer import integer_weight, without_parameters
+from edgeailite.quantization.integer.rules import Rules
 from edgeailite.quantization.modules.bias import float_offset
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_call
 from edgeailite.quantization.targets.tinpu.modules import (

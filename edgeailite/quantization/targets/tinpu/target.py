@@ -14,7 +14,8 @@ from edgeailite.quantization.arithmetic.fixed_point import MULTIPLIER_BITS
 from edgeailite.quantization.graph.average_calls import average_module, unknown_windows
 from edgeailite.quantization.graph.calls import operation_of, traits_of
 from edgeailite.quantization.graph.operations import BATCH_NORM, QUANTIZER
-from edgeailite.quantization.graph.patterns import call_name
+from edgeailite.quantization.graph.patterns import call_name, is_operand
+from edgeailite.quantization.graph.variants import CONSTANT_OPERAND, is_constant
 from edgeailite.quantization.integer.rule_target import RuleTarget
 from edgeailite.quantization.prepare.policy import ModuleAnnotation, OutputAnnotation
 from edgeailite.quantization.targets.tinpu.c_files import export_c
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.spec import QuantSpec, Rounding
     from edgeailite.quantization.graph.model import GraphModel
     from edgeailite.quantization.graph.registry import Operation
-    from edgeailite.quantization.integer.conversion import Rules
+    from edgeailite.quantization.integer.rules import Rules
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Tinpu(RuleTarget):
         return operation is not BATCH_NORM and self.computes(operation)
 
     def refuses(self, node: fx.Node, module: nn.Module | None) -> str:
-        """Say which windows of an average are not known before the model runs."""
+        """Say which windows of an average are not known; constants have no form in its files."""
+        if any(is_constant(source) and is_operand(source, node) for source in node.all_input_nodes):
+            return CONSTANT_OPERAND
         return unknown_windows(node, module) if traits_of(node).averages else ""
 
     def annotate(self, node: fx.Node, annotation: OutputAnnotation) -> OutputAnnotation:
