@@ -77,6 +77,11 @@ class Policy:
     by_pattern: dict[str, QConfig | None] = field(default_factory=dict)
     by_type: dict[Any, QConfig | None] = field(default_factory=dict)
 
+    @property
+    def quantizes_values(self) -> bool:
+        """True if values get grids where nothing else is said."""
+        return self.qconfig is not None and self.qconfig.activation is not None
+
     def of(self, path: str, operation: Any = None) -> QConfig | None:
         """The configuration of one operation: by path, then by pattern, then by type.
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from edgeailite.quantization.graph.attention_calls import open_attention
 from edgeailite.quantization.graph.behavior import named_tensors
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.model import GraphModel, program_of, remember_modules
+from edgeailite.quantization.graph.normalizations import SOFTMAX
 from edgeailite.quantization.graph.structure import Example
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import annotate
@@ -56,6 +58,8 @@ def prepare(
     if example_inputs is not None:
         example = Example(tuple(example_inputs), dict(example_kwargs or {}))
     graph = capture(model, leaf_modules, example)
+    if policy.quantizes_values and target.computes(SOFTMAX):
+        open_attention(graph)
     annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
     remember_modules(graph)
