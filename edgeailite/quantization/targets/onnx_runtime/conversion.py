@@ -22,8 +22,7 @@ from edgeailite.quantization.graph.calls import (
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.moves import INDEX
 from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, LAYERS, SCALAR
-from edgeailite.quantization.graph.patterns import pointwise_chain, quantizer_of
-from edgeailite.quantization.graph.running import parameter_value
+from edgeailite.quantization.graph.patterns import pointwise_chain
 from edgeailite.quantization.integer.common_rules import (
     COMMON,
     has_integer_input,
@@ -37,7 +36,6 @@ from edgeailite.quantization.integer.grid import (
     Requantize,
     has_kernel,
 )
-from edgeailite.quantization.integer.normalizations import IntegerLayerNorm, IntegerSoftmax
 from edgeailite.quantization.integer.operators import (
     IntegerAdd,
     IntegerAveragePool,
@@ -46,8 +44,19 @@ from edgeailite.quantization.integer.operators import (
     IntegerMul,
 )
 from edgeailite.quantization.integer.table import IntegerTable
+from edgeailite.quantization.targets.onnx_runtime.normalizations import (
+    convert_norm_of_images,
+    convert_norm_of_last_axes,
+    convert_normalize,
+    convert_softmax,
+    has_8_bits,
+)
 
 RULES = Rules(COMMON)
+RULES.converts("softmax", "functional_softmax", when=has_8_bits)(convert_softmax)
+RULES.converts("layer_norm", "rms_norm")(convert_norm_of_last_axes)
+RULES.converts("group_norm", "instance_norm")(convert_norm_of_images)
+RULES.converts("normalize")(convert_normalize)
 
 
 @RULES.places("quantizer")
@@ -92,15 +101,9 @@ def convert_elementwise(
     converter.set(quantizer, converter.call(str(quantizer.target), module, *values), grid)
 
 
-def _has_8_bits(converter: Converter, node: fx.Node) -> bool:
-    """Return True for an operand on a grid of at most 8 bits."""
-    quantizer = quantizer_of(operands(node)[0])
-    return quantizer is not None and converter.quantizer(quantizer).spec.bit_width <= 8
-
-
 def _has_table(converter: Converter, node: fx.Node) -> bool:
     """Return True for a function of values with at most 8 bits."""
-    return _has_8_bits(converter, pointwise_chain(node)[0])
+    return has_8_bits(converter, pointwise_chain(node)[0])
 
 
 @RULES.converts("pointwise", when=_has_table)
@@ -130,32 +133,6 @@ def _composed(
             modules[f"f{i}"]._modules.clear()  # a quantizer that took a place in it
     graph.output(values[functions[-1]])
     return fx.GraphModule(modules, graph)
-
-
-@RULES.converts("softmax", "functional_softmax", when=_has_8_bits)
-def convert_softmax(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
-    """Exponentials by a table, then one division."""
-    (operand,) = operands(node)
-    softmax = IntegerSoftmax(converter.grid(operand), grid, argument(node, "dim"))
-    value = converter.call(str(quantizer.target), softmax, converter.values[operand])
-    converter.set(quantizer, value, grid)
-
-
-@RULES.converts("layer_norm")
-def convert_layer_norm(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
-    """Exact sums of integers, then operations that round alike everywhere."""
-    (operand,) = operands(node)
-    weight, bias = (
-        parameter_value(converter.model, value) if isinstance(value, fx.Node) else value
-        for value in (argument(node, "weight"), argument(node, "bias"))
-    )
-    shape = argument(node, "normalized_shape")
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    norm = IntegerLayerNorm(
-        converter.grid(operand), grid, sizes, weight, bias, float(argument(node, "eps"))
-    )
-    value = converter.call(str(quantizer.target), norm, converter.values[operand])
-    converter.set(quantizer, value, grid)
 
 
 @RULES.converts("matmul", "einsum")
