@@ -51,7 +51,7 @@ class IntegerSoftmax(TabledOperator):
         source = self.input.grid
 
         def make() -> Tensor:
-            distances = torch.arange(source.quant_max - source.quant_min + 1, dtype=torch.float64)
+            distances = torch.arange(len(source.integers), dtype=torch.float64)
             bits = _SUM_BITS - math.ceil(math.log2(max(count, 1)))
             exponentials = torch.exp(-distances * source.scale) * (1 << max(bits, 0))
             return exponentials.round().float().to(device)
@@ -74,7 +74,7 @@ class IntegerSoftmax(TabledOperator):
 
     def constants(self, input_shape: torch.Size | None) -> Constants:
         """The table: 32 bits for each distance."""
-        return Constants(4 * (self.input.grid.quant_max - self.input.grid.quant_min + 1))
+        return Constants(4 * len(self.input.grid.integers))
 
 
 Normalize = Callable[[Tensor, tuple[int, ...], float], Tensor]

@@ -16,7 +16,6 @@ from edgeailite.quantization.integer.grid import (
     IntegerOperator,
     Quantize,
     Requantize,
-    packed_bytes,
 )
 
 
@@ -62,11 +61,11 @@ class IntegerTable(TabledOperator):
         self.input, self.output = Dequantize(source), Requantize(output)
 
     def table(self, *numbers: Any) -> Tensor:
-        """Results from the smallest integer of the source on, float32."""
-        source, device = self.input.grid, self.input.scale.device
+        """Results for the :attr:`~Grid.integers` of the source, float32."""
+        held, device = self.input.grid.integers, self.input.scale.device
 
         def make() -> Tensor:
-            integers = torch.arange(source.quant_min, source.quant_max + 1.0, device=device)
+            integers = torch.arange(held.start, held.stop, dtype=torch.float32, device=device)
             real = self.function(self.input(integers), *numbers)
             return Quantize(self.output.grid)(real.nan_to_num(nan=0.0))
 
@@ -82,7 +81,7 @@ class IntegerTable(TabledOperator):
         self.numbers = numbers
         if self.input.exports_onnx_form and self.output.exports_onnx_form:
             return self.output(self.function(self.input(x), *numbers))
-        table, index = self.table(*numbers), x.to(torch.int64) - self.input.grid.quant_min
+        table, index = self.table(*numbers), x.to(torch.int64) - self.input.grid.integers.start
         if not torch.compiler.is_exporting():
             return table[index]
         found = torch.onnx.ops.symbolic(
@@ -91,6 +90,6 @@ class IntegerTable(TabledOperator):
         return self.output._stored(found)
 
     def constants(self, input_shape: torch.Size | None) -> Constants:
-        """The table."""
-        source, output = self.input.grid, self.output.grid
-        return Constants(packed_bytes(source.quant_max - source.quant_min + 1, output.bit_width))
+        """The table, in whole bytes for each result."""
+        result = -(-self.output.grid.bit_width // 8)
+        return Constants(len(self.input.grid.integers) * result)

@@ -179,6 +179,31 @@ def test_functions_of_functions_are_one_table():
     assert len(tables) == 1
 
 
+class Padded(nn.Module):
+    """Functions of zeros that padding writes beside values of 0.4 and more."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = F.pad(torch.clamp(self.stem(x), 0.4, 6.0), (1, 1, 1, 1))
+        return self.head(torch.sigmoid(x)), self.head(x.softmax(-1))
+
+
+@pytest.mark.parametrize("preset", ["WC8_AT8", "WT8SYMP2_AT8SYMP2"])
+def test_zeros_that_a_grid_does_not_hold_have_a_result(preset, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 9, 7)
+    model = Padded().eval()
+    wanted = [y.detach() for y in model(x)]
+    wrapper = PTCFxModule(model, qconfig_type=preset, example_inputs=x, verbose=False)
+    path = wrapper.calibrate([x]).export(x, tmp_path / "m.onnx")
+    for found, exact in zip(wrapper(x), wanted, strict=True):
+        assert float((found.detach() - exact).abs().max()) < 0.05
+    assert_equal(verify(wrapper, [x], path), preset)
+
+
 def test_a_function_of_16_bit_values_stays_in_float_with_its_reason():
     x = torch.randn(4, 3, 9, 7)
     wrapper = PTCFxModule(
