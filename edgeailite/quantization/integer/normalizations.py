@@ -17,20 +17,23 @@ from edgeailite.quantization.integer.grid import (
     Quantize,
     Requantize,
 )
-from edgeailite.quantization.integer.table import TabledOperator
+from edgeailite.quantization.integer.table import TabledOperator, look_up
 
 # Sums of so many bits are exact in float32, whatever their order.
 _SUM_BITS = 23
+# Distances of more bits than 8 are looked up in two parts: the low one counts to here.
+_LOW = 256
 
 
 class IntegerSoftmax(TabledOperator):
     """Softmax along an axis: ``round(e / sum(e) / s_y) + z_y`` with ``e = round(2^k exp(q s))``.
 
-    The exponentials are a table over ``max(q) - q``. ``k`` is as large as the sum allows, which
+    The exponentials are a table over ``max(q) - q``; of integers with more than 8 bits, the product
+    of one over its high and one over its low bits. ``k`` is as large as the sum allows, which
     float32 then holds exactly; what follows is one product and one division.
 
     Args:
-        source: Grid of the input, 8 bits at most.
+        source: Grid of the input.
         output: Grid of the result.
         dim: The axis.
     """
@@ -46,35 +49,43 @@ class IntegerSoftmax(TabledOperator):
         """Grid of the result."""
         return self.output.grid
 
-    def table(self, count: int, device: torch.device) -> Tensor:
-        """Exponentials of the distances to the largest value, float32, for sums of `count`."""
+    def tables(self, count: int, device: torch.device) -> tuple[Tensor, ...]:
+        """Exponentials of distances to the largest value, float32, for sums of `count`.
+
+        Returns:
+            One for each distance; or those of the low and those of the high bits.
+        """
         source = self.input.grid
 
-        def make() -> Tensor:
+        def make() -> tuple[Tensor, ...]:
             distances = torch.arange(len(source.integers), dtype=torch.float64)
-            bits = _SUM_BITS - math.ceil(math.log2(max(count, 1)))
-            exponentials = torch.exp(-distances * source.scale) * (1 << max(bits, 0))
-            return exponentials.round().float().to(device)
+            largest = 1 << max(_SUM_BITS - math.ceil(math.log2(max(count, 1))), 0)
+            e = torch.exp(-distances * source.scale)
+            if source.bit_width <= 8:
+                return ((e * largest).round().float().to(device),)
+            return e[:_LOW].float().to(device), (e[::_LOW] * largest).float().to(device)
 
         return self.made_once((count, device), make)
 
     def forward(self, q: Tensor) -> Tensor:
         """Integers in and out; any shape."""
         x = q.float()
-        distances = (x.amax(self.dim, keepdim=True) - x).to(torch.int64)
-        table = self.table(x.shape[self.dim], x.device)
-        if torch.compiler.is_exporting():
-            e = torch.onnx.ops.symbolic(
-                "Gather", (table, distances), dtype=table.dtype, shape=x.shape, version=13
-            )
+        distances = x.amax(self.dim, keepdim=True) - x
+        tables = self.tables(x.shape[self.dim], x.device)
+        if len(tables) == 1:
+            e = look_up(tables[0], distances.to(torch.int64))
         else:
-            e = table[distances]
+            high = torch.floor(distances / _LOW)
+            low = (distances - high * _LOW).to(torch.int64)
+            e = torch.round(look_up(tables[0], low) * look_up(tables[1], high.to(torch.int64)))
         multiplier = 1.0 / self.output.scale  # float32
         return self.steps(e * multiplier / e.sum(self.dim, keepdim=True))
 
     def constants(self, input_shape: torch.Size | None) -> Constants:
-        """The table: 32 bits for each distance."""
-        return Constants(4 * len(self.input.grid.integers))
+        """The tables: 32 bits for each distance, or for its low and for its high bits."""
+        source = self.input.grid
+        count = len(source.integers)
+        return Constants(4 * (count if source.bit_width <= 8 else _LOW + -(-count // _LOW)))
 
 
 Normalize = Callable[[Tensor, tuple[int, ...], float], Tensor]

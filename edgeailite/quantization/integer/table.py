@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,16 +18,27 @@ from edgeailite.quantization.integer.grid import (
     Requantize,
 )
 
+_Made = TypeVar("_Made")
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]``, for places in int64; one Gather in a file."""
+    if not torch.compiler.is_exporting():
+        return table[index]
+    return torch.onnx.ops.symbolic(
+        "Gather", (table, index), dtype=table.dtype, shape=index.shape, version=13
+    )
+
 
 class TabledOperator(IntegerOperator):
     """An operation with tables, each made once; a copy of the model makes its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._tables: dict[tuple[Any, ...], Tensor] = {}
+        self._tables: dict[tuple[Any, ...], Any] = {}
 
-    def made_once(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
-        """Table of a key, of real values also while the model is exported."""
+    def made_once(self, key: tuple[Any, ...], make: Callable[[], _Made]) -> _Made:
+        """Table, or tables, of a key, of real values also while the model is exported."""
         if key not in self._tables:
             with with_real_tensors(self):
                 self._tables[key] = make()
@@ -82,11 +93,7 @@ class IntegerTable(TabledOperator):
         if self.input.exports_onnx_form and self.output.exports_onnx_form:
             return self.output(self.function(self.input(x), *numbers))
         table, index = self.table(*numbers), x.to(torch.int64) - self.input.grid.integers.start
-        if not torch.compiler.is_exporting():
-            return table[index]
-        found = torch.onnx.ops.symbolic(
-            "Gather", (table, index), dtype=table.dtype, shape=x.shape, version=13
-        )
+        found = look_up(table, index)
         return self.output._stored(found)
 
     def constants(self, input_shape: torch.Size | None) -> Constants:

@@ -143,14 +143,7 @@ def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
     grids = [quantizer_of(operand) for operand in operands(first)]
     if None in grids:
         return f"an operand {_OFF_GRID}"
-    if traits_of(node).is_pointwise and not _is_one_of_256(model, grids[0]):
-        return "a function of a value with more than 8 bits has no table"
     return None
-
-
-def _is_one_of_256(model: GraphModel, quantizer: fx.Node | None) -> bool:
-    module = None if quantizer is None else module_of(model, quantizer)
-    return isinstance(module, FakeQuantize) and module.spec.bit_width <= 8
 
 
 def _unknown_reason(model: GraphModel, node: fx.Node) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -12,11 +14,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule
+from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
 from edgeailite.quantization.arithmetic.sqnr import sqnr
 from edgeailite.quantization.export import functions as written
 from edgeailite.quantization.graph.pointwise import POINTWISE
 from edgeailite.quantization.graph.registry import calls_of
 from edgeailite.quantization.integer.grid import Dequantize, Grid, Quantize
+from edgeailite.quantization.integer.interpolation import IntegerInterpolation
 from edgeailite.quantization.integer.normalizations import (
     IntegerNormalization,
     IntegerSoftmax,
@@ -204,16 +208,96 @@ def test_zeros_that_a_grid_does_not_hold_have_a_result(preset, tmp_path):
     assert_equal(verify(wrapper, [x], path), preset)
 
 
-def test_a_function_of_16_bit_values_stays_in_float_with_its_reason():
+SIXTEEN_BITS = QConfig(QuantSpec(signed=True), QuantSpec(bit_width=16))  # power-of-two scales
+
+
+def wide_grids(name, generator, bits):
+    """A random grid of inputs, and one that the results fill."""
+    source = random_grid(generator, bits=bits)
+    real = (torch.arange(source.quant_min, source.quant_max + 1.0) - source.zero_point) * (
+        source.scale
+    )
+    largest = FUNCTIONS[name](real[None, :, None]).nan_to_num(nan=0.0).abs().max().clamp(0.01, 1e4)
+    scale = float(largest / 2 ** (bits - 1))
+    return source, Grid(scale, 0, -(1 << (bits - 1)), (1 << (bits - 1)) - 1, bits)
+
+
+@pytest.mark.parametrize("bits", [9, 16])
+@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"with_a_size"}))
+def test_an_interpolated_function_is_at_most_a_step_off(name, bits):
+    generator = torch.Generator().manual_seed(bits)
+    for _ in range(3):
+        source, output = wide_grids(name, generator, bits)
+        q = torch.arange(source.quant_min, source.quant_max + 1.0)
+        wanted = IntegerTable(FUNCTIONS[name], source, output)(q)
+        operator = IntegerInterpolation(FUNCTIONS[name], source, output)
+        found = operator(q)
+        assert float((found - wanted).abs().max()) <= 1
+        lines = operator.lines()
+        assert max(lines.base.abs().max(), lines.slope.abs().max()) <= 2**31
+        assert torch.equal(lines.base, lines.base.round())
+
+
+def test_tables_have_as_few_segments_as_the_function_allows():
+    source, output = Grid(2.0**-12, 0, -32768, 32767, 16), Grid(2.0**-15, 0, -32768, 32767, 16)
+    found = {
+        name: IntegerInterpolation(function, source, output).lines().width
+        for name, function in {
+            "line": lambda x: x / 8,
+            "kink": lambda x: x.abs() / 8,
+            "curve": torch.sigmoid,
+            "jump": torch.sign,
+            "pole": lambda x: 1 / x,
+        }.items()
+    }
+    assert found == {"line": 8, "kink": 8, "curve": 7, "jump": 0, "pole": 0}
+    q = torch.arange(-32768, 32768.0)
+    jump = IntegerInterpolation(torch.sign, source, output)
+    assert torch.equal(jump(q), IntegerTable(torch.sign, source, output)(q))
+    assert jump.constants(None).weights == 2 * 65536
+
+
+def test_zeros_beside_a_clamped_wide_grid_have_a_result():
+    source, output = Grid(2.0**-12, 0, 1638, 24576, 16), Grid(2.0**-14, 0, -32768, 32767, 16)
+    found = IntegerInterpolation(torch.cos, source, output)(torch.tensor([0.0, 1638.0]))
+    assert (found - torch.tensor([16384.0, math.cos(1638 / 4096) * 16384])).abs().max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_condition", [False, True])
+def test_functions_of_16_bits_are_integers_in_evaluation_and_in_files(has_condition, tmp_path):
+    torch.manual_seed(0)
     x = torch.randn(4, 3, 9, 7)
-    wrapper = PTCFxModule(
-        Functions(["silu"]),
-        qconfig_type={"weight": {"bitwidth": 8}, "activation": {"bitwidth": 16}},
-        example_inputs=x,
-        verbose=False,
-    ).calibrate([x])
-    (entry,) = build_report(wrapper, [x]).floats.values()
-    assert entry.reason == "a function of a value with more than 8 bits has no table"
+    model = Functions(["silu", "gelu", "reciprocal", "with_a_size"], has_condition)
+    wrapper = PTCFxModule(model, qconfig_type=SIXTEEN_BITS, example_inputs=x, verbose=False)
+    wrapper.calibrate([x])
+    assert not build_report(wrapper, [x]).floats
+    made = [m for m in wrapper.convert().modules() if isinstance(m, IntegerInterpolation)]
+    assert len(made) == 4
+    path = wrapper.export(x, tmp_path / "m.onnx")
+    assert_equal(verify(wrapper, [x, torch.randn_like(x)], path), "power of two")
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 1), nn.LayerNorm(16)
+        self.groups, self.head = nn.GroupNorm(4, 16), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.groups(self.stem(x))
+        x = F.normalize(self.norm(x.permute(0, 2, 3, 1)), dim=-1).permute(0, 3, 1, 2)
+        return self.head(x.softmax(1)), torch.sigmoid(x)
+
+
+def test_norms_of_16_bits_are_integers_and_results_may_have_8(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 5, 4)
+    qconfig = replace(SIXTEEN_BITS, end_bits=8)
+    wrapper = PTCFxModule(Tokens(), qconfig_type=qconfig, verbose=False).calibrate([x])
+    assert not build_report(wrapper, [x]).floats
+    path = wrapper.export(x, tmp_path / "m.onnx")
+    assert_equal(verify(wrapper, [x, torch.randn_like(x)], path), "power of two")
 
 
 def test_a_converted_model_is_copied_and_pickled_with_its_functions():
@@ -238,15 +322,16 @@ def test_every_registered_function_is_pointwise():
 # ---- normalizations -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("count", [2, 49, 197, 1024])
-def test_softmax_is_at_most_a_step_from_the_exact_one_and_rarely_that(count):
+def test_softmax_is_at_most_a_step_from_the_exact_one_and_rarely_that(count, bits):
     generator = torch.Generator().manual_seed(count)
     different = total = 0
     for _ in range(20):
-        source = random_grid(generator)
+        source = random_grid(generator, bits=bits)
         output = Grid(2.0**-8, 0, 0, 255, 8, False)
         q = integers(source, 400, count, generator=generator)
-        exact = torch.softmax(Dequantize(source)(q).double(), -1)
+        exact = torch.softmax((q.double() - source.zero_point) * source.scale, -1)
         wanted = (exact * 256).round().clamp(0, 255).float()
         found = IntegerSoftmax(source, output, -1)(q)
         assert float((found - wanted).abs().max()) <= 1

@@ -28,7 +28,7 @@ from edgeailite.quantization.integer.common_rules import (
     has_integer_input,
     place_layer_call,
 )
-from edgeailite.quantization.integer.conversion import Converter, Rules, grid_of
+from edgeailite.quantization.integer.conversion import Converter, Rules, grid_of, operands_on_grids
 from edgeailite.quantization.integer.grid import (
     ApplyScale,
     Grid,
@@ -36,6 +36,7 @@ from edgeailite.quantization.integer.grid import (
     Requantize,
     has_kernel,
 )
+from edgeailite.quantization.integer.interpolation import IntegerInterpolation
 from edgeailite.quantization.integer.operators import (
     IntegerAdd,
     IntegerAveragePool,
@@ -49,11 +50,10 @@ from edgeailite.quantization.targets.onnx_runtime.normalizations import (
     convert_norm_of_last_axes,
     convert_normalize,
     convert_softmax,
-    has_8_bits,
 )
 
 RULES = Rules(COMMON)
-RULES.converts("softmax", "functional_softmax", when=has_8_bits)(convert_softmax)
+RULES.converts("softmax", "functional_softmax")(convert_softmax)
 RULES.converts("layer_norm", "rms_norm")(convert_norm_of_last_axes)
 RULES.converts("group_norm", "instance_norm")(convert_norm_of_images)
 RULES.converts("normalize")(convert_normalize)
@@ -101,21 +101,26 @@ def convert_elementwise(
     converter.set(quantizer, converter.call(str(quantizer.target), module, *values), grid)
 
 
-def _has_table(converter: Converter, node: fx.Node) -> bool:
-    """Return True for a function of values with at most 8 bits."""
-    return has_8_bits(converter, pointwise_chain(node)[0])
+def _lies_on_grid(converter: Converter, node: fx.Node) -> bool:
+    """Return True for a function of values on a grid."""
+    return operands_on_grids(converter, pointwise_chain(node)[0])
 
 
-@RULES.converts("pointwise", when=_has_table)
+@RULES.converts("pointwise", when=_lies_on_grid)
 def convert_function(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
-    """Look the result up."""
+    """Look the result up, or between which results it lies."""
     functions = pointwise_chain(node)
     (operand,) = operands(functions[0])
     numbers = [n for f in functions for n in f.all_input_nodes if operation_of(n) is SCALAR]
     function = _composed(converter, functions, [operand, *dict.fromkeys(numbers)])
-    table = IntegerTable(function, converter.grid(operand), grid)
+    source = converter.grid(operand)
+    kind = IntegerTable if source.bit_width <= 8 else IntegerInterpolation
     values = (converter.values[n] for n in (operand, *dict.fromkeys(numbers)))
-    converter.set(quantizer, converter.call(str(quantizer.target), table, *values), grid)
+    converter.set(
+        quantizer,
+        converter.call(str(quantizer.target), kind(function, source, grid), *values),
+        grid,
+    )
 
 
 def _composed(

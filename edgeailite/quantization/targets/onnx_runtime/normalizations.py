@@ -8,7 +8,6 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.graph.calls import argument, arguments, operands, operation_of
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.normalizations import LAYER_NORM
-from edgeailite.quantization.graph.patterns import quantizer_of
 from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.integer.conversion import Converter
 from edgeailite.quantization.integer.grid import Grid
@@ -19,12 +18,6 @@ from edgeailite.quantization.integer.normalizations import (
     over_root_mean_square,
     standardized,
 )
-
-
-def has_8_bits(converter: Converter, node: fx.Node) -> bool:
-    """Return True for an operand on a grid of at most 8 bits."""
-    quantizer = quantizer_of(operands(node)[0])
-    return quantizer is not None and converter.quantizer(quantizer).spec.bit_width <= 8
 
 
 def convert_softmax(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
