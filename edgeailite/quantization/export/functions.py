@@ -88,8 +88,7 @@ def _functions(graph: ProtoGraph, model: GraphModel) -> list[_Function]:
         if last is None or last.op_type != "QuantizeLinear":
             continue
         nodes = _between(graph, last)
-        source = module.input.grid
-        inputs = np.arange(source.quant_min, source.quant_max + 1)
+        inputs = np.array(module.input.grid.integers)
         kind = helper.tensor_dtype_to_np_dtype(_type_of(module.input.zero_point))
         results = module.table(*module.numbers).cpu().numpy()
         output = helper.tensor_dtype_to_np_dtype(_type_of(module.output.zero_point))
@@ -179,11 +178,6 @@ def _proof(
     return helper.make_model(
         made_graph, opset_imports=list(proto.opset_import), ir_version=proto.ir_version or 8
     )
-
-
-def _info(name: str, integers: np.ndarray) -> onnx.ValueInfoProto:
-    kind = helper.np_dtype_to_tensor_dtype(integers.dtype)
-    return helper.make_tensor_value_info(name, kind, ["n"])
 
 
 def _replace(graph: ProtoGraph, functions: Iterable[_Function]) -> None:

@@ -203,7 +203,7 @@ _SAME_ARGUMENTS: dict[str, Callable[..., Any]] = {
     "split_with_sizes": torch.split,
 }
 # Their public functions have other arguments.
-_KEPT = ("batch_norm", "group_norm", "instance_norm", "lstm", "gru")
+_KEPT = ("batch_norm", "lstm", "gru")
 
 
 def _replace(node: fx.Node, value: fx.Node) -> None:
@@ -296,8 +296,39 @@ def _rewrite_view(graph: fx.Graph, node: fx.Node) -> None:
     node.target = torch.reshape
 
 
-def _rewrite_layer_norm(graph: fx.Graph, node: fx.Node) -> None:
-    node.target, node.args = F.layer_norm, node.args[:5]  # without the choice of a library
+def _rewrite_norm(graph: fx.Graph, node: fx.Node) -> None:
+    """Layer norm and group norm, without the choice of a library."""
+    node.target, node.args = getattr(F, _name(node)), node.args[:5]
+
+
+def _rewrite_instance_norm(graph: fx.Graph, node: fx.Node) -> None:
+    x, weight, bias, mean, var, *rest = node.args
+    node.target, node.args = F.instance_norm, (x, mean, var, weight, bias, *rest[:3])
+
+
+def _rewrite_length(graph: fx.Graph, node: fx.Node) -> None:
+    """``x / expand_as(clamp_min(linalg_vector_norm(x, p, [dim], True), eps), x)``: normalize."""
+    x, dims = node.args[0], _argument(node, 2, "dim")
+    clamped, expanded, quotient = chain = _readers(node, 3)
+    names = [_name(reader) if reader is not None else "" for reader in chain]
+    if names != ["clamp_min", "expand_as", "div"] or not dims or len(dims) > 1:
+        return
+    if quotient.args != (x, expanded) or not _argument(node, 3, "keepdim"):
+        return
+    order = _argument(node, 1, "ord")
+    quotient.target = F.normalize
+    quotient.args = (x, 2.0 if order is None else order, dims[0], clamped.args[1])
+
+
+def _readers(node: fx.Node, count: int) -> list[Any]:
+    """Readers of readers, each the only one; None from where there is none or several."""
+    found: list[Any] = []
+    current: fx.Node | None = node
+    while len(found) < count:
+        alone = current is not None and len(current.users) == 1
+        current = next(iter(current.users)) if current is not None and alone else None
+        found.append(current)
+    return found
 
 
 def _rewrite_reversed(graph: fx.Graph, node: fx.Node) -> None:
@@ -316,7 +347,10 @@ _REWRITTEN: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "slice": _rewrite_slice,
     "index": _rewrite_index,
     "_unsafe_view": _rewrite_view,
-    "layer_norm": _rewrite_layer_norm,
+    "layer_norm": _rewrite_norm,
+    "group_norm": _rewrite_norm,
+    "instance_norm": _rewrite_instance_norm,
+    "linalg_vector_norm": _rewrite_length,
     "rsub": _rewrite_reversed,
     **dict.fromkeys(("alias", "detach_", "lift_fresh", "lift_fresh_copy"), _rewrite_identity),
     **dict.fromkeys(_SINGLE, _rewrite_max_pool),
@@ -331,54 +365,3 @@ _REWRITTEN: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
         for mode in modes
     },
 }
-
-
-# ---- constants ----------------------------------------------------------------------------------
-
-
-def fold_constants(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
-    """Compute what depends on nothing, once; it becomes a buffer, and moves with the model.
-
-    Args:
-        graph: Changed.
-        constants: Tensors that the graph reads, by name; added to.
-    """
-    known = {n for n in graph.find_nodes(op="get_attr") if n.target in constants}
-    for node in list(graph.nodes):
-        if node.op not in ("call_function", "call_method") or not _is_tensor(node):
-            continue
-        if any(operand not in known for operand in node.all_input_nodes) or _is_random(node):
-            continue
-        if not node.all_input_nodes and node.op != "call_function":
-            continue
-        value = _compute(node, constants)
-        name = f"_constant_{len(constants)}"
-        constants[name] = value
-        with graph.inserting_before(node):
-            read = graph.get_attr(name)
-        read.meta.update(node.meta)
-        known.add(read)
-        _replace(node, read)
-
-
-def _is_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor)
-
-
-def _is_random(node: fx.Node) -> bool:
-    original = node.meta.get("operator")
-    tags = original.tags if isinstance(original, OpOverload) else ()
-    return torch.Tag.nondeterministic_seeded in tags
-
-
-@torch.no_grad()
-def _compute(node: fx.Node, constants: dict[str, Tensor]) -> Tensor:
-    args, kwargs = fx.node.map_arg(
-        (node.args, dict(node.kwargs)), lambda n: constants[str(n.target)]
-    )
-    if node.op == "call_method":
-        value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    else:
-        value = node.target(*args, **kwargs)  # type: ignore[operator]
-    assert isinstance(value, Tensor)
-    return value

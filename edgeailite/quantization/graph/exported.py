@@ -23,9 +23,9 @@ from torch.export.graph_signature import InputKind
 from edgeailite.quantization.graph.aten import (
     MEMORY,
     AtenAliasing,
-    fold_constants,
     use_public_functions,
 )
+from edgeailite.quantization.graph.exported_constants import fold_constants
 from edgeailite.quantization.graph.in_place import follow_in_place
 from edgeailite.quantization.graph.leaves import Leaves
 from edgeailite.quantization.graph.modes import buffers_kept, in_mode

@@ -1,4 +1,4 @@
-"""Rows of functions of all values along axes: softmax and layer norm."""
+"""Rows of functions of all values along axes: softmax, and division by a spread or a length."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.graph import traits, variants
+from edgeailite.quantization.graph.registry import each
 from edgeailite.quantization.graph.registry import register_operation as row
 
 _NORMALIZATION = replace(traits.NONE, reads_one=True)
@@ -36,5 +37,39 @@ LAYER_NORM = row(
     modules=(nn.LayerNorm,),
     functions=(F.layer_norm,),
 )
+RMS_NORM = row(
+    "rms_norm",
+    _NORMALIZATION,
+    "input, normalized_shape, weight=None, eps=None",
+    variant=variants.known_axes,
+    modules=(nn.RMSNorm,),
+    functions=(F.rms_norm, torch.rms_norm),
+)
+GROUP_NORM = row(
+    "group_norm",
+    _NORMALIZATION,
+    "input, num_groups, weight=None, bias=None, eps=1e-05",
+    variant=variants.known_axes,
+    modules=(nn.GroupNorm,),
+    functions=(F.group_norm,),
+)
+INSTANCE_NORM = row(
+    "instance_norm",
+    _NORMALIZATION,
+    "input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, "
+    "momentum=0.1, eps=1e-05",
+    variant=variants.statistics_of_each_image,
+    modules=each(nn, "InstanceNorm{}d"),
+    functions=(F.instance_norm,),
+)
+NORMALIZE = row(
+    "normalize",
+    replace(_NORMALIZATION, keeps_sign=True),
+    "input, p=2.0, dim=1, eps=1e-12, out=None",
+    variant=variants.euclidean,
+    functions=(F.normalize,),
+)
 SOFTMAXES = (SOFTMAX, FUNCTIONAL_SOFTMAX)
-NORMALIZATIONS = (SOFTMAX, FUNCTIONAL_SOFTMAX, LAYER_NORM)
+NORMALIZATIONS = (
+    *(SOFTMAX, FUNCTIONAL_SOFTMAX, LAYER_NORM, RMS_NORM, GROUP_NORM, INSTANCE_NORM, NORMALIZE),
+)

@@ -178,14 +178,28 @@ def interpolation(call: BoundCall) -> Variant | None:
 
 
 def known_axes(call: BoundCall) -> Variant | None:
-    """Softmax and layer norm of floats over axes that are known before the model runs."""
-    for name in ("dim", "normalized_shape", "eps", "dtype"):
+    """A normalization of floats over axes that are known before the model runs."""
+    for name in ("dim", "normalized_shape", "num_groups", "eps", "dtype"):
         value = call.arguments.get(name)
         if contains_node(value) or (name == "dtype" and value not in (None, torch.float32)):
             return refused(name, value)
     if "dim" in call.arguments and not isinstance(call.arguments["dim"], int):
         return refused("dim", call.arguments["dim"])
-    return None
+    given = ((name, call.arguments.get(name)) for name in ("weight", "bias"))
+    return next((refused(name, v) for name, v in given if not is_scalar(v)), None)
+
+
+def statistics_of_each_image(call: BoundCall) -> Variant | None:
+    """An instance norm with running statistics has constants in evaluation, as a batch norm."""
+    for name in ("running_mean", "running_var"):
+        if call.arguments[name] is not None:
+            return refused(name, call.arguments[name])
+    return known_axes(call)
+
+
+def euclidean(call: BoundCall) -> Variant | None:
+    """Values are divided by their length, the root of the sum of their squares."""
+    return known_axes(call) if call.arguments["p"] == 2 else refused("p", call.arguments["p"])
 
 
 # ---- operations that move values ----------------------------------------------------------------

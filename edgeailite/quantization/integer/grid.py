@@ -62,6 +62,12 @@ class Grid:
         return torch.int32
 
     @property
+    def integers(self) -> range:
+        """All that a value may be: the grid's, and zero, which padding writes beside it."""
+        low, high = min(self.quant_min, self.zero_point), max(self.quant_max, self.zero_point)
+        return range(low, high + 1)
+
+    @property
     def max_magnitude(self) -> int:
         """Largest ``|q - zero_point|``."""
         return max(abs(self.quant_min - self.zero_point), abs(self.quant_max - self.zero_point))

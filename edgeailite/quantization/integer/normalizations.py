@@ -1,8 +1,9 @@
-"""Softmax and layer norm of integers: exact sums, then operations that round alike everywhere."""
+"""Softmax and norms of integers: exact sums, then operations that round alike everywhere."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -16,20 +17,23 @@ from edgeailite.quantization.integer.grid import (
     Quantize,
     Requantize,
 )
-from edgeailite.quantization.integer.table import TabledOperator
+from edgeailite.quantization.integer.table import TabledOperator, look_up
 
 # Sums of so many bits are exact in float32, whatever their order.
 _SUM_BITS = 23
+# Distances of more bits than 8 are looked up in two parts: the low one counts to here.
+_LOW = 256
 
 
 class IntegerSoftmax(TabledOperator):
     """Softmax along an axis: ``round(e / sum(e) / s_y) + z_y`` with ``e = round(2^k exp(q s))``.
 
-    The exponentials are a table over ``max(q) - q``. ``k`` is as large as the sum allows, which
+    The exponentials are a table over ``max(q) - q``; of integers with more than 8 bits, the product
+    of one over its high and one over its low bits. ``k`` is as large as the sum allows, which
     float32 then holds exactly; what follows is one product and one division.
 
     Args:
-        source: Grid of the input, 8 bits at most.
+        source: Grid of the input.
         output: Grid of the result.
         dim: The axis.
     """
@@ -45,52 +49,88 @@ class IntegerSoftmax(TabledOperator):
         """Grid of the result."""
         return self.output.grid
 
-    def table(self, count: int, device: torch.device) -> Tensor:
-        """Exponentials of the distances to the largest value, float32, for sums of `count`."""
+    def tables(self, count: int, device: torch.device) -> tuple[Tensor, ...]:
+        """Exponentials of distances to the largest value, float32, for sums of `count`.
+
+        Returns:
+            One for each distance; or those of the low and those of the high bits.
+        """
         source = self.input.grid
 
-        def make() -> Tensor:
-            distances = torch.arange(source.quant_max - source.quant_min + 1, dtype=torch.float64)
-            bits = _SUM_BITS - math.ceil(math.log2(max(count, 1)))
-            exponentials = torch.exp(-distances * source.scale) * (1 << max(bits, 0))
-            return exponentials.round().float().to(device)
+        def make() -> tuple[Tensor, ...]:
+            distances = torch.arange(len(source.integers), dtype=torch.float64)
+            largest = 1 << max(_SUM_BITS - math.ceil(math.log2(max(count, 1))), 0)
+            e = torch.exp(-distances * source.scale)
+            if source.bit_width <= 8:
+                return ((e * largest).round().float().to(device),)
+            return e[:_LOW].float().to(device), (e[::_LOW] * largest).float().to(device)
 
         return self.made_once((count, device), make)
 
     def forward(self, q: Tensor) -> Tensor:
         """Integers in and out; any shape."""
         x = q.float()
-        distances = (x.amax(self.dim, keepdim=True) - x).to(torch.int64)
-        table = self.table(x.shape[self.dim], x.device)
-        if torch.compiler.is_exporting():
-            e = torch.onnx.ops.symbolic(
-                "Gather", (table, distances), dtype=table.dtype, shape=x.shape, version=13
-            )
+        distances = x.amax(self.dim, keepdim=True) - x
+        tables = self.tables(x.shape[self.dim], x.device)
+        if len(tables) == 1:
+            e = look_up(tables[0], distances.to(torch.int64))
         else:
-            e = table[distances]
+            high = torch.floor(distances / _LOW)
+            low = (distances - high * _LOW).to(torch.int64)
+            e = torch.round(look_up(tables[0], low) * look_up(tables[1], high.to(torch.int64)))
         multiplier = 1.0 / self.output.scale  # float32
         return self.steps(e * multiplier / e.sum(self.dim, keepdim=True))
 
     def constants(self, input_shape: torch.Size | None) -> Constants:
-        """The table: 32 bits for each distance."""
-        return Constants(4 * (self.input.grid.quant_max - self.input.grid.quant_min + 1))
+        """The tables: 32 bits for each distance, or for its low and for its high bits."""
+        source = self.input.grid
+        count = len(source.integers)
+        return Constants(4 * (count if source.bit_width <= 8 else _LOW + -(-count // _LOW)))
 
 
-class IntegerLayerNorm(IntegerOperator):
-    """Layer norm: ``(u - m) / sqrt(sum(u^2) / n - m^2 + eps / s^2) * gamma + beta``, rounded.
+Normalize = Callable[[Tensor, tuple[int, ...], float], Tensor]
+"""A function of integers in float64, the axes, and eps in the square of their scale, or in it."""
 
-    ``u = q - z`` are integers, so both sums are exact in float64; all else are single operations,
+
+def standardized(u: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """``(u - m) / sqrt(v + eps)``: ``(n u - sum(u)) / sqrt(n sum(u^2) - sum(u)^2 + n^2 eps)``."""
+    n = math.prod(u.shape[dim] for dim in dims)
+    total, squares = u.sum(dims, keepdim=True), (u * u).sum(dims, keepdim=True)
+    return (u * n - total) / torch.sqrt(squares * n - total * total + n * n * eps)
+
+
+def over_root_mean_square(u: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """``u / sqrt(sum(u^2) / n + eps)``."""
+    n = math.prod(u.shape[dim] for dim in dims)
+    return u / torch.sqrt((u * u).sum(dims, keepdim=True) / n + eps)
+
+
+def over_length(u: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """``u / max(sqrt(sum(u^2)), sqrt(eps))``."""
+    length = torch.sqrt((u * u).sum(dims, keepdim=True))
+    return u / length.clamp_min(math.sqrt(eps))
+
+
+class IntegerNormalization(IntegerOperator):
+    """Values over their spread or length along axes: ``f(q - z) * gamma + beta``, rounded.
+
+    Sums of integers and of their squares are exact in float64; all else are single operations,
     which IEEE 754 rounds alike on all machines.
 
     Args:
         source: Grid of the input.
         output: Grid of the result.
-        shape: Sizes of the last axes, which are normalized over.
-        weight: gamma, of that shape; None: 1.
-        bias: beta, of that shape; None: 0.
-        eps: As of the layer norm.
+        normalize: :func:`standardized` (layer, group and instance norm),
+            :func:`over_root_mean_square` (RMS norm) or :func:`over_length`.
+        dims: The axes; None: all behind the channels of ``(N, C, ...)``.
+        groups: With these axes, groups of neighbouring channels; None: each channel alone.
+        weight: gamma, of a shape that fits the last axes, or ``(C,)`` without `dims`; None: 1.
+        bias: beta, of the same shape; None: 0.
+        eps: What the normalization adds to, or takes at least for, a square in real values.
 
-    Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450, eq. 4.
+    Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450, eq. 4; Wu and He 2018,
+    https://arxiv.org/abs/1803.08494, eq. 3; Zhang and Sennrich 2019,
+    https://arxiv.org/abs/1910.07467, eq. 4.
     """
 
     weight: Tensor | None
@@ -100,13 +140,17 @@ class IntegerLayerNorm(IntegerOperator):
         self,
         source: Grid,
         output: Grid,
-        shape: tuple[int, ...],
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
+        normalize: Normalize,
+        dims: tuple[int, ...] | None,
+        groups: int | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 0.0,
     ) -> None:
         super().__init__()
-        self.shape, self.eps = shape, eps / source.scale**2
+        self.normalize, self.dims, self.groups = normalize, dims, groups
+        # Zero over zero is zero.
+        self.eps = max(eps / source.scale**2, torch.finfo(torch.float64).tiny)
         # In a file this takes off the zero point and nothing else.
         self.input, self.output = Dequantize(replace(source, scale=1.0)), Quantize(output)
         self.register_buffer("weight", None if weight is None else weight.detach().clone())
@@ -118,15 +162,18 @@ class IntegerLayerNorm(IntegerOperator):
         return self.output.grid
 
     def forward(self, q: Tensor) -> Tensor:
-        """Integers in and out; any shape that ends with `shape`."""
-        dims, count = tuple(range(-len(self.shape), 0)), math.prod(self.shape)
+        """Integers in and out; any shape that has the axes."""
         u = self.input(q).double()
-        mean = u.sum(dims, keepdim=True) / count
-        mean_square = (u * u).sum(dims, keepdim=True) / count
-        y = (u - mean) / torch.sqrt((mean_square - mean * mean).clamp_min(0.0) + self.eps)
-        y = y.float()
-        y = y if self.weight is None else y * self.weight
-        return self.output(y if self.bias is None else y + self.bias)
+        grouped = u if self.groups is None else u.reshape(u.shape[0], self.groups, -1)
+        dims = tuple(range(2, grouped.dim())) if self.dims is None else self.dims
+        y = self.normalize(grouped, dims, self.eps).float()
+        y = y if self.groups is None else y.reshape(q.shape)
+        y = y if self.weight is None else y * self._aligned(self.weight, q)
+        return self.output(y if self.bias is None else y + self._aligned(self.bias, q))
+
+    def _aligned(self, values: Tensor, q: Tensor) -> Tensor:
+        """Values of each channel, along axis 1."""
+        return values if self.dims is not None else values.reshape(-1, *[1] * (q.dim() - 2))
 
     def constants(self, input_shape: torch.Size | None) -> Constants:
         """Gain and offset of each channel, in float."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +16,18 @@ from edgeailite.quantization.integer.grid import (
     IntegerOperator,
     Quantize,
     Requantize,
-    packed_bytes,
 )
+
+_Made = TypeVar("_Made")
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]``, for places in int64; one Gather in a file."""
+    if not torch.compiler.is_exporting():
+        return table[index]
+    return torch.onnx.ops.symbolic(
+        "Gather", (table, index), dtype=table.dtype, shape=index.shape, version=13
+    )
 
 
 class TabledOperator(IntegerOperator):
@@ -25,10 +35,10 @@ class TabledOperator(IntegerOperator):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tables: dict[tuple[Any, ...], Tensor] = {}
+        self._tables: dict[tuple[Any, ...], Any] = {}
 
-    def made_once(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
-        """Table of a key, of real values also while the model is exported."""
+    def made_once(self, key: tuple[Any, ...], make: Callable[[], _Made]) -> _Made:
+        """Table, or tables, of a key, of real values also while the model is exported."""
         if key not in self._tables:
             with with_real_tensors(self):
                 self._tables[key] = make()
@@ -62,11 +72,11 @@ class IntegerTable(TabledOperator):
         self.input, self.output = Dequantize(source), Requantize(output)
 
     def table(self, *numbers: Any) -> Tensor:
-        """Results from the smallest integer of the source on, float32."""
-        source, device = self.input.grid, self.input.scale.device
+        """Results for the :attr:`~Grid.integers` of the source, float32."""
+        held, device = self.input.grid.integers, self.input.scale.device
 
         def make() -> Tensor:
-            integers = torch.arange(source.quant_min, source.quant_max + 1.0, device=device)
+            integers = torch.arange(held.start, held.stop, dtype=torch.float32, device=device)
             real = self.function(self.input(integers), *numbers)
             return Quantize(self.output.grid)(real.nan_to_num(nan=0.0))
 
@@ -82,15 +92,11 @@ class IntegerTable(TabledOperator):
         self.numbers = numbers
         if self.input.exports_onnx_form and self.output.exports_onnx_form:
             return self.output(self.function(self.input(x), *numbers))
-        table, index = self.table(*numbers), x.to(torch.int64) - self.input.grid.quant_min
-        if not torch.compiler.is_exporting():
-            return table[index]
-        found = torch.onnx.ops.symbolic(
-            "Gather", (table, index), dtype=table.dtype, shape=x.shape, version=13
-        )
+        table, index = self.table(*numbers), x.to(torch.int64) - self.input.grid.integers.start
+        found = look_up(table, index)
         return self.output._stored(found)
 
     def constants(self, input_shape: torch.Size | None) -> Constants:
-        """The table."""
-        source, output = self.input.grid, self.output.grid
-        return Constants(packed_bytes(source.quant_max - source.quant_min + 1, output.bit_width))
+        """The table, in whole bytes for each result."""
+        result = -(-self.output.grid.bit_width // 8)
+        return Constants(len(self.input.grid.integers) * result)

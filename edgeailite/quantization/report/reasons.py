@@ -113,7 +113,7 @@ def _reason(model: GraphModel, node: fx.Node) -> str | None:
 def _standalone_reason(model: GraphModel, node: fx.Node) -> str | None:
     """Reason for a batch norm that no layer folds: integers between two grids, else float."""
     source = quantizer_of(operands(node)[0])
-    if quantizer_behind(node) is not None and _is_one_of_256(model, source):
+    if quantizer_behind(node) is not None and _has_8_bits(model, source):
         return None
     return "no layer in front of it folds it, and it is not between two grids of at most 8 bits"
 
@@ -153,13 +153,12 @@ def _arithmetic_reason(model: GraphModel, node: fx.Node) -> str | None:
     grids = [quantizer_of(operand) for operand in operands(first)]
     if None in grids:
         return f"an operand {_OFF_GRID}"
-    by_value = traits_of(node).is_pointwise or operation_of(node) is PRELU
-    if by_value and not _is_one_of_256(model, grids[0]):
-        return "a function of a value with more than 8 bits has no table"
+    if operation_of(node) is PRELU and not _has_8_bits(model, grids[0]):
+        return "a PReLU of a value with more than 8 bits has no integer form"
     return None
 
 
-def _is_one_of_256(model: GraphModel, quantizer: fx.Node | None) -> bool:
+def _has_8_bits(model: GraphModel, quantizer: fx.Node | None) -> bool:
     module = None if quantizer is None else module_of(model, quantizer)
     return isinstance(module, FakeQuantize) and module.spec.bit_width <= 8
 

@@ -279,6 +279,51 @@ FUNCTIONS = {
             (6, 6),
             (6, 6),
         ),
+        "computed": function(
+            lambda y: F.layer_norm(y, (6, 6), y.mean((0, 1))), refused="weight=(computed in"
+        ),
+    },
+    "rms_norm": {
+        "module": module(lambda: nn.RMSNorm((6, 6), eps=1e-3)),
+        "without": module(lambda: nn.RMSNorm(6, elementwise_affine=False)),
+        "keywords": function(
+            lambda y, w: F.rms_norm(input=y, normalized_shape=(6, 6), weight=w, eps=1e-2), (6, 6)
+        ),
+        "torch": function(lambda y, w: torch.rms_norm(y, (6,), w), (6,)),
+    },
+    "group_norm": {
+        "module": module(lambda: nn.GroupNorm(4, 8, eps=1e-3)),
+        "without": module(lambda: nn.GroupNorm(1, 8, affine=False)),
+        "keywords": function(
+            lambda y, w, b: F.group_norm(input=y, num_groups=2, weight=w, bias=b, eps=1e-2),
+            (8,),
+            (8,),
+        ),
+        "two_axes": function(lambda y: F.group_norm(y.mean((2, 3)), 2)),
+        "module_1d": module(lambda: nn.GroupNorm(2, 8)),
+    },
+    "instance_norm": {
+        "module": module(lambda: nn.InstanceNorm2d(8, eps=1e-3, affine=True)),
+        "without": module(lambda: nn.InstanceNorm2d(8)),
+        "tracking": module(
+            lambda: nn.InstanceNorm2d(8, track_running_stats=True), refused="running_mean"
+        ),
+        "statistics": function(
+            lambda y, m, v: F.instance_norm(y, m.detach(), v.detach() ** 2, use_input_stats=False),
+            (8,),
+            (8,),
+            refused="running_mean",
+        ),
+        "keywords": function(
+            lambda y, w, b: F.instance_norm(y, weight=w, bias=b, momentum=0.5, eps=1e-2), (8,), (8,)
+        ),
+        "module_1d": module(lambda: nn.InstanceNorm1d(8, affine=True)),
+        "function_3d": function(lambda y: F.instance_norm(y)),
+    },
+    "normalize": {
+        "channels": function(lambda y: F.normalize(y)),
+        "keywords": function(lambda y: F.normalize(input=y, p=2, dim=-1, eps=0.5)),
+        "order": function(lambda y: F.normalize(y, p=1.0), refused="p=1.0"),
     },
 }
 

@@ -304,10 +304,11 @@ def given():
     return found
 
 
-# A CPU has one device; torch takes the next two with other modes only; other modes are another row.
+# A CPU has one device; torch takes the next two with other modes only; other modes are another row;
+# results that are written into tensors are refused.
 WITHOUT_EFFECT = {
     ("to_device", "device"), ("to_device", "non_blocking"), ("resize_nearest", "align_corners"),
-    ("resize_nearest", "antialias"), ("pad", "mode"),
+    ("resize_nearest", "antialias"), ("pad", "mode"), ("normalize", "out"),
 }  # fmt: skip
 
 
@@ -323,6 +324,7 @@ def test_every_parameter_of_a_row_has_a_sample(row, given):
 READ_ELSEWHERE = {
     **dict.fromkeys(("in_channels", "out_channels", "in_features", "out_features"), "weight"),
     **dict.fromkeys(("num_features", "affine", "eps", "momentum", "process_group"), "batch norm"),
+    "num_channels": "weight",
     **dict.fromkeys(("device", "dtype"), "parameters"),
     **dict.fromkeys(("p", "inplace", "operation"), "training"),
     "padding_mode": "the module's own convolution",

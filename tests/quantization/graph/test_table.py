@@ -383,7 +383,7 @@ ON_ALL = {
 }  # fmt: skip
 ON_RUNTIMES = ON_ALL | {
     "sub", "mul", "prelu", "matmul", "einsum", "resize", "resize_cubic", "pointwise", "softmax",
-    "functional_softmax", "layer_norm",
+    "functional_softmax", "layer_norm", "rms_norm", "group_norm", "instance_norm", "normalize",
 }  # fmt: skip
 COMPUTED = {
     "onnx_runtime": ON_RUNTIMES,

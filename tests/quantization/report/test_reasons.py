@@ -50,7 +50,7 @@ def test_a_network_of_integers_has_none():
 @pytest.mark.parametrize(
     ("body", "name", "operation", "reason"),
     [
-        (lambda m, y: F.normalize(y), "normalize", "normalize", "no integer form"),
+        (lambda m, y: F.normalize(y, p=1.0), "normalize", "normalize", "p=1.0 has no integer form"),
         (lambda m, y: y.cumsum(1), "cumsum", "cumsum", "no integer form"),
         (lambda m, y: y / m.gain, "truediv", "truediv", "no target divides by a tensor"),
         (lambda m, y: y + y.size(0), "add", "add", "a number that depends on the batch"),
@@ -75,7 +75,12 @@ def test_functions(body, name, operation, reason):
     ("part", "operation", "reason"),
     [
         (nn.RReLU(), "RReLU", "no integer form"),
-        (nn.GroupNorm(2, 4), "GroupNorm", "no integer form"),
+        (nn.LocalResponseNorm(2), "LocalResponseNorm", "no integer form"),
+        (
+            nn.InstanceNorm2d(4, track_running_stats=True),
+            "InstanceNorm2d",
+            "running_mean=(a tensor) has no integer form",
+        ),
     ],
 )
 def test_modules(part, operation, reason):

@@ -38,7 +38,7 @@ from edgeailite.quantization.integer.grid import (
     Requantize,
     has_kernel,
 )
-from edgeailite.quantization.integer.normalizations import IntegerLayerNorm, IntegerSoftmax
+from edgeailite.quantization.integer.interpolation import IntegerInterpolation
 from edgeailite.quantization.integer.operators import (
     IntegerAdd,
     IntegerAveragePool,
@@ -46,11 +46,21 @@ from edgeailite.quantization.integer.operators import (
     IntegerMatMul,
     IntegerMul,
 )
-from edgeailite.quantization.integer.rules import Rules
+from edgeailite.quantization.integer.rules import Rules, operands_on_grids
 from edgeailite.quantization.integer.table import IntegerTable
 from edgeailite.quantization.modules.normalization import gain_and_offset
+from edgeailite.quantization.targets.onnx_runtime.normalizations import (
+    convert_norm_of_images,
+    convert_norm_of_last_axes,
+    convert_normalize,
+    convert_softmax,
+)
 
 RULES = Rules(COMMON)
+RULES.converts("softmax", "functional_softmax")(convert_softmax)
+RULES.converts("layer_norm", "rms_norm")(convert_norm_of_last_axes)
+RULES.converts("group_norm", "instance_norm")(convert_norm_of_images)
+RULES.converts("normalize")(convert_normalize)
 
 
 @RULES.places("quantizer")
@@ -108,27 +118,26 @@ def convert_elementwise(
     converter.set(quantizer, converter.call(str(quantizer.target), module, *values), grid)
 
 
-def _has_8_bits(converter: Converter, node: fx.Node) -> bool:
-    """Return True for an operand on a grid of at most 8 bits."""
-    quantizer = quantizer_of(operands(node)[0])
-    return quantizer is not None and converter.quantizer(quantizer).spec.bit_width <= 8
+def _lies_on_grid(converter: Converter, node: fx.Node) -> bool:
+    """Return True for a function of values on a grid."""
+    return operands_on_grids(converter, pointwise_chain(node)[0])
 
 
-def _has_table(converter: Converter, node: fx.Node) -> bool:
-    """Return True for a function of values with at most 8 bits."""
-    return _has_8_bits(converter, pointwise_chain(node)[0])
-
-
-@RULES.converts("pointwise", when=_has_table)
+@RULES.converts("pointwise", when=_lies_on_grid)
 def convert_function(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
-    """Look the result up."""
+    """Look the result up, or between which results it lies."""
     functions = pointwise_chain(node)
     (operand,) = operands(functions[0])
     numbers = [n for f in functions for n in f.all_input_nodes if operation_of(n) is SCALAR]
     function = _composed(converter, functions, [operand, *dict.fromkeys(numbers)])
-    table = IntegerTable(function, converter.grid(operand), grid)
+    source = converter.grid(operand)
+    kind = IntegerTable if source.bit_width <= 8 else IntegerInterpolation
     values = (converter.values[n] for n in (operand, *dict.fromkeys(numbers)))
-    converter.set(quantizer, converter.call(str(quantizer.target), table, *values), grid)
+    converter.set(
+        quantizer,
+        converter.call(str(quantizer.target), kind(function, source, grid), *values),
+        grid,
+    )
 
 
 def _composed(
@@ -146,6 +155,12 @@ def _composed(
             modules[f"f{i}"]._modules.clear()  # a quantizer that took a place in it
     graph.output(values[functions[-1]])
     return fx.GraphModule(modules, graph)
+
+
+def _has_8_bits(converter: Converter, node: fx.Node) -> bool:
+    """Return True for an operand on a grid of at most 8 bits."""
+    quantizer = quantizer_of(operands(node)[0])
+    return quantizer is not None and converter.quantizer(quantizer).spec.bit_width <= 8
 
 
 @RULES.converts("batch_norm", when=_has_8_bits)
@@ -171,30 +186,6 @@ def _place(converter: Converter, module: nn.Module, operand: fx.Node, quantizer:
     """Call an operator of one operand in the place of an operation and its quantizer."""
     value = converter.call(str(quantizer.target), module, converter.values[operand])
     converter.set(quantizer, value, grid_of(converter.quantizer(quantizer)))
-
-
-@RULES.converts("softmax", "functional_softmax", when=_has_8_bits)
-def convert_softmax(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
-    """Exponentials by a table, then one division."""
-    (operand,) = operands(node)
-    softmax = IntegerSoftmax(converter.grid(operand), grid, argument(node, "dim"))
-    _place(converter, softmax, operand, quantizer)
-
-
-@RULES.converts("layer_norm")
-def convert_layer_norm(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
-    """Exact sums of integers, then operations that round alike everywhere."""
-    (operand,) = operands(node)
-    weight, bias = (
-        parameter_value(converter.model, value) if isinstance(value, fx.Node) else value
-        for value in (argument(node, "weight"), argument(node, "bias"))
-    )
-    shape = argument(node, "normalized_shape")
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    norm = IntegerLayerNorm(
-        converter.grid(operand), grid, sizes, weight, bias, float(argument(node, "eps"))
-    )
-    _place(converter, norm, operand, quantizer)
 
 
 @RULES.converts("matmul", "einsum")
