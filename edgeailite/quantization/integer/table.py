@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,20 +19,22 @@ from edgeailite.quantization.integer.grid import (
     packed_bytes,
 )
 
+T = TypeVar("T")
+
 
 class TabledOperator(IntegerOperator):
     """An operation with tables, each made once; a copy of the model makes its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._tables: dict[tuple[Any, ...], Tensor] = {}
+        self._tables: dict[tuple[Any, ...], Any] = {}
 
-    def made_once(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+    def made_once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         """Table of a key, of real values also while the model is exported."""
         if key not in self._tables:
             with with_real_tensors(self):
                 self._tables[key] = make()
-        return self._tables[key]
+        return cast("T", self._tables[key])
 
     def __getstate__(self) -> dict[str, Any]:
         """Take all but the tables."""
