@@ -32,8 +32,8 @@ class IntegerEvaluation:
 
     The simulation goes on where it is exact in every value: with power-of-two scales and sums of
     products that float32 holds (8 bits, up to 518 products), without functions and without weights
-    of resizing that the integer graph rounds. It also does where a hook looks at a module, where quantization is off, where ranges have seen no data, and in a copy of
-    ``DataParallel``.
+    of resizing that the integer graph rounds. It also does where a hook looks at a module, where
+    quantization is off, where ranges have seen no data, and in a copy of ``DataParallel``.
 
     Args:
         model: Prepared model.
