@@ -82,6 +82,12 @@ def global_average(node: fx.Node, module: nn.Module | None) -> bool | None:
     return bool(argument(node, "keepdim"))
 
 
+def spatial_axes(average: nn.Module) -> int | None:
+    """Number of axes that a module pools over; None for a mean."""
+    kinds = ((n, (_POOLS[n], _ADAPTIVE[n])) for n in _POOLS)
+    return next((n for n, types in kinds if isinstance(average, types)), None)
+
+
 def _spatial_axes(node: fx.Node) -> int:
     """Number of axes that a pooling function, ``F.avg_pool2d`` and the like, pools over."""
     return int(str(getattr(node.target, "__name__", ""))[-2])

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgeailite.quantization.graph.window_sums import WindowSum
+from edgeailite.quantization.graph.nearest import gather_neighbours
+from edgeailite.quantization.graph.window_sums import AdaptiveSum, WindowSum
 
 
 class ExportForms(TorchFunctionMode):
@@ -19,8 +20,9 @@ class ExportForms(TorchFunctionMode):
     * Average pools: the exporter drops ``divisor_override``, and ONNX Runtime's integer kernel
       counts the places of windows that ``ceil_mode`` lets end outside of the image otherwise than
       torch does. Such averages are sums, divided by their areas.
+    * Nearest neighbours: see :mod:`~edgeailite.quantization.graph.nearest`.
     * ``conv3d`` without bias: the exporter makes one of a wrong shape.
-    * ``AdaptiveAvgPool3d``: the exporter has it for one window alone.
+    * ``AdaptiveAvgPool3d``: the exporter has it for one window alone. It is sums, divided as above.
     * ``squeeze`` of an axis that is longer than 1: the exporter writes a Squeeze all the same.
     * ``amax`` and ``amin`` without axes.
     """
@@ -79,11 +81,11 @@ def _convolution_3d(
 def _adaptive_average_3d(
     function: Callable[..., Tensor], input: Tensor, output_size: Any
 ) -> Tensor:
-    given = output_size if isinstance(output_size, tuple | list) else [output_size] * 3
-    pairs = [(n, wanted or n) for n, wanted in zip(input.shape[-3:], given, strict=True)]
-    if any(n % wanted for n, wanted in pairs):
-        return function(input, output_size)
-    return F.avg_pool3d(input, [n // wanted for n, wanted in pairs])
+    batch = input if input.dim() == 5 else input.unsqueeze(0)
+    sums = AdaptiveSum(nn.AdaptiveAvgPool3d(output_size))
+    with ExportForms():
+        result = sums(batch) / _number_or_tensor(sums.areas(batch.shape))
+    return result if batch is input else result.squeeze(0)
 
 
 def _squeeze(function: Callable[..., Tensor], input: Tensor, *dim: Any, **named: Any) -> Tensor:
@@ -109,6 +111,7 @@ _POOLS: dict[int, Callable[..., nn.Module]] = {
 }
 _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(_POOLED_AXES, _average),
+    F.interpolate: gather_neighbours,
     F.conv3d: _convolution_3d,
     F.adaptive_avg_pool3d: _adaptive_average_3d,
     **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),

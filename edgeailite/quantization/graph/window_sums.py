@@ -99,6 +99,47 @@ class WindowSum(nn.Module):
         ]
 
 
+class AdaptiveSum(WindowSum):
+    """The sums of an adaptive average pool, whose windows may differ in size and overlap."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape as the average's."""
+        if not self._differ(x.shape):
+            return super().forward(x)
+        for axis, windows in enumerate(self._masks(x.shape), 2):
+            x = (windows.to(x.device) @ x.movedim(axis, -2)).movedim(-2, axis)
+        return x
+
+    def areas(self, shape: Sequence[int]) -> Tensor:
+        """As of :class:`WindowSum`."""
+        if not self._differ(shape):
+            return super().areas(shape)
+        area = torch.ones(1, 1, dtype=torch.float64)
+        for windows in self._masks(shape):
+            area = area.unsqueeze(-1) * windows.double().sum(1)
+        return area
+
+    def _sizes(self, shape: Sequence[int]) -> list[tuple[int, int]]:
+        """Input and output size of each axis."""
+        spatial = [int(size) for size in shape[2:]]
+        return list(zip(spatial, _wanted(spatial, self.average.output_size), strict=True))
+
+    def _differ(self, shape: Sequence[int]) -> bool:
+        return any(size % wanted for size, wanted in self._sizes(shape))
+
+    def _masks(self, shape: Sequence[int]) -> list[Tensor]:
+        """For each axis 1 where a value is in a window, else 0: ``(output, input)``."""
+        with _disable_current_modes():
+            return [_mask(size, wanted) for size, wanted in self._sizes(shape)]
+
+
+def _mask(size: int, wanted: int) -> Tensor:
+    """As torch's adaptive average pools lay their windows."""
+    places, windows = torch.arange(size), torch.arange(wanted).unsqueeze(1)
+    starts, ends = windows * size // wanted, ((windows + 1) * size + wanted - 1) // wanted
+    return ((places >= starts) & (places < ends)).float()
+
+
 def _sum_blocks(x: Tensor, windows: list[Windows]) -> Tensor:
     """Sums of windows that lie side by side."""
     shape = list(x.shape[:2])
@@ -148,9 +189,13 @@ def _per_axis(value: Any, count: int) -> list[int]:
     return [int(v) for v in (values * count if len(values) == 1 else values)]
 
 
-def _adaptive(spatial: Sequence[int], output_size: Any) -> list[Windows]:
+def _wanted(spatial: Sequence[int], output_size: Any) -> list[int]:
     given = output_size if isinstance(output_size, tuple | list) else [output_size] * len(spatial)
-    wanted = [size if out is None else int(out) for size, out in zip(spatial, given, strict=True)]
+    return [size if out is None else int(out) for size, out in zip(spatial, given, strict=True)]
+
+
+def _adaptive(spatial: Sequence[int], output_size: Any) -> list[Windows]:
+    wanted = _wanted(spatial, output_size)
     if any(size % out for size, out in zip(spatial, wanted, strict=True)):
         raise ValueError(
             f"An adaptive average pool from {tuple(spatial)} to {tuple(wanted)} has windows of "

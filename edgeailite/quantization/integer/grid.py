@@ -201,14 +201,18 @@ class GridModule(nn.Module):
         """Integers carried in float as the graph expects them: int8 in an ONNX file, if it can."""
         return q.to(self.grid.dtype) if self.exports_onnx_form else q
 
-    def _to_onnx_integer(self, x: Tensor) -> Tensor:
-        """QuantizeLinear, with a clip in front where the type's saturation is not the grid's."""
-        grid = self.grid
+    def _to_onnx_integer(self, x: Tensor, scaled: bool = True) -> Tensor:
+        """QuantizeLinear, with a clip in front where the type's saturation is not the grid's.
+
+        Not `scaled` values are multiples of the scale already.
+        """
+        grid, step = self.grid, self.grid.scale if scaled else 1.0
         if grid.is_narrow:
-            low = (grid.quant_min - grid.zero_point) * grid.scale
-            high = (grid.quant_max - grid.zero_point) * grid.scale
+            low = (grid.quant_min - grid.zero_point) * step
+            high = (grid.quant_max - grid.zero_point) * step
             x = torch.clamp(x, low, high)
-        return quantize_linear(x, self.scale, self.zero_point)
+        scale = self.scale if scaled else torch.ones_like(self.scale)
+        return quantize_linear(x, scale, self.zero_point)
 
     def extra_repr(self) -> str:
         """The grid in short."""
@@ -270,6 +274,12 @@ class Dequantize(GridModule):
         centered = self.centered(q)
         return centered * self.grid.scale if self.scaled else centered
 
+    def steps(self, q: Tensor) -> Tensor:
+        """``q - z`` in float32, in a file too: a DequantizeLinear with scale 1."""
+        if self.exports_onnx_form:
+            return dequantize_linear(q, torch.ones_like(self.scale), self.zero_point)
+        return self.centered(q)
+
     def centered(self, q: Tensor) -> Tensor:
         """``q - z`` in float32."""
         q = q.float()
@@ -303,6 +313,10 @@ class Requantize(GridModule):
         if self.moved:
             return quantize_linear(u, self.scale, self.zero_point)
         return self._to_onnx_integer(u)
+
+    def steps(self, u: Tensor) -> Tensor:
+        """From multiples of the scale, in a file too: a QuantizeLinear with scale 1."""
+        return self._to_onnx_integer(u, False) if self.exports_onnx_form else self.integers(u)
 
     def integers(self, u: Tensor) -> Tensor:
         """The arithmetic without an ONNX form: from multiples of the scale."""

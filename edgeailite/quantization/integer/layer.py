@@ -38,6 +38,9 @@ class IntegerLayer(IntegerOperator):
     integer kernels do. The sum runs in float32 where ``sum |w_q| * max |x_q - z_x| + |b_q| < 2^24``
     for every output channel, which makes it exact; else in float64.
 
+    ONNX Runtime has no integer kernel of transposed convolutions: between free scales, a file sums
+    ``x_q - z_x`` and ``w_q`` themselves, in float32, and multiplies the sums by `M`.
+
     Args:
         layer: Says which operation; its own parameters are not used.
         weight: Integers, shape of the layer's weight.
@@ -95,7 +98,9 @@ class IntegerLayer(IntegerOperator):
 
     def _set_bound(self, bound: float) -> None:
         self.bound = bound
-        needs_digits = bound >= EXACT_IN_FLOAT32 and not self.has_onnx_form
+        self.has_free_weights = bool((torch.frexp(self.weight_scale).mantissa != 0.5).any())
+        in_float = self.operation.is_transposed or not self.has_onnx_form
+        needs_digits = bound >= EXACT_IN_FLOAT32 and in_float
         digits = self._weight_digits() if needs_digits else None
         self.register_buffer("weight_digits", digits, persistent=False)
 
@@ -112,7 +117,15 @@ class IntegerLayer(IntegerOperator):
     @property
     def exports_onnx_form(self) -> bool:
         """True if this call is traced for an ONNX file in which the layer has a form of its own."""
-        return self.has_onnx_form and torch.compiler.is_exporting()
+        computed = self._is_exact_on_reals if self.operation.is_transposed else True
+        return computed and self.has_onnx_form and torch.compiler.is_exporting()
+
+    @property
+    def _is_exact_on_reals(self) -> bool:
+        """True if float32 sums real values exactly: no scale is free, and the sums are small."""
+        grids = [m.grid for m in (self.input, self.output) if m is not None]
+        free = self.has_free_weights or not all(grid.is_power_of_two for grid in grids)
+        return self.bound < EXACT_IN_FLOAT32 and not free
 
     def forward(self, x: Tensor, output_size: OutputSize = None) -> Tensor:
         """Integers in; integers out, or real values if there is no output grid.
@@ -123,11 +136,11 @@ class IntegerLayer(IntegerOperator):
         """
         if self.exports_onnx_form:
             return self._onnx_form(x, output_size)
-        acc = self.accumulate(self.input.centered(x), output_size)
+        acc = self.accumulate(self.input.steps(x), output_size)
         if self.output is None:
             return acc * self._per_channel(self.input.scale * self.weight_scale)
         multiplier = self.input.scale * self.weight_scale / self.output.scale
-        return self.output.integers(acc * self._per_channel(multiplier))
+        return self.output.steps(acc * self._per_channel(multiplier))
 
     def accumulate(self, x: Tensor, output_size: OutputSize = None) -> Tensor:
         """``sum x * w_q + b_q``, exactly; `x` has its zero point taken off. Returned in float32."""
@@ -136,6 +149,9 @@ class IntegerLayer(IntegerOperator):
             return self._accumulate_digits(x, output_size)
         bias = None if self.bias is None else self.bias.to(dtype)
         weight = self.weight.to(dtype)
+        if self.has_onnx_form and torch.compiler.is_exporting():  # 8 bits in the file, too
+            one, zero = torch.ones((), dtype=dtype), torch.zeros((), dtype=torch.int8)
+            weight = dequantize_linear(self.weight, one, zero)
         return self.operation.operate(x.to(dtype), weight, bias, output_size).float()
 
     def _accumulate_digits(self, x: Tensor, output_size: OutputSize) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class TabledOperator(IntegerOperator):
         if key not in self._tables:
             with with_real_tensors(self):
                 self._tables[key] = make()
-        return self._tables[key]
+        return cast("_Made", self._tables[key])
 
     def __getstate__(self) -> dict[str, Any]:
         """Take all but the tables."""

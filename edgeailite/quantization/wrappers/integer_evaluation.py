@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.behavior import named_tensors
-from edgeailite.quantization.graph.calls import operation_of
+from edgeailite.quantization.graph.calls import arguments, operation_of
 from edgeailite.quantization.graph.hooks import has_forward_hooks
 from edgeailite.quantization.graph.model import graph_of, module_of, program_of, target_of
 from edgeailite.quantization.graph.operations import PRELU
 from edgeailite.quantization.graph.patterns import is_function
 from edgeailite.quantization.graph.structure import Place, flatten, rebuild
+from edgeailite.quantization.integer.exact_sums import always_has_dyadic_weights
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.layer_calls import layer_calls
@@ -32,9 +33,9 @@ class IntegerEvaluation:
     """Runs the integer graph of a prepared model, which is made again whenever the model changed.
 
     The simulation goes on where it is exact in every value: with power-of-two scales and sums of
-    products that float32 holds (8 bits, up to 518 products). It also does where a hook looks at a
-    module, where quantization is off, where ranges have seen no data, and in a copy of
-    ``DataParallel``.
+    products that float32 holds (8 bits, up to 518 products), without functions and without weights
+    of resizing that the integer graph rounds. It also does where a hook looks at a module, where
+    quantization is off, where ranges have seen no data, and in a copy of ``DataParallel``.
 
     Args:
         model: Prepared model.
@@ -98,16 +99,20 @@ def _may_round_apart(model: GraphModel) -> bool:
     """Return True if the simulation and the integer graph may differ in a value.
 
     They may where scales are free, where a sum of products may need more bits than float32 has,
-    and where a function's value depends on how a library computes it.
+    where a function's value depends on how a library computes it, and where the weights of a
+    resizing are no dyadic numbers.
     """
-    for node in graph_of(model).nodes:
-        operation = operation_of(node)
-        if is_function(operation) and target_of(model).computes(operation):
-            return True
-        if operation is PRELU or isinstance(module_of(model, node), StandaloneBatchNorm):
-            return True
     activations = [q.spec for q in quantizers(model).values()]
     bits = max((spec.bit_width for spec in activations), default=0)
+    nodes = [n for n in graph_of(model).nodes if target_of(model).computes(operation_of(n))]
+    if any(
+        is_function(operation_of(node))
+        or operation_of(node) is PRELU
+        or isinstance(module_of(model, node), StandaloneBatchNorm)
+        or _rounds_weights(node, bits)
+        for node in nodes
+    ):
+        return True
     specs, longest = activations, 0
     for call in layer_calls(model):
         spec, weight = call.layer.weight_quantizer.spec, call.weight
@@ -117,6 +122,12 @@ def _may_round_apart(model: GraphModel) -> bool:
     return longest > EXACT_BITS or any(
         not spec.power_of_two and spec.scale_bits is None for spec in specs
     )
+
+
+def _rounds_weights(node: fx.Node, bits: int) -> bool:
+    """Return True for a resizing whose weights the integer graph may round."""
+    resizes = operation_of(node).name in ("resize", "resize_cubic")
+    return resizes and not always_has_dyadic_weights(arguments(node), bits)
 
 
 def _asks_for_simulation(model: GraphModel) -> bool:

@@ -1,5 +1,6 @@
 import copy
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,8 @@ def test_an_average_is_that_of_torch(pool):
         (lambda x: F.avg_pool3d(x, 2, 2, 1, True, False, 3), (2, 3, 4, 5, 4)),
         (lambda x: F.adaptive_avg_pool3d(x, (1, None, 2)), (2, 3, 4, 5, 4)),
         (lambda x: F.adaptive_avg_pool3d(x, 3), (2, 3, 4, 5, 4)),
+        (lambda x: F.interpolate(x, scale_factor=1.2), (2, 3, 28, 20)),
+        (lambda x: F.interpolate(x, (82, 9, 5), mode="nearest-exact"), (2, 3, 2, 5, 9)),
         (lambda x: x.squeeze(-1), (2, 1, 3)),
         (lambda x: torch.squeeze(x, (1, 2)), (2, 1, 3)),
         (lambda x: x.squeeze(), (2, 1, 3)),
@@ -48,6 +51,26 @@ def test_a_form_has_the_values_of_its_function(compute, shape):
     with ExportForms():
         found = compute(x)
     torch.testing.assert_close(found, compute(x))
+
+
+@pytest.mark.slow
+def test_a_file_takes_the_neighbours_that_torch_takes(tmp_path):
+    given = [{"scale_factor": f} for f in (1.2, (0.6, 2.0), 2.0)]
+    given += [{"size": s} for s in ((82, 94), (56, 40))]
+    given += [g | {"mode": "nearest-exact"} for g in (given[0], given[3], {"scale_factor": 0.3})]
+
+    class Neighbours(nn.Module):
+        def forward(self, x):
+            return [F.interpolate(x, **g) for g in given] + [F.interpolate(x, 41)]
+
+    x = torch.randn(2, 3, 28, 20)
+    path = tmp_path / "model.onnx"
+    quiet_onnx_export(capture(Neighbours()), (x,), path)
+    for found, expected in zip(run_onnx(path, (x,)), Neighbours()(x), strict=True):
+        assert torch.equal(found, expected)
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert kinds.count("Resize") == 4  # where both take the same
+    assert kinds.count("Gather") == 10
 
 
 class Leaf(nn.Module):

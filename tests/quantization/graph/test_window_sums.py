@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.graph.window_sums import Mean, WindowSum
+from edgeailite.quantization.graph.window_sums import AdaptiveSum, Mean, WindowSum
 
 POOLS = {
     "plain": (nn.AvgPool2d(2), (2, 3, 7, 8)),
@@ -25,11 +25,17 @@ POOLS = {
 }
 
 
-@pytest.mark.parametrize("name", POOLS)
+UNEQUAL = {
+    "adaptive_unequal": (nn.AdaptiveAvgPool2d((5, 3)), (2, 3, 8, 7)),
+    "adaptive_overlapping": (nn.AdaptiveAvgPool3d((2, None, 9)), (2, 3, 5, 6, 4)),
+}
+
+
+@pytest.mark.parametrize("name", [*POOLS, *UNEQUAL])
 def test_sums_over_areas_are_the_average(name):
-    average, shape = POOLS[name]
+    average, shape = (POOLS | UNEQUAL)[name]
     x = torch.randint(-128, 128, shape).float()
-    sums = WindowSum(average)
+    sums = (AdaptiveSum if "adaptive" in name else WindowSum)(average)
     assert torch.equal(sums(x), sums(x).round())
     expected = average(x).double()
     torch.testing.assert_close(sums(x).double() / sums.areas(x.shape), expected, rtol=0, atol=1e-5)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from edgeailite.quantization.graph.average_calls import global_average
+from edgeailite.quantization.graph.average_calls import (
+    average_module,
+    global_average,
+    unknown_windows,
+)
 from edgeailite.quantization.graph.calls import (
     argument,
     arguments,
@@ -21,7 +21,7 @@ from edgeailite.quantization.graph.calls import (
 )
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.moves import INDEX
-from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, LAYERS, SCALAR
+from edgeailite.quantization.graph.operations import EINSUM, LAYERS, SCALAR
 from edgeailite.quantization.graph.patterns import pointwise_chain, quantizer_of
 from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.integer.affine import IntegerAffine, IntegerPReLU
@@ -31,6 +31,7 @@ from edgeailite.quantization.integer.common_rules import (
     place_layer_call,
 )
 from edgeailite.quantization.integer.conversion import Converter, grid_of
+from edgeailite.quantization.integer.exact_sums import IntegerAverage, IntegerResize
 from edgeailite.quantization.integer.grid import (
     ApplyScale,
     Grid,
@@ -199,7 +200,34 @@ def convert_matmul(converter: Converter, node: fx.Node, quantizer: fx.Node, grid
 
 
 @RULES.converts("resize", "resize_cubic")
-def convert_on_one_grid(
+def convert_resize(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Sum products of integers and dyadic weights."""
+    options = arguments(node)
+    source, *sizes = (options.pop(name) for name in ("input", "size", "scale_factor"))
+    module = IntegerResize(converter.grid(source), grid, options)
+    value = converter.call(str(quantizer.target), module, converter.values[source])
+    value.args = (*value.args, *fx.map_arg(tuple(sizes), converter.value))
+    converter.set(quantizer, value, grid)
+
+
+@RULES.converts("avg_pool", "adaptive_avg_pool", "mean")
+def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Average between free scales as ONNX Runtime's kernel does, or by exact sums.
+
+    On power-of-two grids the exact sum, divided by the count, is what every level computes.
+    """
+    (operand,) = operands(node)
+    source = converter.grid(operand)
+    is_exact = source.is_power_of_two and grid.is_power_of_two
+    module = None if is_exact else _average(converter, node, source, grid)
+    if module is None:
+        _convert_on_one_grid(converter, node, quantizer, grid)
+        return
+    value = converter.call(str(quantizer.target), module, converter.values[operand])
+    converter.set(quantizer, value, grid)
+
+
+def _convert_on_one_grid(
     converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid
 ) -> None:
     """Sum values of a single grid on its integers, where sums are exact."""
@@ -210,48 +238,22 @@ def convert_on_one_grid(
     converter.set(quantizer, converter.call(str(quantizer.target), Quantize(grid), result), grid)
 
 
-@RULES.converts("avg_pool", "adaptive_avg_pool", "mean")
-def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
-    """Average between free scales in the arithmetic of ONNX Runtime's kernel, if it has one.
-
-    On power-of-two grids the exact sum, divided by the count, is what every level computes.
-    """
-    (operand,) = operands(node)
-    source = converter.grid(operand)
-    module: nn.Module | None = None
-    is_exact = source.is_power_of_two and grid.is_power_of_two
-    if not is_exact and has_kernel(source, output=grid):
-        module = _average(converter, node, source, grid)
-    if module is None:
-        convert_on_one_grid(converter, node, quantizer, grid)
-        return
-    _place(converter, module, operand, quantizer)
-
-
 def _average(
     converter: Converter, node: fx.Node, source: Grid, output: Grid
-) -> IntegerGlobalAverage | IntegerAveragePool | None:
+) -> IntegerGlobalAverage | IntegerAveragePool | IntegerAverage | None:
     module = module_of(converter.model, node)
     keepdim = global_average(node, module)
-    if keepdim is not None:
+    kernel = has_kernel(source, output=output)
+    if kernel and keepdim is not None:
         return IntegerGlobalAverage(source, output, keepdim)
-    pool = _average_pool(node, module)
-    return None if pool is None else IntegerAveragePool(pool, source, output)
-
-
-def _average_pool(
-    node: fx.Node, module: nn.Module | None
-) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """Return a local 2-d average as a function of its input alone; None for any other operation."""
-    if operation_of(node) is not AVG_POOL:
+    if unknown_windows(node, module):
         return None
-    if module is not None:
-        return module if isinstance(module, nn.AvgPool2d) else None
-    if node.target is not F.avg_pool2d or node.all_input_nodes[1:]:
-        return None
-    options = arguments(node)
-    del options["input"]
-    return functools.partial(F.avg_pool2d, **options)
+    average = average_module(node, module)
+    # The kernel counts windows that end outside of the image in its own way.
+    is_plain = isinstance(average, nn.AvgPool2d) and not average.ceil_mode
+    if kernel and is_plain and average.divisor_override is None:
+        return IntegerAveragePool(average, source, output)
+    return IntegerAverage(average, source, output)
 
 
 # ---- moves --------------------------------------------------------------------------------------
