@@ -63,7 +63,7 @@ class Grid:
 
     @property
     def integers(self) -> range:
-        """All that a value may be: integers of the grid, and zero, which padding writes beside it."""
+        """All that a value may be: the grid's, and zero, which padding writes beside it."""
         low, high = min(self.quant_min, self.zero_point), max(self.quant_max, self.zero_point)
         return range(low, high + 1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ class IntegerTable(TabledOperator):
     """
 
     numbers: tuple[Any, ...] = ()
+    constant_names: ClassVar[dict[str, str]] = {"Gather": "table"}
 
     def __init__(self, function: Callable[..., Tensor], source: Grid, output: Grid) -> None:
         super().__init__()

@@ -79,6 +79,10 @@ class Target(ABC):
                 does.
         """
 
+    def remarks(self, converted: GraphModel) -> list[str]:
+        """Name what of an integer graph the accelerator leaves to another processor."""
+        return []
+
     def check(self, converted: GraphModel, inputs: Sequence[Tensor], strict: bool = False) -> None:
         """Compare an integer graph with what the hardware computes; warn of each difference.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 
@@ -21,11 +20,11 @@ from edgeailite.quantization.graph.calls import (
 )
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.moves import INDEX
-from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, LAYERS, SCALAR
-from edgeailite.quantization.graph.patterns import pointwise_chain, quantizer_of
+from edgeailite.quantization.graph.operations import AVG_POOL, EINSUM, LAYERS
 from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.integer.common_rules import (
     COMMON,
+    has_8_bits,
     has_integer_input,
     place_layer_call,
 )
@@ -45,7 +44,6 @@ from edgeailite.quantization.integer.operators import (
     IntegerMatMul,
     IntegerMul,
 )
-from edgeailite.quantization.integer.table import IntegerTable
 
 RULES = Rules(COMMON)
 
@@ -92,47 +90,7 @@ def convert_elementwise(
     converter.set(quantizer, converter.call(str(quantizer.target), module, *values), grid)
 
 
-def _has_8_bits(converter: Converter, node: fx.Node) -> bool:
-    """Return True for an operand on a grid of at most 8 bits."""
-    quantizer = quantizer_of(operands(node)[0])
-    return quantizer is not None and converter.quantizer(quantizer).spec.bit_width <= 8
-
-
-def _has_table(converter: Converter, node: fx.Node) -> bool:
-    """Return True for a function of values with at most 8 bits."""
-    return _has_8_bits(converter, pointwise_chain(node)[0])
-
-
-@RULES.converts("pointwise", when=_has_table)
-def convert_function(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
-    """Look the result up."""
-    functions = pointwise_chain(node)
-    (operand,) = operands(functions[0])
-    numbers = [n for f in functions for n in f.all_input_nodes if operation_of(n) is SCALAR]
-    function = _composed(converter, functions, [operand, *dict.fromkeys(numbers)])
-    table = IntegerTable(function, converter.grid(operand), grid)
-    values = (converter.values[n] for n in (operand, *dict.fromkeys(numbers)))
-    converter.set(quantizer, converter.call(str(quantizer.target), table, *values), grid)
-
-
-def _composed(
-    converter: Converter, functions: list[fx.Node], reads: list[fx.Node]
-) -> fx.GraphModule:
-    """One function of all in a chain, which reads a value and numbers."""
-    graph, modules = fx.Graph(), dict[str, nn.Module]()
-    values = {node: graph.placeholder(f"x{i}") for i, node in enumerate(reads)}
-    for i, node in enumerate(functions):
-        made = values[node] = graph.node_copy(node, values.__getitem__)
-        made.meta = {}
-        if node.op == "call_module":
-            module = converter.model.get_submodule(str(made.target))
-            made.target, modules[f"f{i}"] = f"f{i}", copy.deepcopy(module)
-            modules[f"f{i}"]._modules.clear()  # a quantizer that took a place in it
-    graph.output(values[functions[-1]])
-    return fx.GraphModule(modules, graph)
-
-
-@RULES.converts("softmax", "functional_softmax", when=_has_8_bits)
+@RULES.converts("softmax", "functional_softmax", when=has_8_bits)
 def convert_softmax(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Exponentials by a table, then one division."""
     (operand,) = operands(node)

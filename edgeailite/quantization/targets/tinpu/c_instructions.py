@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class Instruction:
         operands: What it reads.
         result: What it writes, `result_offset` bytes behind its start.
         holds: Number of instructions behind this one during which its operands keep their place.
+        weight: Of a layer; of TABLE the results.
     """
 
     opcode: str
@@ -99,3 +101,9 @@ def plan_arena(instructions: list[Instruction], results: list[Buffer]) -> int:
     for buffer, start in place(live, sizes, list(live)).items():
         buffer.place = start
     return max((b.place + b.size for b in live), default=0)
+
+
+def three(shape: Sequence[int]) -> tuple[int, int, int]:
+    """A shape without batch as channels, height, width; further axes count as width."""
+    channels, height, *width = (*shape, 1, 1)
+    return channels, height, math.prod(width)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.graph.window_sums import WindowSum
     from edgeailite.quantization.modules.layer import OutputSize, QuantLayer
 
-# Operator of the exported file, and the name of the constant that is its second input.
+# Operator of the exported file, and the name of the constant that it reads.
 _CONSTANT_NAMES = {"Add": "offset", "Mul": "factor"}
 _SHIFT_BYTES = 1
 
@@ -99,6 +99,31 @@ class OffsetScaleShift(GridModule, IntegerOperator):
                 "multiplier and shift."
             )
         return multiplier_and_shift(self.factor, self.multiplier_bits, min_shift=-MAX_SHIFT)
+
+
+class OffsetScaleShiftProduct(IntegerOperator):
+    """Product of two tensors of integers, then offset, multiplier and shift.
+
+    Args:
+        output: What follows the products of up to 16 bits.
+    """
+
+    def __init__(self, output: OffsetScaleShift) -> None:
+        super().__init__()
+        self.output = output
+
+    @property
+    def output_grid(self) -> Grid:
+        """Grid of the result."""
+        return self.output.grid
+
+    def constants(self, input_shape: torch.Size | None) -> Constants:
+        """An offset, a multiplier and a shift."""
+        return self.output.constants(None)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Integers in and out; shapes broadcast."""
+        return self.output(a * b)
 
 
 class Saturate(GridModule, IntegerOperator):

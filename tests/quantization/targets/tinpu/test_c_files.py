@@ -168,6 +168,11 @@ class HalfImage(nn.Module):
         return F.max_pool2d(x, x.shape[2] // 2)
 
 
+class Broadcast(nn.Module):
+    def forward(self, x):
+        return x.unsqueeze(2) * x.unsqueeze(1)
+
+
 def test_what_has_no_form_in_c_is_named(tmp_path):
     wrapper, x = trained("with_float", TINPUTinyMLQATFxModule)
     with pytest.raises(ValueError, match="'pad' cannot be written as C: ZeroPad2d is no operation"):
@@ -187,10 +192,19 @@ def test_what_has_no_form_in_c_is_named(tmp_path):
         wrapper = TINPUTinyMLPTQFxModule(nn.Sequential(nn.Conv2d(1, 4, 1), layer), verbose=False)
         with pytest.raises(ValueError, match=f"cannot be written as C: {why}"):
             wrapper.calibrate([x]).convert().export_c(x[:1], tmp_path)
-    gated = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 4))
-    wrapper = TINPUTinyMLPTQFxModule(gated).calibrate([torch.randn(4, 4)])
-    with pytest.raises(ValueError, match="'1' cannot be written as C: it computes in float"):
-        wrapper.convert().export_c(torch.randn(1, 4), tmp_path)
+    x = torch.randn(4, 4)
+    for layer, why in (
+        (nn.GroupNorm(2, 4), r"'1' .*: GroupNorm computes in float\. .* Replace the operation by"),
+        (Broadcast(), r"'1.activation_q' .*: it multiplies values of shapes \(4, 1\) and \(1, 4\)"),
+    ):
+        network = nn.Sequential(nn.Linear(4, 4), layer)
+        wrapper = TINPUTinyMLPTQFxModule(network, verbose=False).calibrate([x])
+        with pytest.raises(ValueError, match=why):
+            wrapper.convert().export_c(x[:1], tmp_path)
+    network = nn.Sequential(nn.Sigmoid(), nn.Linear(4, 4))
+    wrapper = TINPUTinyMLPTQFxModule(network, verbose=False).calibrate([x])
+    with pytest.raises(ValueError, match=r"'0' .*: Sigmoid reads floats \(xnn.layers.QAct\(\) in"):
+        wrapper.convert().export_c(x[:1], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
