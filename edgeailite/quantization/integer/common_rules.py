@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import operands, operation_of
-from edgeailite.quantization.graph.model import module_of
+from edgeailite.quantization.graph.model import module_of, target_of
 from edgeailite.quantization.graph.operations import LAYERS, SCALAR
 from edgeailite.quantization.graph.patterns import pointwise_chain, quantizer_of
 from edgeailite.quantization.integer.conversion import Converter, Rules
@@ -99,7 +99,8 @@ def convert_function(converter: Converter, node: fx.Node, quantizer: fx.Node, gr
     (operand,) = operands(functions[0])
     numbers = [n for f in functions for n in f.all_input_nodes if operation_of(n) is SCALAR]
     function = _composed(converter, functions, [operand, *dict.fromkeys(numbers)])
-    table = IntegerTable(function, converter.grid(operand), grid)
+    always = target_of(converter.model).writes_tables
+    table = IntegerTable(function, converter.grid(operand), grid, always)
     values = (converter.values[n] for n in (operand, *dict.fromkeys(numbers)))
     converter.set(quantizer, converter.call(str(quantizer.target), table, *values), grid)
 
