@@ -68,8 +68,12 @@ class IntegerSoftmax(TabledOperator):
             )
         else:
             e = table[distances]
+        return self._divided(e, e.sum(self.dim, keepdim=True))
+
+    def _divided(self, e: Tensor, total: Tensor) -> Tensor:
+        """Integers of ``e / total`` on the grid of the result."""
         multiplier = 1.0 / self.output.scale  # float32
-        return self.steps(e * multiplier / e.sum(self.dim, keepdim=True))
+        return self.steps(e * multiplier / total)
 
     def constants(self, input_shape: torch.Size | None) -> Constants:
         """The table: 32 bits for each distance."""

@@ -1,7 +1,8 @@
-"""Functions of values as instructions of the C runner: tables and products."""
+"""Functions of values as instructions of the C runner: tables, products and softmax."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch import fx
@@ -11,7 +12,10 @@ from edgeailite.quantization.targets.tinpu.c_instructions import three
 if TYPE_CHECKING:
     from edgeailite.quantization.integer.table import IntegerTable
     from edgeailite.quantization.targets.tinpu.c_program import Reader
-    from edgeailite.quantization.targets.tinpu.operators import OffsetScaleShiftProduct
+    from edgeailite.quantization.targets.tinpu.operators import (
+        ExactSoftmax,
+        OffsetScaleShiftProduct,
+    )
 
 
 def read_table(reader: Reader, node: fx.Node, module: IntegerTable) -> None:
@@ -49,4 +53,24 @@ def read_product(reader: Reader, node: fx.Node, module: OffsetScaleShiftProduct)
         shape_out=out,
         strides=tuple(step if size > 1 else 0 for step, size in zip(steps, sizes, strict=True)),
         **reader.constants(node, module.output),
+    )
+
+
+def read_softmax(reader: Reader, node: fx.Node, module: ExactSoftmax) -> None:
+    """Rows along the axis, values of a row apart by the size of the axes behind it."""
+    shape = reader.shapes[node]
+    axis = module.dim % (len(shape) + 1) - 1
+    if axis < 0:
+        reader.refuse(node, "it is a softmax over the batch")
+    count = shape[axis]
+    rows = math.prod(shape[:axis]), count, math.prod(shape[axis + 1 :])
+    table = module.table(count, module.output.scale.device)
+    reader.emit(
+        "SOFTMAX",
+        node,
+        module.output.grid,
+        offsets=[int(e) for e in table.tolist()],
+        shape_in=rows,
+        shape_out=rows,
+        strides=(*(1.0 / module.output.grid.scale).as_integer_ratio(), 0),
     )

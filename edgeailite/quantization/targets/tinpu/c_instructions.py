@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx
 
@@ -107,3 +107,13 @@ def three(shape: Sequence[int]) -> tuple[int, int, int]:
     """A shape without batch as channels, height, width; further axes count as width."""
     channels, height, *width = (*shape, 1, 1)
     return channels, height, math.prod(width)
+
+
+def sides(value: Any, axes: int, fill: int = 1) -> tuple[int, int]:
+    """Height and width of an argument that is one number for all axes, or one for each."""
+    return pair(value if isinstance(value, tuple | list) else [value] * axes, fill)
+
+
+def pair(values: Sequence[int], fill: int = 1) -> tuple[int, int]:
+    """Height and width; a time series has width 1 (padding 0)."""
+    return int(values[0]), int(values[1]) if len(values) > 1 else fill

@@ -21,19 +21,27 @@ from edgeailite.quantization.graph.operations import (
 )
 from edgeailite.quantization.graph.patterns import call_name, is_function
 from edgeailite.quantization.graph.running import value_shapes
+from edgeailite.quantization.graph.twins import original_type
 from edgeailite.quantization.graph.variants import contains_node
 from edgeailite.quantization.graph.window_sums import Mean, Windows
 from edgeailite.quantization.integer.grid import Dequantize, Grid
 from edgeailite.quantization.integer.table import IntegerTable
-from edgeailite.quantization.targets.tinpu.c_functions import read_product, read_table
+from edgeailite.quantization.targets.tinpu.c_functions import (
+    read_product,
+    read_softmax,
+    read_table,
+)
 from edgeailite.quantization.targets.tinpu.c_instructions import (
     Buffer,
     Instruction,
     Program,
+    pair,
     plan_arena,
+    sides,
     three,
 )
 from edgeailite.quantization.targets.tinpu.operators import (
+    ExactSoftmax,
     OffsetScaleShift,
     OffsetScaleShiftLayer,
     OffsetScaleShiftProduct,
@@ -62,9 +70,9 @@ def make_program(model: GraphModel, example_input: Tensor) -> Program:
 def _unsupported(node: fx.Node, why: str) -> ValueError:
     return ValueError(
         f"'{call_name(node)}' cannot be written as C: {why}. Written are convolutions, linear "
-        "layers, batch norm, average and max pooling, ReLU, functions of one value, products of "
-        "two, add, concat, permutations and reshaping, in integers. Replace the operation by one "
-        "of these, or compute it outside of the network."
+        "layers, batch norm, average and max pooling, ReLU, functions of one value, softmax, "
+        "products of two, add, concat, permutations and reshaping, in integers. Replace the "
+        "operation by one of these, or compute it outside of the network."
     )
 
 
@@ -122,7 +130,7 @@ class Reader:
         """Type of the module, or name of the function, that a node calls."""
         module = module_of(self.model, node)
         name = getattr(node.target, "__name__", str(node.target))
-        return type(module).__name__ if module is not None else name
+        return original_type(module).__name__ if module is not None else name
 
     def operand(self, node: fx.Node) -> Buffer:
         """Integers of a node.
@@ -212,8 +220,8 @@ class Reader:
         if module.weight.dim() > 4:
             raise _unsupported(node, "it is 3-d")
         axes = module.weight.dim() - 2
-        kernel = _pair(module.weight.shape[2:])
-        options = {n: _sides(getattr(operation, n), axes) for n in ("stride", "dilation")}
+        kernel = pair(module.weight.shape[2:])
+        options = {n: sides(getattr(operation, n), axes) for n in ("stride", "dilation")}
         self.emit(
             "TRANSPOSED_CONVOLUTION" if operation.is_transposed else "CONVOLUTION",
             node,
@@ -248,9 +256,9 @@ class Reader:
             module.grid,
             shape_in=(channels, height, width),
             shape_out=(channels, *(*(len(w.lengths) for w in windows), 1)[:2]),
-            kernel=_pair([w.kernel for w in windows]),
-            stride=_pair([w.stride for w in windows]),
-            padding=_pair([w.padding for w in windows], 0),
+            kernel=pair([w.kernel for w in windows]),
+            stride=pair([w.stride for w in windows]),
+            padding=pair([w.padding for w in windows], 0),
             **tables,
         )
 
@@ -261,10 +269,10 @@ class Reader:
         self._move(
             "MAX_POOL",
             node,
-            kernel=_sides(given["kernel_size"], axes),
-            stride=_sides(given["stride"] or given["kernel_size"], axes),
-            padding=_sides(given["padding"], axes, 0),
-            dilation=_sides(given["dilation"], axes),
+            kernel=sides(given["kernel_size"], axes),
+            stride=sides(given["stride"] or given["kernel_size"], axes),
+            padding=sides(given["padding"], axes, 0),
+            dilation=sides(given["dilation"], axes),
         )
 
     def _permute(self, node: fx.Node, given: dict[str, Any]) -> None:
@@ -348,6 +356,7 @@ _READERS: dict[type[nn.Module], Callable[..., None]] = {
     OffsetScaleShiftProduct: read_product,
     WindowAverage: Reader._average,
     IntegerTable: read_table,
+    ExactSoftmax: read_softmax,
     Saturate: Reader._saturate,
     Dequantize: Reader._dequantize,
 }
@@ -374,17 +383,7 @@ def _zeros_beside(
         if any(zeros % 2 for zeros in both):
             raise _unsupported(node, "its padding is not the same on both sides")
         return both[0] // 2, both[1] // 2
-    return _sides(0 if padding == "valid" else padding, axes, 0)
-
-
-def _sides(value: Any, axes: int, fill: int = 1) -> tuple[int, int]:
-    """Height and width of an argument that is one number for all axes, or one for each."""
-    return _pair(value if isinstance(value, tuple | list) else [value] * axes, fill)
-
-
-def _pair(values: Sequence[int], fill: int = 1) -> tuple[int, int]:
-    """Height and width; a time series has width 1 (padding 0)."""
-    return int(values[0]), int(values[1]) if len(values) > 1 else fill
+    return sides(0 if padding == "valid" else padding, axes, 0)
 
 
 def _constants(

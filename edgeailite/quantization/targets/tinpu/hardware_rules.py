@@ -19,9 +19,11 @@ from edgeailite.quantization.graph.model import GraphModel, graph_of, module_of
 from edgeailite.quantization.graph.moves import MAX_POOL
 from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
+from edgeailite.quantization.graph.twins import original_type
 from edgeailite.quantization.graph.variants import contains_node
 from edgeailite.quantization.graph.window_sums import Mean
 from edgeailite.quantization.integer.grid import Dequantize, IntegerOperator
+from edgeailite.quantization.integer.normalizations import IntegerSoftmax
 from edgeailite.quantization.integer.table import IntegerTable
 from edgeailite.quantization.targets.tinpu.operators import (
     OffsetScaleShiftLayer,
@@ -29,7 +31,7 @@ from edgeailite.quantization.targets.tinpu.operators import (
     WindowAverage,
 )
 
-_ON_THE_CPU = (IntegerTable, OffsetScaleShiftProduct)
+_ON_THE_CPU = (IntegerTable, OffsetScaleShiftProduct, IntegerSoftmax)
 FIRST_CHANNELS, CHANNEL_MULTIPLE = 1, 4
 FIRST_KERNEL_WIDTHS = range(1, 9)
 STRIDES = ((1, 1), (2, 1), (2, 2))
@@ -249,14 +251,14 @@ def _max_pool(node: fx.Node, shape: torch.Size) -> Iterator[Finding]:
 
 def _path(module: IntegerOperator) -> str:
     """Path of an operation, of which its quantizer's path is made."""
-    return re.sub(r"(\.activation_q|_q)(_\d+)?$", "", module.quantizer_path)
+    return re.sub(r"\.activation_q(_\d+)?$|_q(?=(_\d+)?$)", "", module.quantizer_path)
 
 
 def _kind(module: IntegerOperator) -> str:
     """An operation of the CPU in words."""
     if isinstance(module, IntegerTable):
         return f"a function, as a table of {len(module.input.grid.integers)} integers"
-    return "a product of two values"
+    return "softmax" if isinstance(module, IntegerSoftmax) else "a product of two values"
 
 
 def _float_operations(model: GraphModel, dequantized: fx.Node) -> Iterator[Finding]:
@@ -269,7 +271,7 @@ def _float_operations(model: GraphModel, dequantized: fx.Node) -> Iterator[Findi
         yield Finding(
             place,
             "the operation",
-            f"{type(module).__name__ if module else what} in float",
+            f"{original_type(module).__name__ if module else what} in float",
             OPERATIONS,
             "It runs on the CPU, between integers.",
         )

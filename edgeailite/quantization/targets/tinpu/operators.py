@@ -28,6 +28,7 @@ from edgeailite.quantization.integer.grid import (
     IntegerOperator,
     packed_bytes,
 )
+from edgeailite.quantization.integer.normalizations import IntegerSoftmax
 from edgeailite.quantization.modules.normalization import plain_strides
 from edgeailite.quantization.targets.tinpu.modules import average_constants
 
@@ -124,6 +125,18 @@ class OffsetScaleShiftProduct(IntegerOperator):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Integers in and out; shapes broadcast."""
         return self.output(a * b)
+
+
+class ExactSoftmax(IntegerSoftmax):
+    """Softmax whose rounded quotients are those of integers: ``floor((2 e / s_y + S) / (2 S))``.
+
+    ``e`` are exponentials from a table, ``S`` their sum, at most 2^23. So a quotient lies at least
+    2^-24 from where it would round to another integer, or just there; float64 is far more exact.
+    """
+
+    def _divided(self, e: Tensor, total: Tensor) -> Tensor:
+        multiplier = 1.0 / self.output.grid.scale  # a power of two
+        return self.steps(e.double() * multiplier / total.double()).float()
 
 
 class Saturate(GridModule, IntegerOperator):

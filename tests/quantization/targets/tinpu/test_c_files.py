@@ -98,6 +98,32 @@ def test_arguments_of_calls_are_read(tmp_path):
     assert wrong == 0
 
 
+class FourAxes(nn.Module):
+    """Elements of values with more axes than channels, height and width."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        x = self.stem(x).unflatten(1, (2, 4))
+        x = torch.tanh(x + x)
+        return self.head((x * x).flatten(1, 2))
+
+
+@needs_compiler
+def test_values_with_four_axes_are_computed_to_the_last(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 9, 8)
+    wrapper = TINPUTinyMLPTQFxModule(FourAxes(), verbose=False, example_inputs=x).calibrate([x])
+    wrapper.convert().export_c(x, tmp_path)
+    assert int(compile_and_run(tmp_path, MAIN)[1]) == 0
+    pooled = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Unflatten(1, (2, 4)), nn.AvgPool3d(2))
+    wrapper = TINPUTinyMLPTQFxModule(pooled, verbose=False, example_inputs=x).calibrate([x])
+    with pytest.raises(ValueError, match="'2_sums' cannot be written as C: it is 3-d"):
+        wrapper.convert().export_c(x, tmp_path)
+
+
 @needs_compiler
 def test_the_documented_program_prints_the_class(tmp_path):
     wrapper, x = trained("conv1d", TINPUTinyMLQATFxModule)
@@ -195,6 +221,7 @@ def test_what_has_no_form_in_c_is_named(tmp_path):
     x = torch.randn(4, 4)
     for layer, why in (
         (nn.GroupNorm(2, 4), r"'1' .*: GroupNorm computes in float\. .* Replace the operation by"),
+        (nn.LayerNorm(4), r"'1' .*: LayerNorm computes in float\."),
         (Broadcast(), r"'1.activation_q' .*: it multiplies values of shapes \(4, 1\) and \(1, 4\)"),
     ):
         network = nn.Sequential(nn.Linear(4, 4), layer)

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from edgeailite.quantization import TINPUTinyMLPTQFxModule, TINPUTinyMLQATFxModule
+from edgeailite.quantization.integer.grid import Grid
 from edgeailite.quantization.integer.memory import estimate_memory
 from edgeailite.quantization.integer.table import IntegerTable
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.report import build_report
+from edgeailite.quantization.targets.tinpu.operators import ExactSoftmax
 from edgeailite.quantization.verify import verify
 from edgeailite.xnn.layers import QAct
 from tests.quantization.integer.test_functions import FUNCTIONS, Functions
@@ -123,6 +125,51 @@ def test_gates_are_integers_everywhere(wrapper_type, tmp_path):
     assert verify(wrapper, [x], path).exact
     wrapper.convert().export_c(x[:3], tmp_path)
     assert int(compile_and_run(tmp_path, MAIN)[1]) == 0
+
+
+@pytest.mark.parametrize("count", [3, 49, 300])
+def test_softmax_is_that_of_integers_and_near_the_exact_one(count):
+    generator = torch.Generator().manual_seed(count)
+    for exponent, scale in ((-5, 2.0**-7), (-3, 2.0**-7), (-4, 2.0)):
+        source = Grid(2.0**exponent, 0, -128, 127, rounding="half_up")
+        softmax = ExactSoftmax(source, Grid(scale, 0, -128, 127, rounding="half_up"), -1)
+        q = torch.randint(-128, 128, (200, count), generator=generator).float()
+        found = softmax(q)
+        table = softmax.table(count, q.device).long()
+        e = table[(q.amax(-1, keepdim=True) - q).long()]
+        one, unit = (1 / scale).as_integer_ratio()
+        total = unit * e.sum(-1, keepdim=True)
+        assert torch.equal(found, ((2 * e * one + total) // (2 * total)).clamp(-128, 127).float())
+        exact = torch.floor((q * 2.0**exponent).double().softmax(-1) / scale + 0.5)
+        different = found != exact.clamp(-128, 127).float()
+        assert float((found - exact.clamp(-128, 127).float()).abs().max()) <= 1
+        assert float(different.float().mean()) < 0.001
+
+
+class Attention(nn.Module):
+    """Softmax along each axis, of values of two signs, into a sum and at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Linear(4, 9)
+
+    def forward(self, x):
+        x = self.stem(x) * 4
+        x = x.softmax(1) + torch.softmax(x.relu(), 2) + nn.functional.softmax(x, -1) + x
+        return self.head(self.inner(x).mean((2, 3))).softmax(-1)
+
+
+@needs_compiler
+def test_softmax_is_computed_in_integers_everywhere(tmp_path):
+    torch.manual_seed(0)
+    wrapper = TINPUTinyMLPTQFxModule(Attention(), example_inputs=X, verbose=False).calibrate([X])
+    assert build_report(wrapper, [X]).floats == {}
+    path = wrapper.export(X, tmp_path / "m.onnx")
+    assert verify(wrapper, [X, 2 * X], path).exact
+    wrapper.convert().export_c(2 * X, tmp_path)
+    compared, wrong = map(int, compile_and_run(tmp_path, MAIN))
+    assert compared > 1000
+    assert wrong == 0
 
 
 def test_a_function_of_the_raw_input_takes_floats_unless_they_are_quantized():

@@ -21,7 +21,8 @@ enum {
     EDGEAILITE_COPY,                 /* one operand of a concat */
     EDGEAILITE_PERMUTE,
     EDGEAILITE_TABLE,                /* a function: its result for each integer */
-    EDGEAILITE_MULTIPLY              /* the other operand may have axes of size 1 */
+    EDGEAILITE_MULTIPLY,             /* the other operand may have axes of size 1 */
+    EDGEAILITE_SOFTMAX               /* over the middle axis */
 };
 
 typedef struct {
@@ -35,11 +36,11 @@ typedef struct {
     uint16_t kernel[2], stride[2], padding[2], dilation[2];
     uint16_t groups;
     /* PERMUTE: where the next value of each axis comes from; MULTIPLY: of the other operand.
-     * TABLE: steps[0] is the place of the result for 0. */
+     * TABLE: steps[0] is the place of the result for 0; SOFTMAX: one over the scale. */
     uint32_t steps[3];
     uint32_t num_steps;                 /* entries of the tables below: 1, channels, or places */
     const uint8_t *weights;             /* TABLE: results, from the smallest integer on */
-    const int32_t *offsets;
+    const int32_t *offsets;             /* SOFTMAX: exponentials of distances to the largest */
     const int16_t *multipliers;
     const uint8_t *shifts;
     const float *float_offsets, *factors; /* INPUT only */
