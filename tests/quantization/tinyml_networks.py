@@ -98,6 +98,23 @@ class Sequence(nn.Module):
         return self.head(F.relu(self.up(y)).flatten(1))
 
 
+class Gated(nn.Module):
+    """SiLU, hard-swish, a gate for each channel, and a hard-swish written by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = unit(2, 8, activation=nn.SiLU)
+        self.second = unit(8, 8, activation=nn.Hardswish)
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.stem(x))
+        gate = self.excite(F.leaky_relu(self.squeeze(y.mean((2, 3), keepdim=True)), 0.1))
+        y = torch.sigmoid(gate) * y
+        return self.head((y * F.relu6(y + 3) / 6).mean((2, 3)))
+
+
 class WithFloat(nn.Module):
     """A difference, which the target computes in float, between integers."""
 
@@ -176,6 +193,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
     "shared": lambda: (Shared(), (32, 1)),
     "add_of_input": lambda: (FromInput(), (2, 8, 8)),
     "sequence": lambda: (Sequence(), (10, 6)),
+    "gated": lambda: (Gated(), (2, 8, 8)),
     "with_float": lambda: (WithFloat(), (2, 8, 8)),
 }  # fmt: skip
 

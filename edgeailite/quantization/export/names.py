@@ -104,20 +104,20 @@ def _layer_parameters(graph: ProtoGraph, model: GraphModel) -> list[tuple[str, s
 def _named_constants(graph: ProtoGraph, model: GraphModel) -> list[tuple[str, str]]:
     """Name the constants of modules that say so: ``<layer>.offset`` and ``<layer>.factor``.
 
-    A module's `constant_names` has an ONNX operator and the name of the constant that is the
-    operator's second input.
+    A module's `constant_names` has an ONNX operator and the name of the constant that it reads.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     wanted = []
     for node in graph.nodes:
-        if len(node.input) < 2 or node.input[1] not in graph.initializers:
+        constants = [name for name in node.input if name in graph.initializers]
+        if not constants:
             continue
         path = _innermost_module(node) or ""
         names = getattr(modules.get(path), "constant_names", {})
         if node.op_type in names:
             owner: Any = modules[path.removesuffix(".output")]
             place = getattr(owner, "layer_path", "") or owner.quantizer_path
-            wanted.append((node.input[1], f"{place}.{names[node.op_type]}"))
+            wanted.append((constants[0], f"{place}.{names[node.op_type]}"))
     return wanted
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 Twin = TypeVar("Twin", bound=nn.Module)
+_ENGINE = __name__.removesuffix("graph.twins")
 
 
 def twin_types(
@@ -29,6 +30,13 @@ def twin_types(
         made[base] = type(f"{prefix}{base.__name__}", (mixin, base), names)
         setattr(sys.modules[mixin.__module__], made[base].__name__, made[base])
     return made
+
+
+def original_type(module: nn.Module) -> type[nn.Module]:
+    """Type of a module in the user's model: of a module of the engine's the type of torch's."""
+    own = type(module)
+    base = next(t for t in own.__mro__ if t.__module__.startswith("torch.nn"))
+    return base if own.__module__.startswith(_ENGINE) and base is not nn.Module else own
 
 
 def make_twin(module: nn.Module, twin_type: type[Twin]) -> Twin:

@@ -1,18 +1,22 @@
-"""Conversion rules that all targets share: layers and batch norms that are placed alone."""
+"""Conversion rules that all targets share: functions; layers and batch norms placed alone."""
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
-from torch import fx
+from torch import fx, nn
 
-from edgeailite.quantization.graph.model import module_of
-from edgeailite.quantization.graph.operations import LAYERS
-from edgeailite.quantization.graph.patterns import quantizer_of
+from edgeailite.quantization.graph.calls import operands, operation_of
+from edgeailite.quantization.graph.model import module_of, target_of
+from edgeailite.quantization.graph.operations import LAYERS, SCALAR
+from edgeailite.quantization.graph.patterns import pointwise_chain, quantizer_of
 from edgeailite.quantization.integer.conversion import Converter
 from edgeailite.quantization.integer.float_modules import ChannelAffine, FloatInputLayer
+from edgeailite.quantization.integer.interpolation import IntegerInterpolation
 from edgeailite.quantization.integer.layer import IntegerLayer, integer_layer
-from edgeailite.quantization.integer.rules import Rules
+from edgeailite.quantization.integer.rules import Rules, operands_on_grids
+from edgeailite.quantization.integer.table import IntegerTable
 from edgeailite.quantization.modules.layer_calls import layer_call
 from edgeailite.quantization.modules.normalization import StandaloneBatchNorm, gain_and_offset
 
@@ -77,3 +81,48 @@ def place_batch_norm(converter: Converter, node: fx.Node) -> None:
     affine = ChannelAffine(*gain_and_offset(module))
     value = converter.call(str(node.target), affine, converter.real(node.all_input_nodes[0]))
     converter.set(node, value, None)
+
+
+def has_8_bits(converter: Converter, node: fx.Node) -> bool:
+    """Return True for an operand on a grid of at most 8 bits."""
+    quantizer = quantizer_of(operands(node)[0])
+    return quantizer is not None and converter.quantizer(quantizer).spec.bit_width <= 8
+
+
+def _lies_on_grid(converter: Converter, node: fx.Node) -> bool:
+    """Return True for a function of values on a grid."""
+    return operands_on_grids(converter, pointwise_chain(node)[0])
+
+
+@COMMON.converts("pointwise", when=_lies_on_grid)
+def convert_function(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Look the result up, or between which results it lies."""
+    functions = pointwise_chain(node)
+    (operand,) = operands(functions[0])
+    numbers = [n for f in functions for n in f.all_input_nodes if operation_of(n) is SCALAR]
+    function = _composed(converter, functions, [operand, *dict.fromkeys(numbers)])
+    source, always = converter.grid(operand), target_of(converter.model).writes_tables
+    table: IntegerTable | IntegerInterpolation
+    if source.bit_width <= 8:
+        table = IntegerTable(function, source, grid, always)
+    else:
+        table = IntegerInterpolation(function, source, grid)
+    values = (converter.values[n] for n in (operand, *dict.fromkeys(numbers)))
+    converter.set(quantizer, converter.call(str(quantizer.target), table, *values), grid)
+
+
+def _composed(
+    converter: Converter, functions: list[fx.Node], reads: list[fx.Node]
+) -> fx.GraphModule:
+    """One function of all in a chain, which reads a value and numbers."""
+    graph, modules = fx.Graph(), dict[str, nn.Module]()
+    values = {node: graph.placeholder(f"x{i}") for i, node in enumerate(reads)}
+    for i, node in enumerate(functions):
+        made = values[node] = graph.node_copy(node, values.__getitem__)
+        made.meta = {}
+        if node.op == "call_module":
+            module = converter.model.get_submodule(str(made.target))
+            made.target, modules[f"f{i}"] = f"f{i}", copy.deepcopy(module)
+            modules[f"f{i}"]._modules.clear()  # a quantizer that took a place in it
+    graph.output(values[functions[-1]])
+    return fx.GraphModule(modules, graph)

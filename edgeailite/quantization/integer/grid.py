@@ -226,8 +226,10 @@ class Quantize(GridModule, IntegerOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float in, integers out; any shape."""
-        if self.exports_onnx_form:
-            return self._to_onnx_integer(x)
+        return self._to_onnx_integer(x) if self.exports_onnx_form else self.integers(x)
+
+    def integers(self, x: Tensor) -> Tensor:
+        """The arithmetic without an ONNX form."""
         q = round_to_integer(x.float() / self.grid.scale, self.grid.rounding)
         return self.clamp(q + self.grid.zero_point if self.grid.zero_point else q)
 
@@ -271,8 +273,11 @@ class Dequantize(GridModule):
         """Integers in, float32 out; any shape. The ONNX form is in real values always."""
         if self.exports_onnx_form:
             return dequantize_linear(q, self.scale, self.zero_point)
-        centered = self.centered(q)
-        return centered * self.grid.scale if self.scaled else centered
+        return self.real(q) if self.scaled else self.centered(q)
+
+    def real(self, q: Tensor) -> Tensor:
+        """``(q - z) * s`` in float32, without an ONNX form."""
+        return self.centered(q) * self.grid.scale
 
     def steps(self, q: Tensor) -> Tensor:
         """``q - z`` in float32, in a file too: a DequantizeLinear with scale 1."""

@@ -78,8 +78,12 @@ class IntegerSoftmax(TabledOperator):
             high = torch.floor(distances / _LOW)
             low = (distances - high * _LOW).to(torch.int64)
             e = torch.round(look_up(tables[0], low) * look_up(tables[1], high.to(torch.int64)))
+        return self._divided(e, e.sum(self.dim, keepdim=True))
+
+    def _divided(self, e: Tensor, total: Tensor) -> Tensor:
+        """Integers of ``e / total`` on the grid of the result."""
         multiplier = 1.0 / self.output.scale  # float32
-        return self.steps(e * multiplier / e.sum(self.dim, keepdim=True))
+        return self.steps(e * multiplier / total)
 
     def constants(self, input_shape: torch.Size | None) -> Constants:
         """The tables: 32 bits for each distance, or for its low and for its high bits."""

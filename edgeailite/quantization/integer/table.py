@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -52,23 +52,31 @@ class TabledOperator(IntegerOperator):
 class IntegerTable(TabledOperator):
     """The result of a function for each integer of a grid: ``round(f((q - z) s) / s_y) + z_y``.
 
-    A file holds ``DequantizeLinear, f, QuantizeLinear`` where ONNX Runtime gives the table's
-    integers for all inputs, see :mod:`~edgeailite.quantization.export.functions`.
+    A file holds the table, or ``DequantizeLinear, f, QuantizeLinear`` where ONNX Runtime gives the
+    table's integers for all inputs, see :mod:`~edgeailite.quantization.export.functions`.
 
     Args:
         function: Pointwise, of real values, and perhaps of numbers that sizes give.
         source: Grid of the input, 8 bits at most.
         output: Grid of the result.
+        is_written: Files hold the table always.
 
     Attributes:
         numbers: Those that the last call was given.
     """
 
     numbers: tuple[Any, ...] = ()
+    constant_names: ClassVar[dict[str, str]] = {"Gather": "table"}
 
-    def __init__(self, function: Callable[..., Tensor], source: Grid, output: Grid) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        source: Grid,
+        output: Grid,
+        is_written: bool = False,
+    ) -> None:
         super().__init__()
-        self.function = function
+        self.function, self.is_written = function, is_written
         self.input, self.output = Dequantize(source), Requantize(output)
 
     def table(self, *numbers: Any) -> Tensor:
@@ -77,8 +85,8 @@ class IntegerTable(TabledOperator):
 
         def make() -> Tensor:
             integers = torch.arange(held.start, held.stop, dtype=torch.float32, device=device)
-            real = self.function(self.input(integers), *numbers)
-            return Quantize(self.output.grid)(real.nan_to_num(nan=0.0))
+            real = self.function(self.input.real(integers), *numbers)
+            return Quantize(self.output.grid).integers(real.nan_to_num(nan=0.0))
 
         return self.made_once((*numbers, device), make)
 
@@ -90,11 +98,13 @@ class IntegerTable(TabledOperator):
     def forward(self, x: Tensor, *numbers: Any) -> Tensor:
         """Integers in and out; any shape."""
         self.numbers = numbers
-        if self.input.exports_onnx_form and self.output.exports_onnx_form:
+        has_float_form = self.input.exports_onnx_form and self.output.exports_onnx_form
+        if has_float_form and not self.is_written:
             return self.output(self.function(self.input(x), *numbers))
         table, index = self.table(*numbers), x.to(torch.int64) - self.input.grid.integers.start
-        found = look_up(table, index)
-        return self.output._stored(found)
+        if torch.compiler.is_exporting():
+            table = self.output._stored(table)
+        return look_up(table, index)
 
     def constants(self, input_shape: torch.Size | None) -> Constants:
         """The table, in whole bytes for each result."""

@@ -29,6 +29,8 @@ class Target(ABC):
         traced_format: What ``torch.onnx.export`` of a prepared model writes.
         rounding: Of activations, where a configuration leaves it open.
         takes_presets: Presets, and configurations of torch.ao, suit it.
+        writes_tables: A function of one value is a table in every file of integers. Otherwise it is
+            one where float arithmetic between two grids gives another integer.
     """
 
     name: ClassVar[str]
@@ -37,6 +39,7 @@ class Target(ABC):
     traced_format: ClassVar[str]
     rounding: ClassVar[Rounding] = "half_even"
     takes_presets: ClassVar[bool] = True
+    writes_tables: bool = False
 
     @abstractmethod
     def computes(self, operation: Operation) -> bool:
@@ -78,6 +81,10 @@ class Target(ABC):
             integer_outputs: Return the outputs' integers; False: real values. None: as the device
                 does.
         """
+
+    def remarks(self, converted: GraphModel) -> list[str]:
+        """Name what of an integer graph the accelerator leaves to another processor."""
+        return []
 
     def check(self, converted: GraphModel, inputs: Sequence[Tensor], strict: bool = False) -> None:
         """Compare an integer graph with what the hardware computes; warn of each difference.

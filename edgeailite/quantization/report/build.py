@@ -97,6 +97,7 @@ def build_report(wrapper: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ..
 def _add_memory(report: Report, model: GraphModel, batch: Tensor | tuple[Tensor, ...]) -> None:
     try:
         converted = target_of(model).convert(model)
+        report.warnings += target_of(model).remarks(converted)
         report.memory = estimate_memory(converted, batch)
     except ValueError as error:
         report.warnings.append(f"the model has no integer graph: {error}")

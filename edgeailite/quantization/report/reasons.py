@@ -33,11 +33,11 @@ from edgeailite.quantization.graph.results import (
     PARAMETRIZATION,
     RECURRENT,
 )
+from edgeailite.quantization.graph.twins import original_type
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
 from edgeailite.quantization.modules.layer_calls import layer_call
-from edgeailite.quantization.modules.normalization import StandaloneBatchNorm, StandaloneLayerNorm
 from edgeailite.quantization.report.entries import FloatEntry
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 _BY_CONFIGURATION = "the preset or configuration leaves it in float"
 _OFF_GRID = "lies on no grid, so the arithmetic is float"
-_ENGINE_TWINS = (QuantLayer, StandaloneBatchNorm, StandaloneLayerNorm)
 
 
 def float_operations(model: GraphModel) -> dict[str, FloatEntry]:
@@ -70,14 +69,7 @@ def operation_name(model: GraphModel, node: fx.Node) -> str:
         return getattr(node.target, "__name__", str(node.target))
     if isinstance(module, QuantFunctionalLayer):
         return module.function.__name__
-    return _users_type(module).__name__
-
-
-def _users_type(module: nn.Module) -> type[nn.Module]:
-    """Type of a module; torch's type for a module that the engine made from it."""
-    if not isinstance(module, _ENGINE_TWINS):
-        return type(module)
-    return next(t for t in type(module).__mro__ if t.__module__.startswith("torch.nn"))
+    return original_type(module).__name__
 
 
 def _function_path(node: fx.Node) -> str:
@@ -181,7 +173,7 @@ def _unknown_reason(model: GraphModel, node: fx.Node) -> str:
 def _holds_a_network(module: nn.Module) -> bool:
     """True if a module is more than one operation: the user's own type, or one with children."""
     parts = [child for child in module.children() if not isinstance(child, FakeQuantize)]
-    return bool(parts) or not _users_type(module).__module__.startswith("torch.nn")
+    return bool(parts) or not original_type(module).__module__.startswith("torch.nn")
 
 
 def _is_torch(function: Any) -> bool:

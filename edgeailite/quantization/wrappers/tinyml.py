@@ -25,7 +25,7 @@ from edgeailite.quantization.prepare.tinyml_qconfig import (
     make_tinyml_policy,
     weight_spec,
 )
-from edgeailite.quantization.targets.registry import get_target
+from edgeailite.quantization.targets.onnx_runtime.target import OnnxRuntime
 from edgeailite.quantization.targets.tinpu.target import Tinpu
 from edgeailite.quantization.wrappers.arguments import (
     make_fx_schedule,
@@ -104,7 +104,7 @@ class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
         qconfig_type, example_inputs, is_qat, backend, total_epochs = _in_order(args, named)
         total_epochs = total_epochs if is_qat else total_epochs or 1
         in_float = read_float_ops(float_ops)
-        name, target = type(self).__name__, target or get_target("onnx_runtime")
+        name, target = type(self).__name__, target or OnnxRuntime(writes_tables=True)
         methods = read_methods(name, methods, is_qat, bias_calibration_factor)
         counts = (total_epochs, num_batch_norm_update_epochs, num_observer_update_epochs)
         schedule = make_fx_schedule(name, is_qat, *counts, methods.damping, steps_per_epoch)

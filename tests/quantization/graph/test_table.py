@@ -388,7 +388,7 @@ ON_RUNTIMES = ON_ALL | {
 COMPUTED = {
     "onnx_runtime": ON_RUNTIMES,
     "tidl": ON_RUNTIMES,
-    "tinpu": ON_ALL,
+    "tinpu": ON_ALL | {"mul", "pointwise", "softmax", "functional_softmax"},
 }
 
 

@@ -6,9 +6,14 @@ import torch
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule, QuantTrainModule
-from edgeailite.quantization.graph.twins import make_twin, replace_modules
+from edgeailite.quantization.graph.twins import make_twin, original_type, replace_modules
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
-from edgeailite.quantization.modules.normalization import StandaloneBatchNorm
+from edgeailite.quantization.modules.normalization import (
+    STANDALONE_BATCH_NORMS,
+    StandaloneBatchNorm,
+    StandaloneLayerNorm,
+)
+from edgeailite.quantization.modules.pact2 import PACT2
 from edgeailite.quantization.wrappers.quant_module import QuantModule
 
 
@@ -137,3 +142,13 @@ def test_twin_types_name_what_they_stand_for():
     norm = StandaloneBatchNorm.from_float(nn.BatchNorm2d(3))
     assert isinstance(norm, nn.BatchNorm2d)
     assert type(norm).__name__ == "StandaloneBatchNorm2d"
+
+
+def test_the_type_of_a_twin_in_the_users_model():
+    class Own(nn.LayerNorm):
+        pass
+
+    assert original_type(StandaloneLayerNorm(4)) is nn.LayerNorm
+    assert original_type(STANDALONE_BATCH_NORMS[nn.BatchNorm1d](4)) is nn.BatchNorm1d
+    assert [original_type(m) for m in (Own(4), nn.Linear(2, 2))] == [Own, nn.Linear]
+    assert original_type(PACT2()) is PACT2

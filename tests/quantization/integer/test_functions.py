@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgeailite.quantization import PTCFxModule
+from edgeailite.quantization import GenericTinyMLPTQFxModule, PTCFxModule
 from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
 from edgeailite.quantization.arithmetic.sqnr import sqnr
 from edgeailite.quantization.export import functions as written
@@ -165,6 +165,21 @@ def test_a_function_that_onnx_runtime_rounds_apart_is_written_as_a_table(tmp_pat
         verify(wrapper, [x], path).mismatches["integer graph vs ONNX Runtime, optimizations on"]
         == 0
     )
+
+
+@pytest.mark.parametrize("form", ["QDQ_MODEL", "INT_MODEL"])
+def test_a_microcontroller_reads_tables_from_every_file(form, tmp_path):
+    torch.manual_seed(0)
+    model, x = Functions(["silu", "with_a_size"]), torch.randn(4, 3, 9, 7)
+    wrapper = GenericTinyMLPTQFxModule(model, example_inputs=x, verbose=False).calibrate([x])
+    path = wrapper.export(x, tmp_path / "m.onnx", format=form)
+    assert_equal(verify(wrapper, [x, 2 * x], path), "WC8P2_AT8P2")
+    graph = onnx.load(path).graph
+    assert not {"Sigmoid", "Mul", "Pow"} & {node.op_type for node in graph.node}
+    tables = {t.name: t for t in graph.initializer if t.name.endswith(".table")}
+    assert list(tables) == ["functions.0.module.activation_q.table", "functions.1.mul_q.table"]
+    for table in tables.values():
+        assert onnx.numpy_helper.to_array(table).itemsize == 1
 
 
 def test_the_proof_tries_every_integer_alone_too():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import fx, nn
 
 from edgeailite.quantization.graph.average_calls import (
@@ -21,12 +19,12 @@ from edgeailite.quantization.graph.calls import (
 )
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.moves import INDEX
-from edgeailite.quantization.graph.operations import EINSUM, LAYERS, SCALAR
-from edgeailite.quantization.graph.patterns import pointwise_chain, quantizer_of
+from edgeailite.quantization.graph.operations import EINSUM, LAYERS
 from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.integer.affine import IntegerAffine, IntegerPReLU
 from edgeailite.quantization.integer.common_rules import (
     COMMON,
+    has_8_bits,
     has_integer_input,
     place_layer_call,
 )
@@ -39,7 +37,6 @@ from edgeailite.quantization.integer.grid import (
     Requantize,
     has_kernel,
 )
-from edgeailite.quantization.integer.interpolation import IntegerInterpolation
 from edgeailite.quantization.integer.operators import (
     IntegerAdd,
     IntegerAveragePool,
@@ -47,8 +44,7 @@ from edgeailite.quantization.integer.operators import (
     IntegerMatMul,
     IntegerMul,
 )
-from edgeailite.quantization.integer.rules import Rules, operands_on_grids
-from edgeailite.quantization.integer.table import IntegerTable
+from edgeailite.quantization.integer.rules import Rules
 from edgeailite.quantization.modules.normalization import gain_and_offset
 from edgeailite.quantization.targets.onnx_runtime.normalizations import (
     convert_norm_of_images,
@@ -119,52 +115,7 @@ def convert_elementwise(
     converter.set(quantizer, converter.call(str(quantizer.target), module, *values), grid)
 
 
-def _lies_on_grid(converter: Converter, node: fx.Node) -> bool:
-    """Return True for a function of values on a grid."""
-    return operands_on_grids(converter, pointwise_chain(node)[0])
-
-
-@RULES.converts("pointwise", when=_lies_on_grid)
-def convert_function(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
-    """Look the result up, or between which results it lies."""
-    functions = pointwise_chain(node)
-    (operand,) = operands(functions[0])
-    numbers = [n for f in functions for n in f.all_input_nodes if operation_of(n) is SCALAR]
-    function = _composed(converter, functions, [operand, *dict.fromkeys(numbers)])
-    source = converter.grid(operand)
-    kind = IntegerTable if source.bit_width <= 8 else IntegerInterpolation
-    values = (converter.values[n] for n in (operand, *dict.fromkeys(numbers)))
-    converter.set(
-        quantizer,
-        converter.call(str(quantizer.target), kind(function, source, grid), *values),
-        grid,
-    )
-
-
-def _composed(
-    converter: Converter, functions: list[fx.Node], reads: list[fx.Node]
-) -> fx.GraphModule:
-    """One function of all in a chain, which reads a value and numbers."""
-    graph, modules = fx.Graph(), dict[str, nn.Module]()
-    values = {node: graph.placeholder(f"x{i}") for i, node in enumerate(reads)}
-    for i, node in enumerate(functions):
-        made = values[node] = graph.node_copy(node, values.__getitem__)
-        made.meta = {}
-        if node.op == "call_module":
-            module = converter.model.get_submodule(str(made.target))
-            made.target, modules[f"f{i}"] = f"f{i}", copy.deepcopy(module)
-            modules[f"f{i}"]._modules.clear()  # a quantizer that took a place in it
-    graph.output(values[functions[-1]])
-    return fx.GraphModule(modules, graph)
-
-
-def _has_8_bits(converter: Converter, node: fx.Node) -> bool:
-    """Return True for an operand on a grid of at most 8 bits."""
-    quantizer = quantizer_of(operands(node)[0])
-    return quantizer is not None and converter.quantizer(quantizer).spec.bit_width <= 8
-
-
-@RULES.converts("batch_norm", when=_has_8_bits)
+@RULES.converts("batch_norm", when=has_8_bits)
 def convert_batch_norm(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """A gain and an offset for each channel."""
     (operand,), module = operands(node), module_of(converter.model, node)
@@ -173,7 +124,7 @@ def convert_batch_norm(converter: Converter, node: fx.Node, quantizer: fx.Node, 
     _place(converter, affine, operand, quantizer)
 
 
-@RULES.converts("prelu", when=_has_8_bits)
+@RULES.converts("prelu", when=has_8_bits)
 def convert_prelu(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """A gain for positive values, and one for negative ones of each channel."""
     (operand,), slopes = operands(node), argument(node, "weight")

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnnxRuntime(RuleTarget):
-    """Integers requantized by a float32 multiplier, free or power-of-two scales."""
+    """Integers requantized by a float32 multiplier, free or power-of-two scales.
+
+    Args:
+        writes_tables: Functions are tables in all files, for CPUs without fast float arithmetic.
+    """
+
+    writes_tables: bool = False
 
     name: ClassVar[str] = "onnx_runtime"
     default_format: ClassVar[str] = "QDQ_MODEL"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx
 
@@ -49,6 +50,7 @@ class Instruction:
         operands: What it reads.
         result: What it writes, `result_offset` bytes behind its start.
         holds: Number of instructions behind this one during which its operands keep their place.
+        weight: Of a layer; of TABLE the results.
     """
 
     opcode: str
@@ -99,3 +101,19 @@ def plan_arena(instructions: list[Instruction], results: list[Buffer]) -> int:
     for buffer, start in place(live, sizes, list(live)).items():
         buffer.place = start
     return max((b.place + b.size for b in live), default=0)
+
+
+def three(shape: Sequence[int]) -> tuple[int, int, int]:
+    """A shape without batch as channels, height, width; further axes count as width."""
+    channels, height, *width = (*shape, 1, 1)
+    return channels, height, math.prod(width)
+
+
+def sides(value: Any, axes: int, fill: int = 1) -> tuple[int, int]:
+    """Height and width of an argument that is one number for all axes, or one for each."""
+    return pair(value if isinstance(value, tuple | list) else [value] * axes, fill)
+
+
+def pair(values: Sequence[int], fill: int = 1) -> tuple[int, int]:
+    """Height and width; a time series has width 1 (padding 0)."""
+    return int(values[0]), int(values[1]) if len(values) > 1 else fill

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import argument, arguments, factors, operation_of
-from edgeailite.quantization.graph.model import graph_of, module_of
+from edgeailite.quantization.graph.model import graph_of, module_of, target_of
 from edgeailite.quantization.graph.moves import MAX_POOL, PERMUTE, TRANSPOSE
 from edgeailite.quantization.graph.operations import (
     ADD,
@@ -19,20 +19,32 @@ from edgeailite.quantization.graph.operations import (
     OUTPUT,
     SCALAR,
 )
-from edgeailite.quantization.graph.patterns import call_name
+from edgeailite.quantization.graph.patterns import call_name, is_function
 from edgeailite.quantization.graph.running import value_shapes
+from edgeailite.quantization.graph.twins import original_type
 from edgeailite.quantization.graph.variants import contains_node
 from edgeailite.quantization.graph.window_sums import Mean, Windows
 from edgeailite.quantization.integer.grid import Dequantize, Grid
+from edgeailite.quantization.integer.table import IntegerTable
+from edgeailite.quantization.targets.tinpu.c_functions import (
+    read_product,
+    read_softmax,
+    read_table,
+)
 from edgeailite.quantization.targets.tinpu.c_instructions import (
     Buffer,
     Instruction,
     Program,
+    pair,
     plan_arena,
+    sides,
+    three,
 )
 from edgeailite.quantization.targets.tinpu.operators import (
+    ExactSoftmax,
     OffsetScaleShift,
     OffsetScaleShiftLayer,
+    OffsetScaleShiftProduct,
     Saturate,
     WindowAverage,
 )
@@ -52,24 +64,27 @@ def make_program(model: GraphModel, example_input: Tensor) -> Program:
     Raises:
         ValueError: An operation has no form in C; the message names it.
     """
-    return _Reader(model, example_input[:1]).read()
+    return Reader(model, example_input[:1]).read()
 
 
 def _unsupported(node: fx.Node, why: str) -> ValueError:
     return ValueError(
         f"'{call_name(node)}' cannot be written as C: {why}. Written are convolutions, linear "
-        "layers, batch norm, average and max pooling, ReLU, add, concat, permutations and "
-        "reshaping, in integers."
+        "layers, batch norm, average and max pooling, ReLU, functions of one value, softmax, "
+        "products of two, add, concat, permutations and reshaping, in integers. Replace the "
+        "operation by one of these, or compute it outside of the network."
     )
 
 
-def three(shape: Sequence[int]) -> tuple[int, int, int]:
-    """A shape without batch as channels, height, width."""
-    padded = (*shape, 1, 1)[:3] if len(shape) < 3 else tuple(shape)
-    return padded[0], padded[1], padded[2]
+class Reader:
+    """One pass over the nodes of an integer graph.
 
+    Attributes:
+        shapes: Of the values, without the batch.
+        buffers: Where the value of each node lies; None: raw floats.
+        instructions: Those read so far.
+    """
 
-class _Reader:
     def __init__(self, model: GraphModel, example_input: Tensor) -> None:
         inputs = graph_of(model).find_nodes(op="placeholder")
         if len(inputs) != 1:
@@ -81,11 +96,12 @@ class _Reader:
         self.instructions: list[Instruction] = []
 
     def read(self) -> Program:
+        """Read all nodes."""
         for node in graph_of(self.model).nodes:
             if operation_of(node) not in (INPUT, OUTPUT, SCALAR):
                 self._read(node)
         (output,) = graph_of(self.model).find_nodes(op="output")
-        results = [self._operand(node) for node in output.all_input_nodes]
+        results = [self.operand(node) for node in output.all_input_nodes]
         return Program(self.instructions, plan_arena(self.instructions, results))
 
     def _read(self, node: fx.Node) -> None:
@@ -100,19 +116,44 @@ class _Reader:
             self._max_pool(node, _fixed_arguments(node))
         elif operation in (PERMUTE, TRANSPOSE):
             self._permute(node, _fixed_arguments(node))
+        elif is_function(operation) and target_of(self.model).computes(operation):
+            raise _unsupported(
+                node, f"{self._what(node)} reads floats (xnn.layers.QAct() in front makes integers)"
+            )
         elif operation.traits.joins_grids:
             joined = argument(node, "tensors") if operation.traits.concatenates else factors(node)
-            self.pending[node] = [self._operand(n) for n in joined]
+            self.pending[node] = [self.operand(n) for n in joined]
         else:
-            name = getattr(node.target, "__name__", str(node.target))
-            what = type(module).__name__ if module is not None else name
-            raise _unsupported(node, f"{what} is no operation of the runner")
+            raise _unsupported(node, f"{self._what(node)} is no operation of the runner")
 
-    def _operand(self, node: fx.Node) -> Buffer:
+    def _what(self, node: fx.Node) -> str:
+        """Type of the module, or name of the function, that a node calls."""
+        module = module_of(self.model, node)
+        name = getattr(node.target, "__name__", str(node.target))
+        return original_type(module).__name__ if module is not None else name
+
+    def operand(self, node: fx.Node) -> Buffer:
+        """Integers of a node.
+
+        Raises:
+            ValueError: Its value is in float.
+        """
         buffer = self.buffers.get(node)
         if buffer is None:
             raise _unsupported(node, "its value is no integer")
         return buffer
+
+    def constants(self, node: fx.Node, module: OffsetScaleShift) -> dict[str, list[int]]:
+        """Offsets, multipliers and shifts of an instruction, equally many of each.
+
+        Raises:
+            ValueError: An offset, or the factor, is a float.
+        """
+        return _constants(node, module.offset, *module.multiplier_and_shift())
+
+    def refuse(self, node: fx.Node, why: str) -> NoReturn:
+        """Raise the ValueError for an operation that has no form in C."""
+        raise _unsupported(node, why)
 
     def _renamed(self, node: fx.Node) -> Buffer | None:
         """The same bytes under another shape."""
@@ -121,10 +162,18 @@ class _Reader:
     def _shape_of_operand(self, node: fx.Node) -> tuple[int, ...]:
         return self.shapes[node.all_input_nodes[0]]
 
-    def _emit(self, opcode: str, node: fx.Node, grid: Grid, **options: Any) -> Instruction:
+    def emit(self, opcode: str, node: fx.Node, grid: Grid, **options: Any) -> Instruction:
+        """Add an instruction that makes the value of a node.
+
+        Args:
+            opcode: Its name in the runner.
+            node: Whose value it makes.
+            grid: Of the value.
+            **options: Further fields; without `operands` it reads the first input of the node.
+        """
         operands = options.pop("operands", None)
         if operands is None:
-            operands = [self._operand(node.all_input_nodes[0])]
+            operands = [self.operand(node.all_input_nodes[0])]
         result = options.pop("result", None)
         if result is None:
             result = Buffer(self.shapes[node], grid)
@@ -138,7 +187,7 @@ class _Reader:
         if module.multiplier_bits is None:
             raise _unsupported(node, "its factor is a float (float_ops has 'qdq')")
         if self.buffers[node.all_input_nodes[0]] is None:
-            self._emit(
+            self.emit(
                 "INPUT",
                 node,
                 module.grid,
@@ -149,18 +198,17 @@ class _Reader:
                 factors=module.factor.reshape(-1).tolist(),
             )
             return
-        multiplier, shift = module.multiplier_and_shift()
-        tables = _tables(node, module.offset, multiplier, shift)
-        self._emit("RESCALE", node, module.grid, shape_in=shape, shape_out=shape, **tables)
+        tables = self.constants(node, module)
+        self.emit("RESCALE", node, module.grid, shape_in=shape, shape_out=shape, **tables)
 
     def _layer(self, node: fx.Node, module: OffsetScaleShiftLayer) -> None:
-        tables = _tables(node, module.output.offset, *module.output.multiplier_and_shift())
+        tables = self.constants(node, module.output)
         grid, operation = module.output.grid, module.operation
         shape, out = self._shape_of_operand(node), self.shapes[node]
         common = {"weight": module.weight, "weight_bits": module.weight_bits, **tables}
         if module.weight.dim() == 2:
             rows = math.prod(shape[:-1])
-            self._emit(
+            self.emit(
                 "LINEAR",
                 node,
                 grid,
@@ -172,9 +220,9 @@ class _Reader:
         if module.weight.dim() > 4:
             raise _unsupported(node, "it is 3-d")
         axes = module.weight.dim() - 2
-        kernel = _pair(module.weight.shape[2:])
-        options = {n: _sides(getattr(operation, n), axes) for n in ("stride", "dilation")}
-        self._emit(
+        kernel = pair(module.weight.shape[2:])
+        options = {n: sides(getattr(operation, n), axes) for n in ("stride", "dilation")}
+        self.emit(
             "TRANSPOSED_CONVOLUTION" if operation.is_transposed else "CONVOLUTION",
             node,
             grid,
@@ -191,24 +239,26 @@ class _Reader:
         shape = self._shape_of_operand(node)
         full = torch.Size((1, *shape))
         _, _, numbers = module.requantization(full)
-        tables = _tables(node, *(v.reshape(-1) for v in numbers))
+        tables = _constants(node, *(v.reshape(-1) for v in numbers))
         average = module.sums.average
         channels, height, width = three(shape)
+        if len(shape) > 3:
+            raise _unsupported(node, "it is 3-d")
         if isinstance(average, Mean):
             if {d % len(full) for d in average.dims} != set(range(2, len(full))):
                 raise _unsupported(node, "it averages over other axes than height and width")
             windows = [Windows(size, size, 0, 0, [size]) for size in shape[1:]]
         else:
             windows = [window for window, _ in module.sums.windows(full)]
-        self._emit(
+        self.emit(
             "WINDOW_SUM",
             node,
             module.grid,
             shape_in=(channels, height, width),
             shape_out=(channels, *(*(len(w.lengths) for w in windows), 1)[:2]),
-            kernel=_pair([w.kernel for w in windows]),
-            stride=_pair([w.stride for w in windows]),
-            padding=_pair([w.padding for w in windows], 0),
+            kernel=pair([w.kernel for w in windows]),
+            stride=pair([w.stride for w in windows]),
+            padding=pair([w.padding for w in windows], 0),
             **tables,
         )
 
@@ -219,10 +269,10 @@ class _Reader:
         self._move(
             "MAX_POOL",
             node,
-            kernel=_sides(given["kernel_size"], axes),
-            stride=_sides(given["stride"] or given["kernel_size"], axes),
-            padding=_sides(given["padding"], axes, 0),
-            dilation=_sides(given["dilation"], axes),
+            kernel=sides(given["kernel_size"], axes),
+            stride=sides(given["stride"] or given["kernel_size"], axes),
+            padding=sides(given["padding"], axes, 0),
+            dilation=sides(given["dilation"], axes),
         )
 
     def _permute(self, node: fx.Node, given: dict[str, Any]) -> None:
@@ -241,8 +291,8 @@ class _Reader:
 
     def _move(self, opcode: str, node: fx.Node, **options: Any) -> None:
         """An instruction whose result lies on its operand's grid."""
-        operand = self._operand(node.all_input_nodes[0])
-        self._emit(
+        operand = self.operand(node.all_input_nodes[0])
+        self.emit(
             opcode,
             node,
             operand.grid,
@@ -262,7 +312,7 @@ class _Reader:
             ):
                 raise _unsupported(node, "it adds values of different shapes")
             shape = three(self.shapes[node])
-            self._emit(
+            self.emit(
                 "ADD",
                 node,
                 module.grid,
@@ -279,7 +329,7 @@ class _Reader:
         done = 0
         for left, operand in zip(range(len(operands), 0, -1), operands, strict=True):
             shape = three(operand.shape)
-            self._emit(
+            self.emit(
                 "COPY",
                 node,
                 module.grid,
@@ -294,17 +344,21 @@ class _Reader:
 
     def _dequantize(self, node: fx.Node, module: Dequantize) -> None:
         """Only the outputs are dequantized; the device gives integers."""
-        if any(user.op != "output" for user in node.users):
-            raise _unsupported(next(iter(node.users)), "it computes in float")
+        for user in node.users:
+            if user.op != "output":
+                raise _unsupported(user, f"{self._what(user)} computes in float")
         self.buffers[node] = self._renamed(node)
 
 
 _READERS: dict[type[nn.Module], Callable[..., None]] = {
-    OffsetScaleShift: _Reader._scale,
-    OffsetScaleShiftLayer: _Reader._layer,
-    WindowAverage: _Reader._average,
-    Saturate: _Reader._saturate,
-    Dequantize: _Reader._dequantize,
+    OffsetScaleShift: Reader._scale,
+    OffsetScaleShiftLayer: Reader._layer,
+    OffsetScaleShiftProduct: read_product,
+    WindowAverage: Reader._average,
+    IntegerTable: read_table,
+    ExactSoftmax: read_softmax,
+    Saturate: Reader._saturate,
+    Dequantize: Reader._dequantize,
 }
 
 
@@ -329,20 +383,12 @@ def _zeros_beside(
         if any(zeros % 2 for zeros in both):
             raise _unsupported(node, "its padding is not the same on both sides")
         return both[0] // 2, both[1] // 2
-    return _sides(0 if padding == "valid" else padding, axes, 0)
+    return sides(0 if padding == "valid" else padding, axes, 0)
 
 
-def _sides(value: Any, axes: int, fill: int = 1) -> tuple[int, int]:
-    """Height and width of an argument that is one number for all axes, or one for each."""
-    return _pair(value if isinstance(value, tuple | list) else [value] * axes, fill)
-
-
-def _pair(values: Sequence[int], fill: int = 1) -> tuple[int, int]:
-    """Height and width; a time series has width 1 (padding 0)."""
-    return int(values[0]), int(values[1]) if len(values) > 1 else fill
-
-
-def _tables(node: fx.Node, offset: Tensor, multiplier: Tensor, shift: Tensor) -> dict[str, Any]:
+def _constants(
+    node: fx.Node, offset: Tensor, multiplier: Tensor, shift: Tensor
+) -> dict[str, list[int]]:
     if not bool((offset == torch.round(offset)).all()):
         raise _unsupported(node, "its offsets are floats (float_ops has 'fb')")
     count = max(offset.numel(), multiplier.numel())

@@ -14,11 +14,11 @@ from edgeailite.quantization.arithmetic.fixed_point import (
     multiplier_and_shift,
 )
 from edgeailite.quantization.arithmetic.weights import quantize_bias
-from edgeailite.quantization.graph.calls import operands
+from edgeailite.quantization.graph.calls import argument, operands
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.operations import LAYERS
-from edgeailite.quantization.graph.patterns import quantizer_of
-from edgeailite.quantization.integer.common_rules import COMMON, has_integer_input
+from edgeailite.quantization.graph.patterns import call_name, quantizer_of
+from edgeailite.quantization.integer.common_rules import COMMON, has_8_bits, has_integer_input
 from edgeailite.quantization.integer.conversion import Converter, grid_of
 from edgeailite.quantization.integer.layer import integer_weight, without_parameters
 from edgeailite.quantization.integer.rules import Rules
@@ -29,8 +29,10 @@ from edgeailite.quantization.targets.tinpu.modules import (
     OffsetScaleShiftBatchNorm,
 )
 from edgeailite.quantization.targets.tinpu.operators import (
+    ExactSoftmax,
     OffsetScaleShift,
     OffsetScaleShiftLayer,
+    OffsetScaleShiftProduct,
     Saturate,
     WindowAverage,
 )
@@ -74,6 +76,36 @@ def convert_joining(converter: Converter, node: fx.Node, quantizer: fx.Node, gri
     integers = converter.copy(node, converter.value)
     value = converter.call(str(quantizer.target), Saturate(grid), integers)
     converter.set(quantizer, value, grid)
+
+
+@RULES.converts("mul")
+def convert_product(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Multiply integers, then offset, multiplier and shift."""
+    left, right = operands(node)[0], operands(node)[-1]
+    factor = converter.grid(left).scale * converter.grid(right).scale / grid.scale
+    try:
+        product = OffsetScaleShiftProduct(_half_up(factor, grid))
+    except ValueError as error:
+        raise ValueError(f"Product '{call_name(node)}': {error}") from error
+    values = converter.values[left], converter.values[right]
+    converter.set(quantizer, converter.call(str(quantizer.target), product, *values), grid)
+
+
+@RULES.converts("softmax", "functional_softmax", when=has_8_bits)
+def convert_softmax(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Exponentials by a table, then one division of integers."""
+    (operand,) = operands(node)
+    softmax = ExactSoftmax(converter.grid(operand), grid, argument(node, "dim"))
+    value = converter.call(str(quantizer.target), softmax, converter.values[operand])
+    converter.set(quantizer, value, grid)
+
+
+def _half_up(factor: float, grid: Grid) -> OffsetScaleShift:
+    """Multiples of a scale to a grid whose scale is ``1 / factor`` of it."""
+    exact = torch.tensor(factor, dtype=torch.float64)
+    numbers = multiplier_and_shift(exact, MULTIPLIER_BITS)
+    found = Requantization(torch.floor(0.5 / exact).float(), *numbers)
+    return OffsetScaleShift(_checked(found, exact), grid)
 
 
 def _is_average(converter: Converter, node: fx.Node) -> bool:

@@ -5,6 +5,7 @@ The NPU is on F28P55x, AM13E2x and MSPM0G5187; see the device's documentation.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,17 +19,26 @@ from edgeailite.quantization.graph.model import GraphModel, graph_of, module_of
 from edgeailite.quantization.graph.moves import MAX_POOL
 from edgeailite.quantization.graph.patterns import call_name
 from edgeailite.quantization.graph.running import value_shapes
+from edgeailite.quantization.graph.twins import original_type
 from edgeailite.quantization.graph.variants import contains_node
 from edgeailite.quantization.graph.window_sums import Mean
-from edgeailite.quantization.integer.grid import Dequantize
-from edgeailite.quantization.targets.tinpu.operators import OffsetScaleShiftLayer, WindowAverage
+from edgeailite.quantization.integer.grid import Dequantize, IntegerOperator
+from edgeailite.quantization.integer.normalizations import IntegerSoftmax
+from edgeailite.quantization.integer.table import IntegerTable
+from edgeailite.quantization.targets.tinpu.operators import (
+    OffsetScaleShiftLayer,
+    OffsetScaleShiftProduct,
+    WindowAverage,
+)
 
+_ON_THE_CPU = (IntegerTable, OffsetScaleShiftProduct, IntegerSoftmax)
 FIRST_CHANNELS, CHANNEL_MULTIPLE = 1, 4
 FIRST_KERNEL_WIDTHS = range(1, 9)
 STRIDES = ((1, 1), (2, 1), (2, 2))
 POOL_SIDES = range(1, 5)
 MIN_LINEAR_INPUTS = {8: 16, 4: 8, 2: 8}
 OFFSET_BITS = {8: 24, 4: 16, 2: 16}
+OPERATIONS = "convolutions, linear layers, batch norm, pooling, ReLU, add, concat and reshaping"
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,12 @@ def check_hardware_rules(
     return findings
 
 
+def operations_of_the_cpu(converted: GraphModel) -> list[tuple[str, str]]:
+    """List operations on integers that the NPU does not have: path, and what it is."""
+    found = [m for m in converted.modules() if isinstance(m, _ON_THE_CPU)]
+    return [(_path(module), _kind(module)) for module in found]
+
+
 def _findings(model: GraphModel, shapes: dict[fx.Node, torch.Size]) -> Iterator[Finding]:
     is_first = True
     for node in graph_of(model).nodes:
@@ -96,6 +112,9 @@ def _findings(model: GraphModel, shapes: dict[fx.Node, torch.Size]) -> Iterator[
             yield from _offsets(module)
         elif isinstance(module, WindowAverage):
             yield from _average(module, shapes[node.all_input_nodes[0]])
+        elif isinstance(module, _ON_THE_CPU):
+            advice = "It runs on the CPU, in integers."
+            yield Finding(_path(module), "the operation", _kind(module), OPERATIONS, advice)
         elif isinstance(module, Dequantize):
             yield from _float_operations(model, node)
         elif operation_of(node) is MAX_POOL:
@@ -230,6 +249,18 @@ def _max_pool(node: fx.Node, shape: torch.Size) -> Iterator[Finding]:
         )
 
 
+def _path(module: IntegerOperator) -> str:
+    """Path of an operation, of which its quantizer's path is made."""
+    return re.sub(r"\.activation_q(_\d+)?$|_q(?=(_\d+)?$)", "", module.quantizer_path)
+
+
+def _kind(module: IntegerOperator) -> str:
+    """An operation of the CPU in words."""
+    if isinstance(module, IntegerTable):
+        return f"a function, as a table of {len(module.input.grid.integers)} integers"
+    return "softmax" if isinstance(module, IntegerSoftmax) else "a product of two values"
+
+
 def _float_operations(model: GraphModel, dequantized: fx.Node) -> Iterator[Finding]:
     for user in dequantized.users:
         if user.op == "output":
@@ -240,7 +271,7 @@ def _float_operations(model: GraphModel, dequantized: fx.Node) -> Iterator[Findi
         yield Finding(
             place,
             "the operation",
-            f"{type(module).__name__ if module else what} in float",
-            "convolutions, linear layers, batch norm, pooling, ReLU, add, concat and reshaping",
+            f"{original_type(module).__name__ if module else what} in float",
+            OPERATIONS,
             "It runs on the CPU, between integers.",
         )

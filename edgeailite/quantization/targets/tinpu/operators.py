@@ -28,6 +28,7 @@ from edgeailite.quantization.integer.grid import (
     IntegerOperator,
     packed_bytes,
 )
+from edgeailite.quantization.integer.normalizations import IntegerSoftmax
 from edgeailite.quantization.modules.normalization import plain_strides
 from edgeailite.quantization.targets.tinpu.modules import average_constants
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.graph.window_sums import WindowSum
     from edgeailite.quantization.modules.layer import OutputSize, QuantLayer
 
-# Operator of the exported file, and the name of the constant that is its second input.
+# Operator of the exported file, and the name of the constant that it reads.
 _CONSTANT_NAMES = {"Add": "offset", "Mul": "factor"}
 _SHIFT_BYTES = 1
 
@@ -99,6 +100,43 @@ class OffsetScaleShift(GridModule, IntegerOperator):
                 "multiplier and shift."
             )
         return multiplier_and_shift(self.factor, self.multiplier_bits, min_shift=-MAX_SHIFT)
+
+
+class OffsetScaleShiftProduct(IntegerOperator):
+    """Product of two tensors of integers, then offset, multiplier and shift.
+
+    Args:
+        output: What follows the products of up to 16 bits.
+    """
+
+    def __init__(self, output: OffsetScaleShift) -> None:
+        super().__init__()
+        self.output = output
+
+    @property
+    def output_grid(self) -> Grid:
+        """Grid of the result."""
+        return self.output.grid
+
+    def constants(self, input_shape: torch.Size | None) -> Constants:
+        """An offset, a multiplier and a shift."""
+        return self.output.constants(None)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Integers in and out; shapes broadcast."""
+        return self.output(a * b)
+
+
+class ExactSoftmax(IntegerSoftmax):
+    """Softmax whose rounded quotients are those of integers: ``floor((2 e / s_y + S) / (2 S))``.
+
+    ``e`` are exponentials from a table, ``S`` their sum, at most 2^23. So a quotient lies at least
+    2^-24 from where it would round to another integer, or just there; float64 is far more exact.
+    """
+
+    def _divided(self, e: Tensor, total: Tensor) -> Tensor:
+        multiplier = 1.0 / self.output.grid.scale  # a power of two
+        return self.steps(e.double() * multiplier / total.double()).float()
 
 
 class Saturate(GridModule, IntegerOperator):

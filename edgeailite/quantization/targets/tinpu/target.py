@@ -14,13 +14,16 @@ from edgeailite.quantization.arithmetic.fixed_point import MULTIPLIER_BITS
 from edgeailite.quantization.graph.average_calls import average_module, unknown_windows
 from edgeailite.quantization.graph.calls import operation_of, traits_of
 from edgeailite.quantization.graph.operations import BATCH_NORM, QUANTIZER
-from edgeailite.quantization.graph.patterns import call_name, is_operand
+from edgeailite.quantization.graph.patterns import call_name, is_function, is_operand
 from edgeailite.quantization.graph.variants import CONSTANT_OPERAND, is_constant
 from edgeailite.quantization.integer.rule_target import RuleTarget
 from edgeailite.quantization.prepare.policy import ModuleAnnotation, OutputAnnotation
 from edgeailite.quantization.targets.tinpu.c_files import export_c
 from edgeailite.quantization.targets.tinpu.conversion import RULES
-from edgeailite.quantization.targets.tinpu.hardware_rules import check_hardware_rules
+from edgeailite.quantization.targets.tinpu.hardware_rules import (
+    check_hardware_rules,
+    operations_of_the_cpu,
+)
 from edgeailite.quantization.targets.tinpu.modules import (
     OffsetScaleShiftAverage,
     OffsetScaleShiftBatchNorm,
@@ -39,7 +42,8 @@ class Tinpu(RuleTarget):
 
     Values are unsigned only where the graph says so (behind a ReLU). Inputs and result of an add or
     a concat share one scale. Batch norms that nothing folds, and averages, are multiplications in
-    fixed point; a batch norm at the network's input takes raw values. All else stays in float.
+    fixed point; a batch norm or a function at the network's input takes raw values. Functions of
+    values on a grid are tables, which a CPU beside the NPU reads. All else stays in float.
 
     Args:
         input_multiplier_bits: Bits of the multiplier of a batch norm at the network's input,
@@ -66,8 +70,9 @@ class Tinpu(RuleTarget):
             raise ValueError(f"input_multiplier_bits is {bits!r}; allowed: 2 to 16, or None.")
 
     def quantizes_input_of(self, operation: Operation) -> bool:
-        """Return True for all that is computed but a batch norm, which may normalise the input."""
-        return operation is not BATCH_NORM and self.computes(operation)
+        """Return True for what is computed, unless it takes raw values: batch norms, functions."""
+        takes_raw_values = operation is BATCH_NORM or is_function(operation)
+        return self.computes(operation) and not takes_raw_values
 
     def refuses(self, node: fx.Node, module: nn.Module | None) -> str:
         """Say which windows of an average are not known; constants have no form in its files."""
@@ -113,6 +118,12 @@ class Tinpu(RuleTarget):
     def check(self, converted: GraphModel, inputs: Sequence[Tensor], strict: bool = False) -> None:
         """Compare with the rules of the NPU."""
         check_hardware_rules(converted, inputs, strict)
+
+    def remarks(self, converted: GraphModel) -> list[str]:
+        """Name the operations on integers that the CPU computes, not the NPU."""
+        found = operations_of_the_cpu(converted)
+        listed = ", ".join(f"'{path}' ({kind})" for path, kind in found)
+        return [f"the CPU computes, in integers, what the NPU does not: {listed}."] if found else []
 
     def write_c(
         self,

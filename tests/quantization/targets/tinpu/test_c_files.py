@@ -98,6 +98,32 @@ def test_arguments_of_calls_are_read(tmp_path):
     assert wrong == 0
 
 
+class FourAxes(nn.Module):
+    """Elements of values with more axes than channels, height and width."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        x = self.stem(x).unflatten(1, (2, 4))
+        x = torch.tanh(x + x)
+        return self.head((x * x).flatten(1, 2))
+
+
+@needs_compiler
+def test_values_with_four_axes_are_computed_to_the_last(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 9, 8)
+    wrapper = TINPUTinyMLPTQFxModule(FourAxes(), verbose=False, example_inputs=x).calibrate([x])
+    wrapper.convert().export_c(x, tmp_path)
+    assert int(compile_and_run(tmp_path, MAIN)[1]) == 0
+    pooled = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Unflatten(1, (2, 4)), nn.AvgPool3d(2))
+    wrapper = TINPUTinyMLPTQFxModule(pooled, verbose=False, example_inputs=x).calibrate([x])
+    with pytest.raises(ValueError, match="'2_sums' cannot be written as C: it is 3-d"):
+        wrapper.convert().export_c(x, tmp_path)
+
+
 @needs_compiler
 def test_the_documented_program_prints_the_class(tmp_path):
     wrapper, x = trained("conv1d", TINPUTinyMLQATFxModule)
@@ -168,6 +194,11 @@ class HalfImage(nn.Module):
         return F.max_pool2d(x, x.shape[2] // 2)
 
 
+class Broadcast(nn.Module):
+    def forward(self, x):
+        return x.unsqueeze(2) * x.unsqueeze(1)
+
+
 def test_what_has_no_form_in_c_is_named(tmp_path):
     wrapper, x = trained("with_float", TINPUTinyMLQATFxModule)
     with pytest.raises(ValueError, match="'pad' cannot be written as C: ZeroPad2d is no operation"):
@@ -187,10 +218,20 @@ def test_what_has_no_form_in_c_is_named(tmp_path):
         wrapper = TINPUTinyMLPTQFxModule(nn.Sequential(nn.Conv2d(1, 4, 1), layer), verbose=False)
         with pytest.raises(ValueError, match=f"cannot be written as C: {why}"):
             wrapper.calibrate([x]).convert().export_c(x[:1], tmp_path)
-    gated = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 4))
-    wrapper = TINPUTinyMLPTQFxModule(gated).calibrate([torch.randn(4, 4)])
-    with pytest.raises(ValueError, match="'1' cannot be written as C: it computes in float"):
-        wrapper.convert().export_c(torch.randn(1, 4), tmp_path)
+    x = torch.randn(4, 4)
+    for layer, why in (
+        (nn.GroupNorm(2, 4), r"'1' .*: GroupNorm computes in float\. .* Replace the operation by"),
+        (nn.LayerNorm(4), r"'1' .*: LayerNorm computes in float\."),
+        (Broadcast(), r"'1.activation_q' .*: it multiplies values of shapes \(4, 1\) and \(1, 4\)"),
+    ):
+        network = nn.Sequential(nn.Linear(4, 4), layer)
+        wrapper = TINPUTinyMLPTQFxModule(network, verbose=False).calibrate([x])
+        with pytest.raises(ValueError, match=why):
+            wrapper.convert().export_c(x[:1], tmp_path)
+    network = nn.Sequential(nn.Sigmoid(), nn.Linear(4, 4))
+    wrapper = TINPUTinyMLPTQFxModule(network, verbose=False).calibrate([x])
+    with pytest.raises(ValueError, match=r"'0' .*: Sigmoid reads floats \(xnn.layers.QAct\(\) in"):
+        wrapper.convert().export_c(x[:1], tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -89,7 +89,7 @@ AREA, GLOBAL = "the averaged area", "global averages of more than 2"
 KERNEL, SIDES = "a max-pool's kernel", "sides of 1 to 4"
 MULTIPLES, STRIDES = "multiples of 4", "(1, 1), (2, 1), (2, 2)"
 LARGEST = "the largest offset (bias and half an output scale)"
-FLOAT = "convolutions, linear layers, batch norm, pooling, ReLU, add, concat and reshaping"
+ALL = "convolutions, linear layers, batch norm, pooling, ReLU, add, concat and reshaping"
 
 # What a rule finds just beyond its limit: changes of the network, what is found.
 BREAKS = {
@@ -122,10 +122,15 @@ BREAKS = {
         {"relu2": nn.Sequential(nn.ReLU(), nn.MaxPool2d((4, 4))), "average": Mean()},
         [("average", AREA, "2 values", GLOBAL)],
     ),
-    "float": (
+    "beside_the_npu": (
         {"flatten": nn.Sequential(nn.Flatten(), Product())},
-        [("sigmoid", "the operation", "sigmoid in float", FLOAT),
-         ("mul", "the operation", "mul in float", FLOAT)],
+        [("flatten.1", "the operation", "a function, as a table of 256 integers", ALL),
+         ("flatten.1", "the operation", "a product of two values", ALL)],
+    ),
+    "float": (
+        {"flatten": nn.Sequential(nn.Flatten(), nn.Softsign(), nn.GroupNorm(2, 16))},
+        [("flatten.1", "the operation", "a function, as a table of 256 integers", ALL),
+         ("flatten.2", "the operation", "GroupNorm in float", ALL)],
     ),
 }  # fmt: skip
 # The last that each rule allows.

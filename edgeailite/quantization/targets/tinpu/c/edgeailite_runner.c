@@ -136,6 +136,49 @@ static void run_elements(const edgeailite_operation *op, uint8_t *arena)
     }
 }
 
+static void run_table(const edgeailite_operation *op, const uint8_t *in, uint8_t *out)
+{
+    for (uint32_t i = 0; i < op->in[0] * op->in[1] * op->in[2]; i++)
+        out[i] = op->weights[load(in, i, op->is_signed) + (int32_t)op->steps[0]];
+}
+
+static void run_product(const edgeailite_operation *op, uint8_t *arena)
+{
+    const uint8_t *in = arena + op->input, *other = arena + op->other;
+    uint8_t *out = arena + op->output;
+    uint32_t i = 0;
+    for (uint32_t c = 0; c < op->out[0]; c++)
+    for (uint32_t y = 0; y < op->out[1]; y++)
+    for (uint32_t x = 0; x < op->out[2]; x++, i++) {
+        uint32_t j = c * op->steps[0] + y * op->steps[1] + x * op->steps[2];
+        int32_t product = load(in, i, op->is_signed) * load(other, j, op->other_is_signed);
+        out[i] = rescale(product, op, 0);
+    }
+}
+
+static void run_softmax(const edgeailite_operation *op, const uint8_t *in, uint8_t *out)
+{
+    uint32_t count = op->in[1], inner = op->in[2];
+    for (uint32_t a = 0; a < op->in[0]; a++)
+    for (uint32_t c = 0; c < inner; c++) {
+        uint32_t first = a * count * inner + c;
+        int32_t largest = INT32_MIN;
+        int64_t sum = 0; /* times steps[1]: one over the scale is steps[0] / steps[1] */
+        for (uint32_t b = 0; b < count; b++) {
+            int32_t value = load(in, first + b * inner, op->is_signed);
+            if (value > largest) largest = value;
+        }
+        for (uint32_t b = 0; b < count; b++)
+            sum += (int64_t)op->steps[1]
+                 * op->offsets[largest - load(in, first + b * inner, op->is_signed)];
+        for (uint32_t b = 0; b < count; b++) {
+            uint32_t i = first + b * inner;
+            int64_t e = op->offsets[largest - load(in, i, op->is_signed)];
+            out[i] = clip((2 * e * op->steps[0] + sum) / (2 * sum), op);
+        }
+    }
+}
+
 static void run_permute(const edgeailite_operation *op, const uint8_t *in, uint8_t *out)
 {
     uint32_t i = 0;
@@ -157,6 +200,9 @@ void edgeailite_step(const edgeailite_operation *op, const float *input, uint8_t
     case EDGEAILITE_WINDOW_SUM:
     case EDGEAILITE_MAX_POOL: run_window(op, in, out); break;
     case EDGEAILITE_PERMUTE: run_permute(op, in, out); break;
+    case EDGEAILITE_TABLE: run_table(op, in, out); break;
+    case EDGEAILITE_MULTIPLY: run_product(op, arena); break;
+    case EDGEAILITE_SOFTMAX: run_softmax(op, in, out); break;
     default: run_elements(op, arena); break;
     }
 }

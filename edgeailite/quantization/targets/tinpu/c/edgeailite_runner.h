@@ -1,7 +1,8 @@
 /* Runs a network that edgeailite wrote as C: integers only, no allocation, no library.
  *
  * Values are bytes, signed or unsigned as the operation says, in the order channel, height, width.
- * Every result is clip(floor((sum + offset) * multiplier * 2^-shift), low, high).
+ * Every result is clip(floor((sum + offset) * multiplier * 2^-shift), low, high), or read from a
+ * table.
  */
 #ifndef EDGEAILITE_RUNNER_H
 #define EDGEAILITE_RUNNER_H
@@ -18,7 +19,10 @@ enum {
     EDGEAILITE_MAX_POOL,
     EDGEAILITE_ADD,
     EDGEAILITE_COPY,                 /* one operand of a concat */
-    EDGEAILITE_PERMUTE
+    EDGEAILITE_PERMUTE,
+    EDGEAILITE_TABLE,                /* a function: its result for each integer */
+    EDGEAILITE_MULTIPLY,             /* the other operand may have axes of size 1 */
+    EDGEAILITE_SOFTMAX               /* over the middle axis */
 };
 
 typedef struct {
@@ -31,10 +35,12 @@ typedef struct {
     /* Height and width of the window, its step, zeros before it, distance of its taps. */
     uint16_t kernel[2], stride[2], padding[2], dilation[2];
     uint16_t groups;
-    uint32_t steps[3];                  /* PERMUTE: where the next value of each axis comes from */
+    /* PERMUTE: where the next value of each axis comes from; MULTIPLY: of the other operand.
+     * TABLE: steps[0] is the place of the result for 0; SOFTMAX: one over the scale. */
+    uint32_t steps[3];
     uint32_t num_steps;                 /* entries of the tables below: 1, channels, or places */
-    const uint8_t *weights;
-    const int32_t *offsets;
+    const uint8_t *weights;             /* TABLE: results, from the smallest integer on */
+    const int32_t *offsets;             /* SOFTMAX: exponentials of distances to the largest */
     const int16_t *multipliers;
     const uint8_t *shifts;
     const float *float_offsets, *factors; /* INPUT only */
