@@ -1,7 +1,8 @@
 """Attention in operations that the engine knows, so that its weights and products are quantized.
 
 ``nn.MultiheadAttention`` branches on its tensors and cannot be traced; its arithmetic is plain:
-three projections, two matrix products, one softmax.
+three projections, two matrix products, one softmax. ``F.scaled_dot_product_attention`` is one call
+of the last three.
 
 Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 
 def is_traceable_attention(
@@ -73,3 +74,47 @@ def multihead_attention(
     if not need_weights:
         return result, None
     return result, weights.mean(dim=1) if average_attn_weights else weights
+
+
+_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+def open_attention(graph: fx.Graph) -> None:
+    """Replace calls of ``F.scaled_dot_product_attention`` without masks by products and a softmax.
+
+    Args:
+        graph: Of torch's public functions; changed.
+    """
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    for node in graph.find_nodes(op="call_function", target=F.scaled_dot_product_attention):
+        given = {**dict(zip(_ARGUMENTS, node.args, strict=False)), **node.kwargs}
+        query, key, value = (fx.Proxy(given.pop(name), tracer) for name in _ARGUMENTS[:3])
+        dropout, scale = given.pop("dropout_p", 0.0), given.pop("scale", None)
+        if any(option is not None and option is not False for option in given.values()):
+            continue  # a mask, or keys that several heads share
+        before = node.prev
+        with graph.inserting_before(node):
+            mixed = scaled_dot_product(query, key, value, dropout, scale)
+        while before.next is not node:
+            before = before.next
+            before.meta = {name: v for name, v in node.meta.items() if name in ("owner", "grad")}
+        node.replace_all_uses_with(mixed.node)
+        graph.erase_node(node)
+
+
+def scaled_dot_product(
+    query: Any, key: Any, value: Any, dropout: float, scale: float | None
+) -> Any:
+    """Compute ``softmax(q k^T scale) v`` in traceable operations.
+
+    Args:
+        query: ``(..., L, E)``.
+        key: ``(..., S, E)``.
+        value: ``(..., S, V)``.
+        dropout: Probability of an attention weight to be 0.
+        scale: None: ``1 / sqrt(E)``.
+    """
+    scale = query.size(-1) ** -0.5 if scale is None else scale
+    weights = torch.softmax(torch.matmul(query, key.transpose(-2, -1)) * scale, dim=-1)
+    weights = F.dropout(weights, dropout, training=dropout > 0.0)
+    return torch.matmul(weights, value)

@@ -26,6 +26,7 @@ from edgeailite.quantization.graph.aten import (
     fold_constants,
     use_public_functions,
 )
+from edgeailite.quantization.graph.attention import open_attention
 from edgeailite.quantization.graph.in_place import follow_in_place
 from edgeailite.quantization.graph.leaves import Leaves
 from edgeailite.quantization.graph.modes import buffers_kept, in_mode
@@ -95,6 +96,7 @@ def export(model: nn.Module, leaves: Leaves, example: Example, training: bool) -
     graph = rebuilt.build(flat.result.structure)
     follow_in_place(graph, AtenAliasing())
     use_public_functions(graph)
+    open_attention(graph)
     fold_constants(graph, rebuilt.constants)
     detach_without_gradient(graph)
     for node in graph.nodes:  # tensors without values of the export

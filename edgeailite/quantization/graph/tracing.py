@@ -19,6 +19,7 @@ from edgeailite.quantization.graph.aliasing import (
     TracedAliasing,
     compute_out_of_place,
 )
+from edgeailite.quantization.graph.attention import open_attention
 from edgeailite.quantization.graph.calls import read_calls
 from edgeailite.quantization.graph.hooks import has_forward_hooks
 from edgeailite.quantization.graph.in_place import follow_in_place
@@ -150,6 +151,7 @@ def trace(
             graph = tracer.trace(_with_own_hooks(model), concrete_args=dict(defaults) or None)
         graph.set_codegen(fx.graph.CodeGen())
         _drop_default_inputs(graph, defaults)
+        open_attention(graph)
         read_calls(graph, module_of)
         follow_in_place(graph, TracedAliasing(module_of))
         compute_out_of_place(graph)
