@@ -253,7 +253,7 @@ def parse_arguments() -> argparse.Namespace:
         "--weights", type=Path, default=Path("weights"), help="of the float networks"
     )
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
+    parser.add_argument("--presets", nargs="*", default=list(PRESETS), choices=PRESETS)
     parser.add_argument("--trained", nargs="*", default=["WT8SYMP2_AT8SYMP2"], choices=PRESETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--float_epochs", type=int, default=30)
