@@ -95,9 +95,15 @@ class IntegerLayer(IntegerOperator):
 
     def _set_bound(self, bound: float) -> None:
         self.bound = bound
+        self._weight_is_shifted = bool((torch.frexp(self.weight_scale).mantissa == 0.5).all())
         needs_digits = bound >= EXACT_IN_FLOAT32 and not self.has_onnx_form
         digits = self._weight_digits() if needs_digits else None
         self.register_buffer("weight_digits", digits, persistent=False)
+
+    @property
+    def _has_powers_of_two(self) -> bool:
+        grids = [m.grid for m in (self.input, self.output) if m is not None]
+        return self._weight_is_shifted and all(grid.is_power_of_two for grid in grids)
 
     @property
     def _axis(self) -> int:
@@ -122,6 +128,10 @@ class IntegerLayer(IntegerOperator):
             output_size: Of a transposed convolution; see :meth:`QuantLayer.forward`.
         """
         if self.exports_onnx_form:
+            if self.weight.dim() == 2 and x.dim() > 2 and not self._has_powers_of_two:
+                # ONNX Runtime has an integer kernel of rows alone; else it adds the bias in float.
+                rows = self._onnx_form(x.flatten(0, -2), output_size)
+                return rows.unflatten(0, x.shape[:-1])
             return self._onnx_form(x, output_size)
         acc = self.accumulate(self.input.centered(x), output_size)
         if self.output is None:
