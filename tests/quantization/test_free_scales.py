@@ -1,5 +1,9 @@
 """Free scales: the integer graph is ONNX Runtime's integer kernels, in every value."""
 
+from collections import Counter
+
+import onnx
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,3 +49,22 @@ def test_integer_graph_is_the_integer_kernels(name, preset, seed, tmp_path):
     found, expected = run_onnx(path, (x,))[0], wrapper.convert()(x)
     assert expected.unique().numel() > 20
     assert int((found != expected).sum()) == 0
+
+
+@pytest.mark.parametrize("form", ["QDQ_MODEL", "INT_MODEL"])
+def test_linear_layers_of_tokens_add_their_bias_as_an_integer(form, tmp_path):
+    """A product and a sum in float would round apart about once in two million values."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 40), nn.Linear(40, 8))
+    x = torch.randn(6, 7, 24)
+    wrapper = PTCFxModule(model, qconfig_type="WC8_AT8", verbose=False).calibrate([x])
+    path = wrapper.export(x, tmp_path / "model.onnx", format=form)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    kinds = Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
+    assert kinds["QGemm"] == 2
+    assert not {"Add", "MatMulIntegerToFloat", "MatMul"} & kinds.keys()
+    assert torch.equal(run_onnx(path, (x,))[0], wrapper.convert()(x))
+    pairs = torch.cat([x, x])
+    assert torch.equal(run_onnx(path, (pairs,))[0], wrapper.convert()(pairs))

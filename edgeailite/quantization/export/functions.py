@@ -8,6 +8,7 @@ at once and one at a time, for kernels compute the rest of a vector in another w
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,33 @@ def keep_proven(proto: onnx.ModelProto, model: GraphModel) -> None:
         )
     _replace(graph, wrong)
     graph.write()
+
+
+def functions_of_file(path: str | os.PathLike[str], model: GraphModel) -> dict[str, str]:
+    """Say of each function of a file how it is known to give the integers of its table.
+
+    Args:
+        path: File of `model`.
+        model: Integer graph, which has run.
+
+    Returns:
+        By the paths of the functions' quantizers; one for which nothing is known is left out.
+    """
+    proto = onnx.load(path)
+    graph = ProtoGraph(proto.graph)
+    functions = _functions(graph, model)
+    wrong = {f.path for f in _unproven(graph, functions, proto)} if functions else set()
+    found = {f.path: "all inputs tried in ONNX Runtime" for f in functions if f.path not in wrong}
+    for module in model.modules():
+        if not isinstance(module, IntegerTable):
+            continue
+        maker = graph.makers.get(module.quantizer_path)
+        if maker is None or maker.op_type != "Gather" or maker.input[0] not in graph.initializers:
+            continue
+        table = onnx.numpy_helper.to_array(graph.initializers[maker.input[0]])
+        if np.array_equal(table, module.table(*module.numbers).cpu().numpy()):
+            found[module.quantizer_path] = "its table is in the file"
+    return found
 
 
 def _functions(graph: ProtoGraph, model: GraphModel) -> list[_Function]:

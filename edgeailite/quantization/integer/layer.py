@@ -105,6 +105,11 @@ class IntegerLayer(IntegerOperator):
         self.register_buffer("weight_digits", digits, persistent=False)
 
     @property
+    def _has_powers_of_two(self) -> bool:
+        grids = [m.grid for m in (self.input, self.output) if m is not None]
+        return not self.has_free_weights and all(grid.is_power_of_two for grid in grids)
+
+    @property
     def _axis(self) -> int:
         return 1 if self.operation.is_transposed and self.operation.num_groups == 1 else 0
 
@@ -135,6 +140,10 @@ class IntegerLayer(IntegerOperator):
             output_size: Of a transposed convolution; see :meth:`QuantLayer.forward`.
         """
         if self.exports_onnx_form:
+            if self.weight.dim() == 2 and x.dim() > 2 and not self._has_powers_of_two:
+                # ONNX Runtime has an integer kernel of rows alone; else it adds the bias in float.
+                rows = self._onnx_form(x.flatten(0, -2), output_size)
+                return rows.unflatten(0, x.shape[:-1])
             return self._onnx_form(x, output_size)
         acc = self.accumulate(self.input.steps(x), output_size)
         if self.output is None:

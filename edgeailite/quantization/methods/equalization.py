@@ -141,7 +141,7 @@ def _number_channels(
         count = shape[1] if len(shape) > 1 else 1
         if node in calls:
             value_of[node] = channels.new(count)
-            _tie_layer(channels, value_of, calls[node], uses)
+            _tie_layer(channels, value_of, calls[node], uses, shapes)
             continue
         found = _through(model, node, value_of, shapes)
         if found is None:
@@ -166,21 +166,28 @@ def _tie_layer(
     value_of: dict[fx.Node, np.ndarray],
     call: LayerCall,
     uses: dict[str, int],
+    shapes: dict[fx.Node, torch.Size],
 ) -> None:
     """Pin both sides of a layer that is shared, or whose channels are elsewhere."""
     given = value_of[call.input_node]
     norm = call.batch_norm
     has_gain = norm is None or getattr(norm, "weight", None) is not None
-    if call.layer.is_transposed:
-        expected = call.weight.shape[0]
-    else:
-        expected = call.weight.shape[1] * call.layer.num_groups
     alone = uses[call.path] == 1 and call.has_own_weight
-    if not alone or (call.channel_axis == -1 and call.weight.dim() != 2) or len(given) != expected:
+    is_last = call.channel_axis == -1 and (call.weight.dim(), len(shapes[call.input_node])) != (
+        2,
+        2,
+    )
+    if not alone or is_last or len(given) != _num_inputs(call):
         channels.pin(given)
         channels.pin(value_of[call.node])
     elif not has_gain or len(value_of[call.node]) != _num_outputs(call):
         channels.pin(value_of[call.node])
+
+
+def _num_inputs(call: LayerCall) -> int:
+    if call.layer.is_transposed:
+        return call.weight.shape[0]
+    return call.weight.shape[1] * call.layer.num_groups
 
 
 def _num_outputs(call: LayerCall) -> int:
@@ -305,6 +312,8 @@ def _choose_scales(
     for call in calls.values():
         index = torch.from_numpy(groups[value_of[call.node]]).long()
         given = torch.from_numpy(groups[value_of[call.input_node]]).long()
+        if (len(given), len(index)) != (_num_inputs(call), _num_outputs(call)):
+            continue  # pinned
         weight = call.folded().weight
         seen = call.layer.input_channels(scales[given].clamp_min(1e-30).to(weight), weight)
         rows = call.layer.rows(weight * seen).abs().amax(1).float().cpu()

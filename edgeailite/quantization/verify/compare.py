@@ -25,6 +25,7 @@ from edgeailite.quantization.verify.onnx_runtime import (
     open_session,
 )
 from edgeailite.quantization.verify.outputs import OutputGrid, flat, output_grids
+from edgeailite.quantization.verify.proofs import length_hooks, operation_kinds
 from edgeailite.quantization.verify.verification import Verification
 
 EVALUATION_INTEGER = "evaluation vs integer graph"
@@ -66,8 +67,9 @@ def verify(
         run = _Run(None if convert is None else wrapper, converted, onnx_path)
         for batch in batches:
             run.compare(batch if isinstance(batch, tuple) else (batch,))
-    if run.result.num_values == 0:
-        raise ValueError("There were no batches to compare on.")
+        if run.result.num_values == 0:
+            raise ValueError("There were no batches to compare on.")
+        run.explain()
     return run.result
 
 
@@ -103,11 +105,19 @@ class _Run:
         )
         self.grids, self.has_free_scales = output_grids(converted), has_free_scales(converted)
         self.result = Verification(cpu_note=cpu_note(), notes=model_notes(converted))
+        self.lengths: dict[nn.Module, int] = {}
+
+    def explain(self) -> None:
+        """Add what shows that the operations are exact."""
+        self.result.operations = operation_kinds(
+            self.converted, self.lengths, self.result.num_values, self.simulation, self.onnx_path
+        )
 
     def compare(self, inputs: tuple[Tensor, ...]) -> None:
         """Compare all pairs on one batch."""
         with torch.no_grad():
-            integer = flat(self.converted(*inputs))
+            with hooked(length_hooks(self.converted, self.lengths)):
+                integer = flat(self.converted(*inputs))
             evaluated = [] if self.wrapper is None else flat(self.wrapper(*inputs))
             simulated = []
             if self.simulation is not None and self.has_free_scales:

@@ -10,6 +10,23 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class OperationKind:
+    """Operations of one kind that are exact for the same reason.
+
+    Attributes:
+        operation: A layer's type, the name of an operator; ``function``: of one value; ``input``.
+        count: Number of such operations.
+        proven: No input can give another integer; else only the comparison says so.
+        by: Proof, or what stands in its place.
+    """
+
+    operation: str
+    count: int
+    proven: bool
+    by: str
+
+
 @dataclass
 class Verification:
     """Result of :func:`verify`.
@@ -27,6 +44,7 @@ class Verification:
         first_difference: Path of the first quantizer at which simulation and integer graph differ,
             if evaluation differs; or None.
         first_onnx_difference: Likewise for integer graph and ONNX Runtime without optimizations.
+        operations: Kinds of operations, with what shows that they are exact.
         cpu_note: Remark on the integer kernels of this CPU.
         notes: Remarks on the numbers.
     """
@@ -39,6 +57,7 @@ class Verification:
     simulation: Counter[int] = field(default_factory=Counter)
     first_difference: str | None = None
     first_onnx_difference: str | None = None
+    operations: list[OperationKind] = field(default_factory=list)
     cpu_note: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -98,6 +117,9 @@ class Verification:
                 "  first difference between integer graph and ONNX Runtime, optimizations off: "
                 f"'{self.first_onnx_difference}'"
             )
+        for kind in self.operations:
+            word = "proven: " if kind.proven else ""
+            lines.append(f"  {kind.count} {kind.operation}: {word}{kind.by}")
         return "\n".join([*lines, *(f"  {note}" for note in (*self.notes, self.cpu_note) if note)])
 
     def _how_far(self, pair: str) -> str:

@@ -1,10 +1,13 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.graph.attention import is_traceable_attention, multihead_attention
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.modules.functional_layer import QuantFunctionalLayer
+from edgeailite.quantization.report import build_report
+from edgeailite.quantization.verify import verify
 from edgeailite.quantization.wrappers import PTCFxModule
 
 OPTIONS = [{}, {"batch_first": True}, {"bias": False}]
@@ -69,6 +72,43 @@ def test_attention_named_as_a_leaf_stays_whole():
 
 def test_dropout_of_attention_follows_the_mode():
     captured, x = capture(Attends(dropout=0.5)), torch.randn(2, 7, 16)
+    captured.eval()
+    assert torch.equal(captured(x), captured(x))
+    captured.train()
+    assert not torch.equal(captured(x), captured(x))
+
+
+class FusedAttention(nn.Module):
+    """Attention as one function; `branches` on sizes, which only torch.export captures."""
+
+    def __init__(self, dropout=0.0, branches=False, **options):
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+        self.dropout, self.branches, self.options = dropout, branches, options
+
+    def forward(self, x):
+        if self.branches and x.shape[1] > 100:
+            return x
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, **self.options)
+        return y.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("branches", [False, True])
+@pytest.mark.parametrize("options", [{}, {"scale": 0.3}, {"dropout": 0.5}])
+def test_attention_as_one_function_is_integers_and_equal_everywhere(options, branches, tmp_path):
+    x = torch.randn(3, 7, 16)
+    model = FusedAttention(branches=branches, **options)
+    wrapper = PTCFxModule(model, x, qconfig_type="WT8SYMP2_AT8SYMP2", verbose=False).calibrate([x])
+    assert build_report(wrapper).floats == {}
+    path = wrapper.export(x, tmp_path / "m.onnx")
+    assert verify(wrapper, [x, 2 * x], path).exact
+
+
+def test_dropout_of_attention_as_one_function_follows_the_mode():
+    x = torch.randn(2, 7, 16)
+    captured = capture(FusedAttention(dropout=0.5))
     captured.eval()
     assert torch.equal(captured(x), captured(x))
     captured.train()

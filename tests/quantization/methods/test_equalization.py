@@ -76,6 +76,21 @@ class Rows(nn.Module):
         return rows + self.last(F.pad(F.relu(self.second(x)), (0, 0, 0, 0, 1, -1))).mean(2)
 
 
+class Tokens(nn.Module):
+    """Channels come last: axis 1 holds tokens, once as many as channels, once one more."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 16, 2, 2), nn.Parameter(torch.ones(1, 1, 16))
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = self.second(F.relu(self.first(x)))
+        return self.last(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1))
+
+
 class Twice(nn.Module):
     """A value beside itself."""
 
@@ -97,6 +112,7 @@ NETWORKS = {
     "concat": Branches,
     "shared": Shared,
     "rows": Rows,
+    "tokens": Tokens,
     "twice": Twice,
     "transposed": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.ZeroPad2d(1),
@@ -177,7 +193,7 @@ def test_float_network_computes_the_same(name, batches):
             torch.testing.assert_close(
                 actual, expected, rtol=1e-5, atol=1e-5 * expected.abs().max()
             )
-    assert bool(changed) == (name not in ("no gain", "rows", "shared"))
+    assert bool(changed) == (name not in ("no gain", "rows", "shared", "tokens"))
 
 
 @pytest.mark.parametrize("name", ["chain", "residual", "concat"])
