@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeailite.files.atomic import write_atomically
+from edgeailite.quantization.export.double_rounding import keep_both_roundings
 from edgeailite.quantization.export.functions import keep_proven
 from edgeailite.quantization.export.names import name_tensors
 from edgeailite.quantization.export.opset import OLDEST_OPSET, TORCH_OPSET, lower_opset
@@ -71,6 +72,7 @@ def write_onnx(
         _drop_traces(proto)
         if rewrite is not None:
             rewrite(proto)
+        keep_both_roundings(proto)
         proto = _with_opset(proto, opset_version)
         keep_proven(proto, model)
         _describe(proto, model_format)
