@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
+from edgeailite.quantization.export.moves import same_grid
 from edgeailite.quantization.export.proto import ProtoGraph
 
 # ONNX Runtime removes them where the grid behind them ends at their bounds.
@@ -33,12 +34,10 @@ def _follows_another_grid(graph: ProtoGraph, node: NodeProto) -> bool:
     source = graph.makers.get(node.input[0])
     while source is not None and source.op_type in _CLIPS:
         source = graph.makers.get(source.input[0])
-    if source is None or source.op_type != "DequantizeLinear" or len(node.input) < 3:
+    if source is None or source.op_type != "DequantizeLinear":
         return False
-    pairs = [(graph.constant(node.input[i]), graph.constant(source.input[i])) for i in (1, 2)]
-    if any(a is None or a.ndim or b is None for a, b in pairs):
-        return False
-    return any(not np.array_equal(a, b) for a, b in pairs)
+    scale = graph.constant(node.input[1])
+    return scale is not None and scale.ndim == 0 and not same_grid(graph, node, source)
 
 
 def _limit(graph: ProtoGraph, node: NodeProto) -> None:

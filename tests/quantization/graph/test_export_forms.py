@@ -35,6 +35,19 @@ def test_an_average_is_that_of_torch(pool):
         (lambda x: F.avg_pool3d(x, 2, 2, 1, True, False, 3), (2, 3, 4, 5, 4)),
         (lambda x: F.adaptive_avg_pool3d(x, (1, None, 2)), (2, 3, 4, 5, 4)),
         (lambda x: F.adaptive_avg_pool3d(x, 3), (2, 3, 4, 5, 4)),
+        (lambda x: F.adaptive_max_pool1d(x, 3), (2, 3, 8)),
+        (lambda x: F.adaptive_max_pool2d(x, (None, 4)), (2, 3, 5, 7)),
+        (lambda x: F.adaptive_max_pool3d(x, (3, 1, 2)), (3, 4, 5, 4)),
+        (lambda x: F.adaptive_max_pool2d(x, 3, return_indices=True), (2, 3, 5, 7)),
+        (lambda x: F.max_pool1d(x, 2, 3, 1, ceil_mode=True), (2, 3, 8)),
+        (lambda x: torch.max_pool2d(x, 3, 2, (0, 1), 1, True), (2, 3, 7, 10)),
+        (lambda x: F.max_pool3d(x, 2, 2, (1, 0, 1), 1, True), (2, 3, 4, 5, 3)),
+        (lambda x: F.max_pool2d(x, 2, 2, 1, 1, True, return_indices=True), (2, 3, 7, 7)),
+        (lambda x: x[:, [0, -1, 0], 1:], (2, 3, 4)),
+        (lambda x: x[..., [1, -3]], (2, 3, 4)),
+        (lambda x: x[[1, 0]], (2, 3, 4)),
+        (lambda x: x[:, [True, False, True]], (2, 3, 4)),
+        (lambda x: x[:, [0, 1], [1, 2]], (2, 3, 4)),
         (lambda x: x.squeeze(-1), (2, 1, 3)),
         (lambda x: torch.squeeze(x, (1, 2)), (2, 1, 3)),
         (lambda x: x.squeeze(), (2, 1, 3)),
@@ -48,6 +61,18 @@ def test_a_form_has_the_values_of_its_function(compute, shape):
     with ExportForms():
         found = compute(x)
     torch.testing.assert_close(found, compute(x))
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_max_pools_have_torchs_windows_whatever_the_size(kernel, stride, padding, dilation):
+    for size in range(6, 12):
+        x, options = torch.randn(1, 1, size, 9), (kernel, stride, (padding, 0), dilation, True)
+        with ExportForms():
+            found = F.max_pool2d(x, *options)
+        assert torch.equal(found, F.max_pool2d(x, *options))
 
 
 class Leaf(nn.Module):
