@@ -164,6 +164,9 @@ def random_case(rng: random.Random, network: Network) -> Case:
     training_steps = rng.choice([0, 0, 0, 1, 2])
     make = rng.choices([_preset, _pact2, _own], weights=(5, 3, 3))[0]
     wrapper, bits = make(rng, training_steps > 0)
+    # Without an example no types are known, and the places of a max_unpool are no floats.
+    if make is not _pact2 and (rng.random() < 0.5 or "unpool" in network.source):
+        wrapper = wrapper.replace("(model, ", "(model, example_inputs=x, ", 1)
     return Case(
         network,
         wrapper,

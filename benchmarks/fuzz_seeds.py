@@ -116,6 +116,22 @@ class Network(nn.Module):
         wrapper="PTCFxModule(model, qconfig_type='WT8SYMP2_AT8SYMP2')",
         opset=21,
     ),
+    "ONNX Runtime could not load a file of opset 21 with a roll": keep(
+        {"x0": (16, 12)},
+        """
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.m0 = nn.Linear(12, 3, True)
+    def forward(self, x0):
+        v0 = self.m0(x0)
+        v1 = x0.roll(1, 1)
+        v2 = torch.roll(x0, (1, -2), (1, 2))
+        return v0, x0, v1, v2
+""",
+        wrapper="QuantCalibrateModule(model, x, bitwidth_activations=4, per_channel_q='all')",
+        opset=21,
+    ),
     "ONNX Runtime made one rounding of two, free scales": keep(
         {"x0": (3, 8, 8)},
         """

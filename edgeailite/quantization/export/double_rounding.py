@@ -17,7 +17,8 @@ def keep_both_roundings(proto: onnx.ModelProto) -> None:
     """Let ONNX Runtime not merge two pairs of quantize nodes that follow each other.
 
     It makes one rounding of ``QuantizeLinear, DequantizeLinear, QuantizeLinear`` (its
-    ``DoubleQDQPairsRemover``), also with a clip between them, which gives other integers. A maximum
+    ``DoubleQDQPairsRemover``), also with a clip between them, where nothing else reads the first
+    pair's values; that gives other integers. A maximum
     with the smallest value of the second grid changes nothing, and it leaves that alone.
 
     Args:
@@ -31,13 +32,17 @@ def keep_both_roundings(proto: onnx.ModelProto) -> None:
 
 
 def _follows_another_grid(graph: ProtoGraph, node: NodeProto) -> bool:
-    source = graph.makers.get(node.input[0])
-    while source is not None and source.op_type in _CLIPS:
-        source = graph.makers.get(source.input[0])
+    """Return True for the second pair, if it alone reads the first one."""
+    name = node.input[0]
+    source = graph.makers.get(name)
+    while source is not None and source.op_type in _CLIPS and len(graph.readers[name]) == 1:
+        name = source.input[0]
+        source = graph.makers.get(name)
     if source is None or source.op_type != "DequantizeLinear":
         return False
+    alone = all(len(graph.readers[read]) == 1 for read in (name, source.input[0]))
     scale = graph.constant(node.input[1])
-    return scale is not None and scale.ndim == 0 and not same_grid(graph, node, source)
+    return alone and scale is not None and scale.ndim == 0 and not same_grid(graph, node, source)
 
 
 def _limit(graph: ProtoGraph, node: NodeProto) -> None:

@@ -23,8 +23,8 @@ class ExportForms(TorchFunctionMode):
     * ``AdaptiveAvgPool3d``: the exporter has it for one window alone.
     * Max pools: without a window of ``ceil_mode`` that would begin behind the image, torch has one
       window less than ONNX.
-    * An index that is a list: of the exporter's form, which has no integer operator, ONNX Runtime
-      makes a file that it cannot load.
+    * An index that is a list, and ``roll``: ONNX Runtime does not load the exporter's form between
+      signed integers at opset 21, and has no integer operator for it.
     * Adaptive maxima: the exporter has them for windows of one size alone.
     * ``squeeze`` of an axis that is longer than 1: the exporter writes a Squeeze all the same.
     * ``amax`` and ``amin`` without axes.
@@ -145,6 +145,17 @@ def _indexed(function: Callable[..., Tensor], input: Tensor, key: Any) -> Tensor
     return picked.index_select(axis, torch.tensor(places, device=picked.device))
 
 
+def _rolled(function: Callable[..., Tensor], input: Tensor, shifts: Any, dims: Any = ()) -> Tensor:
+    axes = [dims] if isinstance(dims, int) else list(dims)
+    sizes = [input.shape[axis] for axis in axes]
+    if not axes or not all(isinstance(size, int) for size in sizes):
+        return function(input, shifts, dims)
+    for axis, size, shift in zip(axes, sizes, _of_axes(shifts, len(axes)), strict=True):
+        places = torch.tensor([(i - shift) % size for i in range(size)], device=input.device)
+        input = input.index_select(axis, places)
+    return input
+
+
 def _are_places(key: list[Any]) -> bool:
     return bool(key) and all(isinstance(i, int) and not isinstance(i, bool) for i in key)
 
@@ -206,6 +217,7 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(_MAXIMA, _maxima),
     **dict.fromkeys(_ADAPTIVE_MAXIMA, _adaptive_maxima),
     Tensor.__getitem__: _indexed,
+    **dict.fromkeys((torch.roll, Tensor.roll), _rolled),
     **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
     **dict.fromkeys((torch.amax, torch.amin, Tensor.amax, Tensor.amin), _extreme),
 }
