@@ -25,7 +25,7 @@ def round_to_integer(x: Tensor, rounding: Rounding) -> Tensor:
         return torch.floor(x + 0.5)
     if rounding == "floor":
         return torch.floor(x)
-    return torch.trunc(x + torch.copysign(torch.full_like(x, 0.5), x))
+    return torch.sign(x) * torch.floor(torch.abs(x) + 0.5)  # ONNX has no sign bit
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:

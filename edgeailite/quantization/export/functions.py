@@ -201,7 +201,7 @@ def _proof(
         for kind, name, infos in zip(
             kinds, (f"input_{i}", f"{i}/{function.path}"), (inputs, outputs), strict=True
         ):
-            infos.append(helper.make_tensor_value_info(name, kind, ["n"]))
+            infos.append(helper.make_tensor_value_info(name, kind, [f"n{i}"]))
     made_graph = helper.make_graph(nodes, "proof", inputs, outputs, list(constants.values()))
     return helper.make_model(
         made_graph, opset_imports=list(proto.opset_import), ir_version=proto.ir_version or 8

@@ -53,7 +53,7 @@ def move_integers(graph: ProtoGraph) -> None:
             continue
         if node.op_type in moving and source.input[0] not in graph.initializers:
             _move(graph, node, source)
-        elif node.op_type == "QuantizeLinear" and _same_grid(graph, node, source):
+        elif node.op_type == "QuantizeLinear" and same_grid(graph, node, source):
             _cancel(graph, node, source)
 
 
@@ -93,7 +93,8 @@ def _index(graph: ProtoGraph, node: NodeProto) -> int:
     return next(i for i, n in enumerate(graph.nodes) if n is node)
 
 
-def _same_grid(graph: ProtoGraph, node: NodeProto, other: NodeProto) -> bool:
+def same_grid(graph: ProtoGraph, node: NodeProto, other: NodeProto) -> bool:
+    """Return True if two quantize nodes have the same constants."""
     pairs = [(graph.constant(node.input[i]), graph.constant(other.input[i])) for i in (1, 2)]
     return all(
         a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b)

@@ -16,9 +16,12 @@ import torch
 from torch import Tensor, fx
 
 from edgeailite.files.atomic import write_atomically
+from edgeailite.quantization.export.double_rounding import keep_both_roundings
 from edgeailite.quantization.export.functions import keep_proven
+from edgeailite.quantization.export.moves import use_unsigned_activations
 from edgeailite.quantization.export.names import name_tensors
 from edgeailite.quantization.export.opset import OLDEST_OPSET, TORCH_OPSET, lower_opset
+from edgeailite.quantization.export.proto import ProtoGraph
 from edgeailite.quantization.graph.model import graph_of, recompile
 from edgeailite.quantization.graph.structure import paths, rebuild
 
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
 
 _LOG = logging.getLogger(__name__)
+# Since this opset QuantizeLinear names its type, and ONNX Runtime 1.31, which computes signed
+# activations as unsigned ones, fails to load moves of signed integers that follow each other.
+_UNSIGNED_FROM = 21
 
 
 def write_onnx(
@@ -71,8 +77,13 @@ def write_onnx(
         _drop_traces(proto)
         if rewrite is not None:
             rewrite(proto)
+        keep_both_roundings(proto)
         proto = _with_opset(proto, opset_version)
         keep_proven(proto, model)
+        if opset_version >= _UNSIGNED_FROM:
+            graph = ProtoGraph(proto.graph)
+            use_unsigned_activations(graph)
+            graph.write()
         _describe(proto, model_format)
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, str(temporary))

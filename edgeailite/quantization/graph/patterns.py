@@ -13,10 +13,12 @@ from edgeailite.quantization.graph.model import evaluation_result, graph_of
 from edgeailite.quantization.graph.normalizations import NORMALIZATIONS
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
+    LINEAR,
     QUANTIZE_HERE,
     QUANTIZER,
     RELU,
 )
+from edgeailite.quantization.graph.value_types import TensorType
 from edgeailite.quantization.graph.variants import is_constant
 
 if TYPE_CHECKING:
@@ -56,12 +58,29 @@ def _nodes_in(value: Any) -> list[fx.Node]:
 
 
 def foldable_batch_norm(model: GraphModel, layer: fx.Node) -> fx.Node | None:
-    """Batch norm with running statistics that alone reads `layer` and that only `layer` feeds."""
+    """Batch norm with running statistics that alone reads `layer` and that only `layer` feeds.
+
+    It normalizes the axis behind the batch, which is a linear layer's last one if there are two.
+    """
     user = only_user(layer)
     if user is None or operation_of(user) is not BATCH_NORM:
         return None
+    if operation_of(layer) is LINEAR and not _may_have_two_axes(model, layer, user):
+        return None
     alone = len(call_sites(graph_of(model))[str(user.target)]) == 1
     return user if alone and is_foldable(model.get_submodule(str(user.target))) else None
+
+
+def _may_have_two_axes(model: GraphModel, linear: fx.Node, batch_norm: fx.Node) -> bool:
+    """Return False where the shape, or else the number of features, tells more axes."""
+    known = linear.meta.get("type")
+    if isinstance(known, TensorType):
+        return len(known.shape) == 2
+    features = getattr(model.get_submodule(str(batch_norm.target)), "num_features", None)
+    return (
+        linear.op != "call_module"
+        or features == model.get_submodule(str(linear.target)).out_features
+    )
 
 
 def is_foldable(batch_norm: nn.Module) -> bool:

@@ -242,6 +242,13 @@ class QuantLayer(nn.Module):
     ) -> Tensor:
         """:meth:`forward` for a given weight and bias."""
         quantizers = input_quantizer, output_quantizer
+        if batch_norm is not None and weight.dim() == 2 and x.dim() != 2:
+            raise ValueError(
+                f"The batch norm behind a linear layer of {weight.shape[0]} outputs reads values "
+                f"with {x.dim()} axes: it normalizes the second one, and the layer's outputs are "
+                "the last one, so it cannot be folded. Give the wrapper example_inputs, which tell "
+                "it the shapes before it folds."
+            )
         if self._substitute is not None:
             return self._substitute(x, weight, bias, batch_norm, *quantizers, output_size)
         if not self.fake_quant_enabled:

@@ -38,6 +38,22 @@ def test_an_average_is_that_of_torch(pool):
         (lambda x: F.adaptive_avg_pool3d(x, 3), (2, 3, 4, 5, 4)),
         (lambda x: F.interpolate(x, scale_factor=1.2), (2, 3, 28, 20)),
         (lambda x: F.interpolate(x, (82, 9, 5), mode="nearest-exact"), (2, 3, 2, 5, 9)),
+        (lambda x: F.adaptive_max_pool1d(x, 3), (2, 3, 8)),
+        (lambda x: F.adaptive_max_pool2d(x, (None, 4)), (2, 3, 5, 7)),
+        (lambda x: F.adaptive_max_pool3d(x, (3, 1, 2)), (3, 4, 5, 4)),
+        (lambda x: F.adaptive_max_pool2d(x, 3, return_indices=True), (2, 3, 5, 7)),
+        (lambda x: F.max_pool1d(x, 2, 3, 1, ceil_mode=True), (2, 3, 8)),
+        (lambda x: torch.max_pool2d(x, 3, 2, (0, 1), 1, True), (2, 3, 7, 10)),
+        (lambda x: F.max_pool3d(x, 2, 2, (1, 0, 1), 1, True), (2, 3, 4, 5, 3)),
+        (lambda x: F.max_pool2d(x, 2, 2, 1, 1, True, return_indices=True), (2, 3, 7, 7)),
+        (lambda x: x[:, [0, -1, 0], 1:], (2, 3, 4)),
+        (lambda x: x[..., [1, -3]], (2, 3, 4)),
+        (lambda x: x[[1, 0]], (2, 3, 4)),
+        (lambda x: x[:, [True, False, True]], (2, 3, 4)),
+        (lambda x: x[:, [0, 1], [1, 2]], (2, 3, 4)),
+        (lambda x: x.roll(1, 1), (2, 3, 4)),
+        (lambda x: torch.roll(x, shifts=(1, -2), dims=(1, -1)), (2, 3, 4)),
+        (lambda x: x.roll(5), (2, 3, 4)),
         (lambda x: x.squeeze(-1), (2, 1, 3)),
         (lambda x: torch.squeeze(x, (1, 2)), (2, 1, 3)),
         (lambda x: x.squeeze(), (2, 1, 3)),
@@ -71,6 +87,18 @@ def test_a_file_takes_the_neighbours_that_torch_takes(tmp_path):
     kinds = [node.op_type for node in onnx.load(path).graph.node]
     assert kinds.count("Resize") == 4  # where both take the same
     assert kinds.count("Gather") == 10
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_max_pools_have_torchs_windows_whatever_the_size(kernel, stride, padding, dilation):
+    for size in range(6, 12):
+        x, options = torch.randn(1, 1, size, 9), (kernel, stride, (padding, 0), dilation, True)
+        with ExportForms():
+            found = F.max_pool2d(x, *options)
+        assert torch.equal(found, F.max_pool2d(x, *options))
 
 
 class Leaf(nn.Module):

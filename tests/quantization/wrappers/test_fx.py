@@ -291,3 +291,19 @@ def test_autocast_trains_and_evaluates():
     output.float().square().mean().backward()
     assert wrapper.module.conv1.weight.grad.isfinite().all()
     assert wrapper.eval()(torch.randn(SHAPE)).isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (6, 4)])
+@pytest.mark.parametrize("has_example", [True, False])
+def test_batch_norm_of_tokens_is_not_folded_into_the_features_of_a_linear_layer(shape, has_example):
+    x = torch.randn(5, *shape)
+    model = nn.Sequential(nn.Linear(shape[-1], 8), nn.BatchNorm1d(shape[0]))
+    expected = model.eval()(x).detach()
+    example = {"example_inputs": x} if has_example else {}
+    wrapper = PTCFxModule(model, qconfig_type="WC8SYMP2_AT8SYMP2", **example)
+    if not has_example and shape[0] == 8:
+        with pytest.raises(ValueError, match=r"linear layer of 8 outputs.*3 axes.*example_inputs"):
+            wrapper.calibrate([x])
+        return
+    wrapper.calibrate([x])
+    assert (wrapper(x) - expected).abs().max() < 0.1
