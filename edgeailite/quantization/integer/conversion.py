@@ -149,10 +149,18 @@ class Converter:
             return  # a reference that only the training graph needs
         elif node.target is is_training:
             self.values[node], self.grids[node] = False, None
+        elif self._asks_for_type(node):
+            self.values[node], self.grids[node] = torch.float32, None
         elif operation is OUTPUT and self.integer_outputs:
             self.graph.node_copy(node, self.value)
         else:
             self.place_copy(node)
+
+    def _asks_for_type(self, node: fx.Node) -> bool:
+        """Return True for the dtype of a value on a grid: float32, whatever the integers have."""
+        if node.target is not getattr or node.args[1] != "dtype":
+            return False
+        return self.grids.get(node.all_input_nodes[0]) is not None
 
     def _place_constant(self, node: fx.Node) -> None:
         """Give the integer graph the value; what it is computed from stays behind."""

@@ -71,7 +71,7 @@ class IntegerSoftmax(TabledOperator):
         """Integers in and out; any shape."""
         x = q.float()
         distances = x.amax(self.dim, keepdim=True) - x
-        tables = self.tables(x.shape[self.dim], x.device)
+        tables = self.tables(int(x.shape[self.dim]), x.device)
         if len(tables) == 1:
             e = look_up(tables[0], distances.to(torch.int64))
         else:

@@ -208,3 +208,19 @@ def test_a_prelu_is_next_to_the_real_one(seed):
     found = IntegerPReLU(source, output, slope)(q)
     assert float((found - wanted).abs().max()) <= 1
     assert float((found != wanted).double().mean()) < 2e-3
+
+
+def test_the_type_of_a_value_is_that_of_the_model_in_files_too(tmp_path):
+    class Casts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            a, b = self.first(x), self.second(x)
+            return a.to(b.dtype) + b
+
+    x = torch.randn(2, 3, 5, 5)
+    wrapper = PTCFxModule(Casts(), qconfig_type="WT8SYMP2_AT8SYMP2", verbose=False).calibrate([x])
+    found = verify(wrapper, [x], wrapper.export(x, tmp_path / "m.onnx"))
+    assert not any(found.mismatches.values())
