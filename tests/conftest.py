@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import edgeailite  # noqa: F401 -- first: it makes torchvision importable beside a CPU torch
-from tests.speed import share_torchlib, spare_the_collector
+from tests.speed import share_exporter_tables, spare_the_collector
 
 
 def pytest_addoption(parser):
@@ -26,5 +26,5 @@ def _seed():
 
 
 @pytest.fixture(autouse=True)
-def _torchlib():
-    share_torchlib()
+def _exporter_tables():
+    share_exporter_tables()

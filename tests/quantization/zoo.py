@@ -422,8 +422,3 @@ _layers("qact", lambda: [nn.Conv2d(3, 4, 1), nn.Tanh(), QAct(), nn.MaxPool2d(2)]
 _layers("noqact", lambda: [nn.Conv2d(3, 4, 1), NoQAct(), nn.ReLU(), nn.Conv2d(4, 4, 1)])
 _layers("noqact_behind_relu", lambda: [nn.Conv2d(3, 4, 1), nn.ReLU(), NoQAct(), nn.Conv2d(4, 4, 1)])
 _body("two_outputs_of_one_value", lambda m, a: (F.relu(a), a), 8)
-
-# What has no integer form runs in float, where ONNX Runtime's functions may differ by a rounding.
-FLOAT_INSIDE = (
-    "float_in_the_middle", "qact", "noqact", "noqact_behind_relu", "transformer",
-)  # fmt: skip

@@ -19,6 +19,7 @@ from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.targets.registry import get_target
 from edgeailite.quantization.verify.outputs import output_grids
 from edgeailite.quantization.wrappers import ConvertedModule, QuantModule, QuantTrainModule
+from tests.quantization.bundle import Networks, run_together
 from tests.quantization.helpers import (
     OPTIMIZATIONS,
     batch,
@@ -29,7 +30,7 @@ from tests.quantization.helpers import (
     train_a_little,
     trained,
 )
-from tests.quantization.zoo import FLOAT_INSIDE, ZOO
+from tests.quantization.zoo import ZOO
 
 OPTIONS = {
     "default": {},
@@ -120,14 +121,6 @@ def differences(actual: tuple, expected: tuple, converted: nn.Module) -> dict[in
     return {by: count for by, count in found.items() if count}
 
 
-def onnx_runtime_differences(
-    wrapper: QuantModule, inputs: tuple, converted: ConvertedModule, path
-) -> dict[str, dict]:
-    """Differences of ONNX Runtime from the integer graph, without and with optimizations."""
-    file, expected = wrapper.export(inputs, path / "model.onnx"), outputs(converted(*inputs))
-    return {o: differences(run_onnx(file, inputs, o), expected, converted) for o in OPTIMIZATIONS}
-
-
 def assert_onnx_runtime_equals(wrapper: QuantModule, inputs: tuple, converted: tuple, path) -> None:
     file = wrapper.export(inputs, path / "model.onnx")
     for optimization in OPTIMIZATIONS:
@@ -143,20 +136,33 @@ def test_integer_graph_equals_simulation(name, seed):
     assert_equal(outputs(wrapper.convert()(*inputs)), simulated, "integer graph")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ZOO if name not in FLOAT_INSIDE])
-def test_onnx_runtime_equals_integer_graph(name, tmp_path):
-    wrapper, inputs, _ = make(name, 0)
-    assert_onnx_runtime_equals(wrapper, inputs, outputs(wrapper.convert()(*inputs)), tmp_path)
+def make_all(cases: dict[str, tuple[str, dict]]) -> Networks:
+    """Converted networks and their inputs, of names in the zoo and options."""
+    made = {key: make(name, 0, **options) for key, (name, options) in cases.items()}
+    return {key: (wrapper.convert(), inputs) for key, (wrapper, inputs, _) in made.items()}
+
+
+def assert_onnx_runtime_equals_each(networks: Networks, folder) -> None:
+    found = {}
+    for (name, optimization), values in run_together(networks, folder).items():
+        converted, inputs = networks[name]
+        expected = outputs(converted(*inputs))
+        assert [y.shape for y in values] == [y.shape for y in expected], name
+        assert [y.dtype for y in values] == [y.dtype for y in expected], name
+        pairs = zip(values, expected, strict=True)
+        found[name, optimization] = sum(int((a != e).sum()) for a, e in pairs)
+    assert {key: count for key, count in found.items() if count} == {}
+
+
+GROUPS = 6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FLOAT_INSIDE)
-def test_onnx_runtime_of_float_between_grids(name, tmp_path):
-    """Float arithmetic of another library between the grids."""
-    wrapper, inputs, _ = make(name, 0)
-    found = onnx_runtime_differences(wrapper, inputs, wrapper.convert(), tmp_path)
-    assert found == {"off": {}, "on": {}}
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_onnx_runtime_equals_integer_graph(group, tmp_path):
+    """Float arithmetic of another library between the grids included."""
+    networks = make_all({name: (name, {}) for name in list(ZOO)[group::GROUPS]})
+    assert_onnx_runtime_equals_each(networks, tmp_path)
 
 
 def in_turn(options: Iterable[str], every: int) -> list[tuple[str, str]]:
@@ -165,7 +171,7 @@ def in_turn(options: Iterable[str], every: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.filterwarnings("ignore:Biases do not fit 16 bits")
-@pytest.mark.parametrize(("options", "name"), in_turn(OPTIONS, every=3))
+@pytest.mark.parametrize(("options", "name"), in_turn(list(OPTIONS)[1:], every=5))
 def test_integer_graph_equals_simulation_for_every_option(options, name):
     wrapper, inputs, simulated = make(name, 0, **OPTIONS[options])
     assert_equal(outputs(wrapper.convert()(*inputs)), simulated, "integer graph")
@@ -175,21 +181,14 @@ def _layers(converted: nn.Module) -> list[IntegerLayer]:
     return [m for m in converted.modules() if isinstance(m, IntegerLayer)]
 
 
-# Each option with half of the networks, in turn: each exported file takes seconds.
-OPTION_CASES = [
-    (options, EXPORTED[(number + shift) % len(EXPORTED)])
-    for number, options in enumerate(o for o in OPTIONS if o != "default")
-    for shift in range(0, len(EXPORTED), 2)
-]
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Biases do not fit 16 bits")
-@pytest.mark.parametrize(("options", "name"), OPTION_CASES)
-def test_onnx_runtime_equals_integer_graph_for_every_option(options, name, tmp_path):
-    wrapper, inputs, _ = make(name, 0, **OPTIONS[options])
-    converted = outputs(wrapper.convert()(*inputs))
-    assert_onnx_runtime_equals(wrapper, inputs, converted, tmp_path)
+@pytest.mark.parametrize("name", EXPORTED)
+def test_onnx_runtime_equals_integer_graph_for_every_option(name, tmp_path):
+    """Each option with two networks, in turn."""
+    options = [o for o in OPTIONS if o != "default"][EXPORTED.index(name) % 3 :: 3]
+    networks = make_all({o: (name, OPTIONS[o]) for o in options})
+    assert_onnx_runtime_equals_each(networks, tmp_path)
 
 
 @pytest.mark.parametrize(("options", "name"), in_turn(FREE, every=2))
@@ -203,11 +202,9 @@ def test_free_scales_are_exact_and_their_simulation_is_but_for_rare_ties(options
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
-@pytest.mark.parametrize("options", list(FREE))
-def test_onnx_runtime_of_free_scales(options, name, tmp_path):
-    wrapper, inputs, _ = make(name, 0, **FREE[options])
-    found = onnx_runtime_differences(wrapper, inputs, wrapper.convert(), tmp_path)
-    assert found == {"off": {}, "on": {}}
+def test_onnx_runtime_of_free_scales(name, tmp_path):
+    networks = make_all({options: (name, FREE[options]) for options in FREE})
+    assert_onnx_runtime_equals_each(networks, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["residual", "conv_transpose2d"])
