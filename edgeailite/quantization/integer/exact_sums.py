@@ -189,13 +189,13 @@ class _Axis(NamedTuple):
         """Torch's weights: what interpolation makes of the unit vectors; float64, ``(out, in)``."""
         mode = "bilinear" if options["mode"] in _DIMENSIONS else options["mode"]
         given: dict[str, Any] = (
-            {"scale_factor": (self.scale_factor, 1.0)}
+            {"scale_factor": (1.0, self.scale_factor)}
             if self.size is None
-            else {"size": (self.size, 1)}
+            else {"size": (self.length, self.size)}
         )
-        units = torch.eye(self.length, dtype=torch.float64).reshape(1, self.length, self.length, 1)
-        resized = F.interpolate(units, **{**options, **given, "mode": mode})
-        return resized.reshape(self.length, -1).T.contiguous()
+        # Along the last axis: torch's antialias is wrong along the first one of (L, 1).
+        units = torch.eye(self.length, dtype=torch.float64)[None, None]
+        return F.interpolate(units, **{**options, **given, "mode": mode})[0, 0].T.contiguous()
 
 
 def _axes(shape: Sequence[int], size: Any, scale_factor: Any) -> list[_Axis]:

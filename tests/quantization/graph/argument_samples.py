@@ -93,7 +93,6 @@ def half(y, axis):
 
 KERNEL, DEEP_KERNEL = (8, 8, 3, 3), (8, 4, 3, 3)
 COMPUTED = "(computed in the model) has no integer form"
-CONSTANT = "one operand is a constant or a parameter"
 
 LAYERS = {
     "convolution": {
@@ -160,7 +159,7 @@ LAYERS = {
         "folded": module(
             lambda: nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8, 0.5, None, False))
         ),
-        "alone": module(lambda: nn.BatchNorm2d(8, eps=0.5), refused="no layer in front of it"),
+        "alone": module(lambda: nn.BatchNorm2d(8, eps=0.5)),
         "no_statistics": module(
             lambda: nn.BatchNorm2d(8, track_running_stats=False),
             refused="track_running_stats=False",
@@ -179,6 +178,10 @@ ACTIVATIONS = {
         "in_place": module(lambda: nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(inplace=True))),
         "keyword": module(lambda: nn.ReLU(), lambda y, relu: relu(input=y)),
         "function": function(lambda y: F.relu(y + y.flip(1), inplace=True)),
+    },
+    "prelu": {
+        "module": module(lambda: nn.PReLU(8, 0.4)),
+        "keywords": function(lambda y, p: torch.prelu(input=y, weight=p), (8,)),
     },
     "relu6": {"in_place": module(lambda: nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU6(True)))},
     "hardtanh": {
@@ -210,7 +213,7 @@ ARITHMETIC = {
     },
     "mul": {
         "numpy_names": function(lambda y: torch.mul(x1=y, x2=y.flip(1))),
-        "parameter": function(lambda y, p: y * p, (8, 1, 1), refused=CONSTANT),
+        "parameter": function(lambda y, p: y * p, (8, 1, 1)),
     },
     "div_or_pow": {
         "tensors": function(lambda y: y / (y * y + 1), refused="no integer form"),
@@ -220,7 +223,9 @@ ARITHMETIC = {
         ),
         "floor": function(lambda y: (y + 0.013) // 2**-5),
         "exponent": function(lambda y: torch.pow(y, exponent=2)),
-        "parameter": function(lambda y, p: y / p, (8, 1, 1), refused=CONSTANT),
+        "parameter": function(
+            lambda y, p: y / p, (8, 1, 1), refused="no target divides by a tensor"
+        ),
     },
     "matmul": {
         "keyword": function(lambda y: torch.matmul(y, other=y.flip(1).transpose(2, 3))),
@@ -258,7 +263,7 @@ FUNCTIONS = {
         "keyword": function(lambda y: F.gelu(y, approximate="tanh")),
         "numbers": function(lambda y: F.leaky_relu(y, 0.2) / 4),
         "size": function(lambda y: y * y.shape[1] ** -0.5),
-        "tensors": function(lambda y, p: F.threshold(y, 0.1, 0.0) * p, (8, 1, 1), refused=CONSTANT),
+        "tensors": function(lambda y, p: F.threshold(y, 0.1, 0.0) * p, (8, 1, 1)),
     },
     "softmax": {
         "module": module(lambda: nn.Softmax(dim=1)),

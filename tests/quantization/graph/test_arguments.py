@@ -325,6 +325,7 @@ READ_ELSEWHERE = {
     **dict.fromkeys(("in_channels", "out_channels", "in_features", "out_features"), "weight"),
     **dict.fromkeys(("num_features", "affine", "eps", "momentum", "process_group"), "batch norm"),
     "num_channels": "weight",
+    **dict.fromkeys(("num_parameters", "init"), "weight"),
     **dict.fromkeys(("device", "dtype"), "parameters"),
     **dict.fromkeys(("p", "inplace", "operation"), "training"),
     "padding_mode": "the module's own convolution",

@@ -89,7 +89,7 @@ def test_functions_and_methods(function, name):
         (nn.GroupNorm(1, 3), "group_norm"),
         (nn.InstanceNorm2d(3), "instance_norm"),
         (nn.InstanceNorm2d(3, track_running_stats=True), "unknown"),
-        (nn.PReLU(), "unknown"),
+        (nn.PReLU(), "prelu"),
         (nn.LSTM(1, 1), "recurrent"),
     ],
 )

@@ -247,16 +247,16 @@ def test_fixed_point_values_are_signed_unless_the_graph_says_otherwise():
         "norm": True,
         "bn": True,
         "relu": False,
+        "mul": True,
         "add": True,
         "sigmoid": True,
         "mean": True,
     }
 
 
-def test_raw_input_goes_to_the_batch_norm_and_products_stay_in_float():
+def test_raw_input_goes_to_the_batch_norm():
     specs, graph = fixed_point_specs(_Mixed())
     assert "x" not in specs
-    assert "mul" not in specs
     modules = {n.name: n.meta["module"] for n in graph.graph.nodes if "module" in n.meta}
     assert list(modules) == ["norm", "mean"]
     assert modules["norm"].make.multiplier_bits == 12

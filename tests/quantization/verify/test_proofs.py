@@ -54,7 +54,7 @@ def test_each_kind_of_a_power_of_two_network_is_proven(wrappers, inputs, tmp_pat
     found = kinds(result)
     for name, count in {"Linear": 2, "MatMul": 2, "Add": 1}.items():
         assert astuple(found[name]) == (name, count, True, POWERS_OF_TWO)
-    assert found["Softmax"].by == found["LayerNorm"].by == SINGLE_ROUNDINGS
+    assert found["Softmax"].by == found["Normalization"].by == SINGLE_ROUNDINGS
     assert found["function"].by == "all inputs tried in ONNX Runtime"
     (in_float,) = [kind for kind in result.operations if kind.by.startswith("in float")]
     assert astuple(in_float) == ("cumsum", 1, False, "in float: no integer form is known for it")
