@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from edgeailite.quantization.integer.table import IntegerTable
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.integer.grid import Grid
 
 _LOG = logging.getLogger(__name__)
 
@@ -116,21 +117,29 @@ def _functions(graph: ProtoGraph, model: GraphModel) -> list[_Function]:
         if last is None or last.op_type != "QuantizeLinear":
             continue
         nodes = _between(graph, last)
-        inputs = np.array(module.input.grid.integers)
-        kind = helper.tensor_dtype_to_np_dtype(_type_of(module.input.zero_point))
-        results = module.table(*module.numbers).cpu().numpy()
-        output = helper.tensor_dtype_to_np_dtype(_type_of(module.output.zero_point))
-        read = nodes[0].input[0]
-        found.append(
-            _Function(
-                module.quantizer_path, inputs.astype(kind), results.astype(output), read, nodes
-            )
-        )
+        table = module.table(*module.numbers).cpu().numpy()
+        held = np.array(module.input.grid.integers)
+        inputs = _as_stored(graph, nodes[0], held, module.input.grid)
+        results = _as_stored(graph, last, table, module.output.grid)
+        if inputs is not None and results is not None:
+            source = nodes[0].input[0]
+            found.append(_Function(module.quantizer_path, inputs, results, source, nodes))
     return found
 
 
-def _type_of(zero_point: Any) -> int:
-    return {1: TensorProto.INT8, 0: TensorProto.UINT8}[int(zero_point.dtype.is_signed)]
+def _as_stored(
+    graph: ProtoGraph, node: NodeProto, integers: np.ndarray, grid: Grid
+) -> np.ndarray | None:
+    """Integers of a grid as a file holds them, where zero points may be moved for unsigned types.
+
+    None: `node` is no quantize node with a zero point, so another tool has changed the file.
+    """
+    quantizes = node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) == 3
+    zero_point = graph.constant(node.input[2]) if quantizes else None
+    if zero_point is None:
+        return None
+    moved = integers.astype(np.int64) - grid.zero_point + int(zero_point)
+    return moved.astype(zero_point.dtype)
 
 
 def _between(graph: ProtoGraph, last: NodeProto) -> list[NodeProto]:

@@ -21,7 +21,7 @@ from edgeailite.quantization.export.functions import keep_proven
 from edgeailite.quantization.export.moves import use_unsigned_activations
 from edgeailite.quantization.export.names import name_tensors
 from edgeailite.quantization.export.opset import OLDEST_OPSET, TORCH_OPSET, lower_opset
-from edgeailite.quantization.export.proto import ProtoGraph
+from edgeailite.quantization.export.proto import ProtoGraph, drop_traces
 from edgeailite.quantization.graph.model import graph_of, recompile
 from edgeailite.quantization.graph.structure import paths, rebuild
 
@@ -74,7 +74,7 @@ def write_onnx(
         program.save(str(temporary))
         proto = onnx.load(str(temporary))
         name_tensors(proto, model)
-        _drop_traces(proto)
+        drop_traces(proto)
         if rewrite is not None:
             rewrite(proto)
         keep_both_roundings(proto)
@@ -131,18 +131,6 @@ def _with_opset(proto: onnx.ModelProto, opset_version: int) -> onnx.ModelProto:
             f"Ask for {written}, or for {OLDEST_OPSET} to {TORCH_OPSET}."
         )
     return proto
-
-
-def _drop_traces(proto: onnx.ModelProto) -> None:
-    """Remove the exporter's notes: a third of a small file, and paths of this machine."""
-    for item in (
-        *proto.graph.node,
-        *proto.graph.value_info,
-        *proto.graph.input,
-        *proto.graph.output,
-    ):
-        item.ClearField("metadata_props")
-    proto.graph.ClearField("metadata_props")
 
 
 def _trace(

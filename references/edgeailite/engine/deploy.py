@@ -9,11 +9,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from edgeailite.files.atomic import write_atomically
+from edgeailite.quantization.export.proto import drop_traces
 from edgeailite.quantization.report import Report, build_report, write_html
 from edgeailite.quantization.verify import verify
 from references.edgeailite.engine.loops import Task
@@ -94,6 +96,9 @@ def _export_float(
             dynamic_shapes=({0: "batch"},),
             **names,
         )
+    proto = onnx.load(str(path))
+    drop_traces(proto)
+    onnx.save(proto, str(path))
 
 
 def onnx_forward(path: Path) -> Callable[[Tensor], Tensor]:

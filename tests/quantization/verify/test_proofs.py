@@ -98,6 +98,28 @@ def test_a_function_that_the_file_computes_otherwise_is_not_proven(wrappers, inp
     assert not kinds(verify(wrapper, [inputs], path))["function"].proven
 
 
+@pytest.mark.parametrize("opset", [18, 21, 23])
+def test_functions_are_proven_with_signed_and_with_unsigned_integers(
+    wrappers, inputs, opset, tmp_path
+):
+    wrapper = wrappers[POWER_OF_TWO]
+    path = wrapper.export(inputs, tmp_path / "m.onnx", opset_version=opset)
+    assert kinds(verify(wrapper, [inputs], path))["function"].proven
+
+
+def test_a_function_whose_zero_point_is_no_constant_is_not_proven(wrappers, inputs, tmp_path):
+    wrapper = wrappers[POWER_OF_TWO]
+    path = wrapper.export(inputs, tmp_path / "m.onnx")
+    proto = onnx.load(path)
+    (name,) = [m.quantizer_path for m in wrapper.convert().modules() if hasattr(m, "function")]
+    (last,) = [node for node in proto.graph.node if name in node.output]
+    zero_point = onnx.helper.make_node("Identity", [last.input[2]], ["computed"])
+    last.input[2] = "computed"
+    proto.graph.node.insert(0, zero_point)
+    onnx.save(proto, path)
+    assert not kinds(verify(wrapper, [inputs], path))["function"].proven
+
+
 @pytest.mark.parametrize(
     ("operator", "length", "proven"),
     [
