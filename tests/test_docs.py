@@ -35,6 +35,7 @@ REASONS = (
     "edgeailite/quantization/report/reasons.py",
     "edgeailite/quantization/graph/variants.py",
     "edgeailite/quantization/graph/average_calls.py",
+    "edgeailite/quantization/prepare/constants.py",
 )
 MAIN_SCRIPTS = {
     "train_classification_main.py": ClassificationOptions,

@@ -163,7 +163,8 @@ def _attempt(
         looking_on = OrderedDict((n, hook) for n, hook in hooks if n not in changing_hooks)
         captured.__dict__[name] = looking_on
     for name, constant in constants.items():
-        captured.register_buffer(name, constant, persistent=False)
+        # An expanded one could not be put back after a comparison.
+        captured.register_buffer(name, constant.contiguous(), persistent=False)
     try:
         follow_mode(captured, training, training_constants)
     except PathsDiffer as error:

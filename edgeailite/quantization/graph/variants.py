@@ -67,14 +67,44 @@ def _is_shape(node: fx.Node) -> bool:
 
 
 def is_constant(value: Any) -> bool:
-    """Return True for a floating-point tensor computed from parameters, buffers and sizes alone."""
+    """Return True for a float32 tensor computed from parameters, buffers and sizes alone.
+
+    One that the model overwrites, as a counter of its calls, is none.
+    """
     if not isinstance(value, fx.Node) or value.meta["call"].operation.name != "scalar":
+        return False
+    if _is_overwritten(value):
         return False
     known = value.meta.get("type")
     if known is not None or value.op == "get_attr":
-        return getattr(known, "is_float", False)
+        return getattr(known, "dtype", None) is torch.float32
     gives_number = value.target in (*SHAPE_FUNCTIONS, *SHAPE_METHODS)
     return not gives_number and any(map(is_constant, value.all_input_nodes))
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    """Return True for a method or function whose name ends with one underscore."""
+    called = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    name = str(called).partition(".")[0]  # of an overload
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _is_overwritten(value: fx.Node) -> bool:
+    """Return True if the graph writes into what a scalar is computed from, or may be a part of."""
+    if value.op == "get_attr":
+        return any(map(_is_written, value.graph.find_nodes(op="get_attr", target=value.target)))
+    return _is_in_place(value) or any(map(_is_overwritten, value.all_input_nodes))
+
+
+def _is_written(scalar: fx.Node) -> bool:
+    """Return True if a call writes into a scalar, or into what is computed from it."""
+    for user in scalar.users:
+        if _is_in_place(user) and user.args[0] is scalar:
+            return True
+        is_scalar = "call" in user.meta and user.meta["call"].operation.name == "scalar"
+        if is_scalar and _is_written(user):
+            return True
+    return False
 
 
 def contains_node(value: Any) -> bool:
@@ -137,7 +167,9 @@ def between_tensors(call: BoundCall) -> Variant | None:
     if any(map(is_number, factors)) and not all(map(is_scalar, factors)):
         return "pointwise", ""
     if any(is_scalar(f) and not is_constant(f) for f in factors):
-        return "unknown", "one operand is a number that depends on the batch"
+        return "unknown", (
+            "one operand depends on the batch size, or is changed by the model, or is no float32"
+        )
     return None
 
 

@@ -19,11 +19,8 @@ from torch import Tensor, fx
 from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
 from edgeailite.quantization.graph.model import TRAINING_ONLY, graph_of, module_of
-from edgeailite.quantization.graph.normalizations import SOFTMAXES
 from edgeailite.quantization.graph.operations import (
-    ADD,
     KEEP_IN_FLOAT,
-    MUL,
     OUTPUT,
     QUANTIZE_HERE,
     QUANTIZER,
@@ -40,10 +37,8 @@ from edgeailite.quantization.graph.patterns import (
     is_absorbed,
     is_function,
     is_inner_function,
-    is_operand,
     is_parameter_of_layers,
     last_values,
-    moved_from,
     only_user,
     operation_path,
     pointwise_chain,
@@ -56,6 +51,12 @@ from edgeailite.quantization.graph.value_types import is_known_not_to_be_float
 from edgeailite.quantization.graph.variants import is_constant
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
+from edgeailite.quantization.prepare.constants import (
+    readers_of,
+    refused_mask,
+    softmax_dim,
+    spec_of_constant,
+)
 from edgeailite.quantization.prepare.policy import LayerAnnotation, OutputAnnotation, Policy
 
 if TYPE_CHECKING:
@@ -65,10 +66,6 @@ if TYPE_CHECKING:
     from edgeailite.quantization.prepare.target import Target
 
 _NEVER = (OUTPUT, SCALAR, QUANTIZER, KEEP_IN_FLOAT, NO_FLOATS)
-# What is added in front of a softmax hides a value if it lowers it by so much.
-MASK_REACH = 1024.0
-# Bits of a constant factor: products with 8-bit integers are exact in float32.
-FACTOR_BITS = 16
 _MARKERS = (KEEP_IN_FLOAT, QUANTIZER, QUANTIZE_HERE)
 
 
@@ -108,7 +105,7 @@ def _refuse_calls(model: GraphModel, target: Target) -> None:
     """Make calls unknown that the target does not compute with these arguments."""
     for node in graph_of(model).nodes:
         if target.computes(operation_of(node)):
-            reason = target.refuses(node, module_of(model, node))
+            reason = target.refuses(node, module_of(model, node)) or refused_mask(model, node)
             if reason:
                 node.meta["call"] = replace(node.meta["call"], operation=UNKNOWN, reason=reason)
 
@@ -186,7 +183,7 @@ def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target:
     """Return True if this node's value, not that of what is fused behind it, gets a quantizer."""
     operation, traits = operation_of(node), traits_of(node)
     if is_constant(node):
-        return _is_computed_on(node, target)
+        return any(_needs_grids(operation_of(user), target) for user in readers_of(node))
     if operation in _NEVER or not node.users or is_known_not_to_be_float(node):
         return False
     if is_parameter_of_layers(node) or (is_inner_function(node) and target.computes(operation)):
@@ -231,22 +228,10 @@ def _needs_grids(operation: Operation, target: Target) -> bool:
     """Return True for an operation that asks for a grid of a value which the target does not make.
 
     A function does not: a mask in front of a softmax would leave the values next to no integers.
+    Nor does an activation, which is one with the quantizer behind it.
     """
-    return target.computes(operation) and not is_function(operation)
-
-
-def _is_computed_on(constant: fx.Node, target: Target) -> bool:
-    """Return True if an operation that the target computes reads a constant, moved or not."""
-    return any(_needs_grids(operation_of(user), target) for user in _readers(constant))
-
-
-def _readers(constant: fx.Node) -> list[fx.Node]:
-    """Operations that compute on a constant, behind those that move it."""
-    found = list[fx.Node]()
-    for user in constant.users:
-        if is_operand(constant, user):
-            found += _readers(user) if traits_of(user).moves_values else [user]
-    return found
+    makes_grid = is_function(operation) or operation.traits.is_activation
+    return target.computes(operation) and not makes_grid
 
 
 def _feeds(node: fx.Node, wanted: Callable[[Operation], bool]) -> bool:
@@ -261,7 +246,7 @@ def _output_annotation(
     model: GraphModel, node: fx.Node, spec: QuantSpec, sites: dict[str, list[fx.Node]]
 ) -> OutputAnnotation:
     if is_constant(node):
-        return OutputAnnotation(_spec_of_constant(node, spec), _added_path(model, node))
+        return OutputAnnotation(spec_of_constant(node, spec), _added_path(model, node))
     is_relu, bounds = operation_of(node) is RELU, clamp_bounds(node)
     absorbs = is_relu or bounds is not None
     if is_relu and spec.signed:
@@ -274,26 +259,8 @@ def _output_annotation(
         own = node is calls[0] and all(_all_absorbed(call) for call in calls)
         return OutputAnnotation(spec, str(node.target), bounds, True, replaces_module=own)
     return OutputAnnotation(
-        spec, _added_path(model, node), bounds, absorbs, softmax_dim=_softmax_dim(node)
+        spec, _added_path(model, node), bounds, absorbs, softmax_dim=softmax_dim(node)
     )
-
-
-def _spec_of_constant(node: fx.Node, spec: QuantSpec) -> QuantSpec:
-    """Grid of a constant: all of its values lie on it; a factor has the bits of a multiplier."""
-    spec = replace(spec, range_rule="min_max", learned=False)
-    if any(_softmax_dim(user) is not None for user in _readers(node)):
-        return replace(spec, range_max=MASK_REACH)
-    if any(operation_of(user) is not MUL for user in node.users if not is_constant(user)):
-        return spec
-    return replace(spec, bit_width=FACTOR_BITS, symmetric=True, signed=True, quant_range=None)
-
-
-def _softmax_dim(node: fx.Node) -> int | None:
-    """Axis of the softmax that alone reads a sum with a constant, which may be a mask; or None."""
-    axes = {argument(u, "dim") if operation_of(u) in SOFTMAXES else None for u in node.users}
-    if operation_of(node) is not ADD or len(axes) > 1:
-        return None
-    return axes.pop() if any(is_constant(moved_from(n)) for n in operands(node)) else None
 
 
 def _all_absorbed(call: fx.Node) -> bool:

@@ -86,6 +86,116 @@ def test_a_mask_does_not_take_the_integers_of_the_values(mask):
     assert build_report(wrapper, [x]).floats == {}
 
 
+class Scores(nn.Module):
+    """Attention in which `combine` applies a mask to the scores, (8, 20, 20)."""
+
+    def __init__(self, combine, mask):
+        super().__init__()
+        self.inner, self.head, self.combine = nn.Linear(12, 12), nn.Linear(12, 4), combine
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        q = self.inner(x)
+        return self.head(self.combine(q @ q.transpose(1, 2) / 4, self.mask) @ q)
+
+
+HIDDEN = torch.ones(20, 20).triu(1)
+
+
+@pytest.mark.parametrize(
+    ("combine", "mask", "example", "floats"),
+    [
+        (lambda s, m: (s + m).softmax(-1), torch.randn(20, 20) - 100 * HIDDEN, False, []),
+        (lambda s, m: (s + m).view(2, 4, 20, 20).softmax(3).view(8, 20, 20), -100 * HIDDEN, True,
+         ["add", "softmax"]),
+        (lambda s, m: (s + m).view(2, 4, 20, 20).softmax(-1).view(8, 20, 20), -100 * HIDDEN, True,
+         []),
+        (lambda s, m: (s + m).view(2, 4, 20, 20).softmax(-1).view(8, 20, 20), -100 * HIDDEN, False,
+         ["add", "softmax"]),
+        (lambda s, m: (s - m * 1e4).softmax(-1), HIDDEN, False, ["sub", "softmax"]),
+        (lambda s, m: (t := s + m).softmax(-1) + 0.01 * t.relu(), -100 * HIDDEN, False,
+         ["add", "softmax"]),
+    ],
+)  # fmt: skip
+def test_a_mask_that_no_softmax_alone_reads_stays_in_float(combine, mask, example, floats):
+    torch.manual_seed(0)
+    model, x = Scores(combine, mask), torch.randn(8, 20, 12)
+    original = copy.deepcopy(model)
+    given = x if example else None
+    wrapper = PTCFxModule(model, example_inputs=given, verbose=False).calibrate([x])
+    with torch.no_grad():
+        assert float(sqnr(original(x), wrapper(x))) > 25
+    assert list(build_report(wrapper, [x]).floats) == floats
+
+
+@pytest.mark.parametrize("example", [True, False])
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda y, mask: y + mask,
+        lambda y, mask: torch.cat([y, mask.expand(2, 5, 4)], 1),
+        lambda y, mask: torch.stack([y, mask.expand(2, 5, 4)], 1),
+    ],
+)
+def test_values_far_apart_take_no_grid_from_the_others(body, example):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.register_buffer("mask", torch.tensor([0.0, -1e9, 0.0, 0.0]))
+
+        def forward(self, x):
+            return body(self.layer(x), self.mask)
+
+    torch.manual_seed(0)
+    model, x = Masked(), torch.randn(2, 5, 4)
+    original, given = copy.deepcopy(model), x if example else None
+    wrapper = PTCFxModule(model, example_inputs=given, verbose=False).calibrate([x])
+    near = original(x).detach().abs() < 100
+    wanted, found = original(x).detach()[near], wrapper(x).detach()[near]
+    assert float(sqnr(wanted, found)) > 30
+    assert len(build_report(wrapper, [x]).floats) == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_buffer_that_the_model_changes_is_no_constant(preset):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.register_buffer("calls", torch.zeros(2))
+
+        def forward(self, x):
+            self.calls[1:] += 1
+            return self.layer(x) + self.calls[1]
+
+    x = torch.randn(2, 4)
+    wrapper = PTCFxModule(Counts(), qconfig_type=preset, example_inputs=x, verbose=False)
+    wrapper.calibrate([x, x])
+    first, second = wrapper.eval()(x), wrapper(x)
+    assert torch.allclose(second, first + 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "constant", [torch.arange(4), torch.arange(4) % 2 == 0, torch.randn(4).double()]
+)
+def test_constants_of_other_types_stay_in_float(constant):
+    class Adds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.register_buffer("constant", constant)
+
+        def forward(self, x):
+            return self.last((self.layer(x) * self.constant).float())
+
+    x = torch.randn(8, 4)
+    wrapper = PTCFxModule(Adds(), verbose=False).calibrate([x])
+    (product, *_) = build_report(wrapper, [x]).floats.values()
+    assert product.operation == "mul"
+    assert "is no float32" in product.reason
+
+
 def test_values_that_a_softmax_cannot_see_do_not_widen_a_range():
     wrapper = PTCFxModule(Transformer(), example_inputs=torch.randn(2, 3, 16, 16), verbose=False)
     wrapper.calibrate([torch.randn(2, 3, 16, 16)])

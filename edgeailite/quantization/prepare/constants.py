@@ -1,0 +1,123 @@
+"""Grids of parameters and buffers that a model computes on, and masks among them.
+
+A mask lowers what a softmax shall not see, by 100 or by infinity. One grid of 8 bits that holds
+such values and scores has no integers left for the scores. Where a softmax alone reads the sum, its
+range ends where a softmax sees nothing; everywhere else such a sum stays in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx
+
+from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
+from edgeailite.quantization.graph.constants import is_known_before_the_input
+from edgeailite.quantization.graph.normalizations import SOFTMAXES
+from edgeailite.quantization.graph.operations import ADD, MUL, SUB
+from edgeailite.quantization.graph.patterns import is_operand, moved_from
+from edgeailite.quantization.graph.running import parameter_value
+from edgeailite.quantization.graph.value_types import TensorType
+from edgeailite.quantization.graph.variants import is_constant
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.arithmetic.spec import QuantSpec
+    from edgeailite.quantization.graph.model import GraphModel
+
+# Bits of a constant factor, whose products with 8-bit integers are exact in float32, and of what is
+# added in front of a softmax: a bias and a mask may be one tensor.
+FINE_BITS = 16
+# What is added in front of a softmax hides a value if it lowers it by so much.
+MASK_REACH = 1024.0
+# Values so far apart, or so large, are those of a mask.
+_GAP, _LARGE = 64.0, 1e4
+
+
+def readers_of(constant: fx.Node) -> list[fx.Node]:
+    """Operations that compute on a constant, behind those that move it."""
+    found = list[fx.Node]()
+    for user in constant.users:
+        if is_operand(constant, user):
+            found += readers_of(user) if traits_of(user).moves_values else [user]
+    return found
+
+
+def spec_of_constant(constant: fx.Node, spec: QuantSpec) -> QuantSpec:
+    """Grid on which all values of a constant lie.
+
+    Args:
+        constant: A parameter, a buffer, or what is computed from them.
+        spec: Of activations.
+    """
+    spec = replace(spec, range_rule="min_max", learned=False)
+    fine = replace(spec, bit_width=FINE_BITS, symmetric=True, signed=True, quant_range=None)
+    readers = readers_of(constant)
+    if any(softmax_dim(reader) is not None for reader in readers):
+        return replace(fine, range_max=MASK_REACH)
+    return fine if all(operation_of(reader) is MUL for reader in readers) else spec
+
+
+def softmax_dim(node: fx.Node) -> int | None:
+    """Axis of the softmax that alone reads a sum with a constant; None for any other value."""
+    if operation_of(node) is not ADD or not _constants_in(node):
+        return None
+    axes = set(_axes_of_softmaxes(node))
+    return axes.pop() if len(axes) == 1 else None
+
+
+def _axes_of_softmaxes(node: fx.Node, is_moved: bool = False) -> Iterator[int | None]:
+    """Axes of the softmaxes that read a value, moved or not; None for every other reader."""
+    for user in node.users:
+        if operation_of(user) in SOFTMAXES:
+            axis = argument(user, "dim")
+            yield axis if not is_moved or axis == -1 else None
+        elif _keeps_last_axis(node, user):
+            yield from _axes_of_softmaxes(user, is_moved=True)
+        else:
+            yield None
+
+
+def _keeps_last_axis(node: fx.Node, user: fx.Node) -> bool:
+    """Return True for a reshaping that is known to leave the vectors along the last axis whole."""
+    traits = traits_of(user)
+    if not (traits.moves_values and traits.keeps_order):
+        return False
+    known = [n.meta.get("type") for n in (node, user)]
+    sizes = [t.shape[-1] if isinstance(t, TensorType) and t.shape else None for t in known]
+    return None not in sizes and sizes[0] == sizes[1]
+
+
+def refused_mask(model: GraphModel, node: fx.Node) -> str:
+    """Say why a sum or concatenation stays in float for a mask in it; empty: it does not.
+
+    Args:
+        model: Captured.
+        node: A call of an operation that the target computes.
+    """
+    joins = traits_of(node).joins_grids or operation_of(node) is SUB
+    if not joins or softmax_dim(node) is not None:
+        return ""
+    if not any(_may_be_mask(model, constant) for constant in _constants_in(node)):
+        return ""
+    return (
+        "a constant in it may be a mask, and no softmax alone reads the result along a known axis: "
+        "one grid has no integers left for the other values"
+    )
+
+
+def _constants_in(node: fx.Node) -> list[fx.Node]:
+    return [n for n in map(moved_from, operands(node)) if is_constant(n)]
+
+
+def _may_be_mask(model: GraphModel, constant: fx.Node) -> bool:
+    """Return True for values far apart, and where they depend on the size of the input."""
+    if not is_known_before_the_input(constant):
+        return True
+    value = parameter_value(model, constant)
+    assert isinstance(value, Tensor)
+    ordered = value.detach().flatten().sort().values
+    gaps = torch.diff(ordered)
+    return bool((ordered.abs() >= _LARGE).any()) or bool((gaps >= _GAP).any())
