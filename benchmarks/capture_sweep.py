@@ -333,13 +333,18 @@ def quantize(stages: Stages, model: nn.Module, x: Tensor, qconfig_type: str) -> 
 def train_one_step(wrapper: QATFxModule, x: Tensor) -> float:
     """One step of SGD towards small outputs; returns the loss.
 
+    Gradients are clipped: the layer norm of a vector that is constant on its grid, as a new class
+    token of small values, has one of ``1 / sqrt(eps)``.
+
     Raises:
         ValueError: The loss is NaN or infinite.
     """
     wrapper.train()
-    optimizer = torch.optim.SGD([p for p in wrapper.parameters() if p.requires_grad], lr=1e-5)
+    trained = [p for p in wrapper.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-5)
     loss = loss_of(wrapper(x))
     loss.backward()
+    nn.utils.clip_grad_norm_(trained, 1.0, error_if_nonfinite=True)
     optimizer.step()
     if not loss.isfinite():
         raise ValueError(f"the loss is {float(loss.detach())}")
