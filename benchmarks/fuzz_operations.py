@@ -342,6 +342,12 @@ def attention(g: Growth) -> str:
         scores = g.add(g.one(f"{scores} * {(width // heads) ** -0.5}", f"{scores} / 2"))
     if g.chance(0.2):
         scores = g.add(f"{scores} + {g.parameter(1, heads, length, length)}")
+    if g.chance(0.2):
+        seen = f"{g.parameter(length, length)} > -0.5"
+        hidden = g.one(
+            f"{scores}.masked_fill({seen}, -1e9)", f"torch.where({seen}, {scores}, -1e4)"
+        )
+        scores = g.add(hidden)
     mixed = g.add(f"{scores}.softmax(-1) @ {values}")
     mixed = g.add(f"{mixed}.transpose(1, 2).reshape(-1, {length}, {width})")
     return g.add(f"{g.part(f'nn.Linear({width}, {width})')}({mixed})")

@@ -1,103 +1,174 @@
-"""Calls of ``F.scaled_dot_product_attention`` in operations that the engine knows.
+"""Calls of attention, and of masks in front of a softmax, in operations that the engine knows.
 
 Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 
+from edgeailite.quantization.graph.calls import arguments, operation_of
 from edgeailite.quantization.graph.model import graph_of, tidy
+from edgeailite.quantization.graph.modes import is_training, rate_in_training
+from edgeailite.quantization.graph.operations import ATTENTION, MASKED_FILL, UNKNOWN, WHERE
+from edgeailite.quantization.graph.patterns import axis_of_softmax
 from edgeailite.quantization.graph.value_types import TensorType
-from edgeailite.quantization.graph.variants import is_constant
+from edgeailite.quantization.graph.variants import is_constant, is_scalar
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
 
-
-def _parameters(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: Any = None,
-    enable_gqa: bool = False,
-) -> None:
-    """Arguments of the function, which torch's builtin does not name."""
-
-
-_SIGNATURE = inspect.signature(_parameters)
+# A softmax gives 0 for what is put in the place of a value, or is added to it, from here down.
+HIDDEN = -1e4
 
 
 def open_attention(model: GraphModel) -> None:
-    """Let a product, a softmax and a product stand for each call, where all of them are known.
+    """Write attention as a product, a softmax and a product, and masks of a softmax as sums.
 
-    Calls with dropout, with causal or grouped queries, or with a mask that depends on the input,
-    stay what they are.
+    Calls with a mask that depends on the input, or with dropout in evaluation, stay what they are.
 
     Args:
         model: Captured; its graph is changed.
     """
     graph = graph_of(model)
-    for node in list(graph.find_nodes(op="call_function", target=F.scaled_dot_product_attention)):
-        given = _SIGNATURE.bind(*node.args, **node.kwargs)
-        given.apply_defaults()
-        options = dict(given.arguments)
-        if options["dropout_p"] or options["is_causal"] or options["enable_gqa"]:
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    for node in list(graph.nodes):
+        opening = _OPENINGS.get(operation_of(node).name)
+        given = {} if opening is None else arguments(node)
+        if opening is None:
             continue
-        if _is_known_mask(options["attn_mask"]):
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(_Opening(graph, node.meta.get("owner", "")).of(options))
-            graph.erase_node(node)
+        if not opening.can_open(node, given):
+            node.meta["call"] = replace(
+                node.meta["call"], operation=UNKNOWN, reason=opening.condition
+            )
+            continue
+        before = node.prev
+        with graph.inserting_before(node):
+            result = opening.open(**{k: _proxy(v, tracer) for k, v in given.items()})
+        node.replace_all_uses_with(result.node)
+        while before.next is not node:
+            before = before.next
+            before.meta["owner"] = node.meta.get("owner", "")
+        graph.erase_node(node)
     tidy(model)
 
 
-def _is_known_mask(mask: Any) -> bool:
-    return mask is None or is_constant(mask) or _is_boolean_constant(mask)
+def _proxy(value: Any, tracer: fx.proxy.GraphAppendingTracer) -> Any:
+    return fx.Proxy(value, tracer) if isinstance(value, fx.Node) else value
 
 
-def _is_boolean_constant(mask: Any) -> bool:
+# ---- attention ----------------------------------------------------------------------------------
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """-inf where a query must not see a key, one behind it, else 0: ``(queries, keys)``."""
+    return torch.full((queries, keys), -math.inf, device=device).triu(1)
+
+
+def _is_known_attention(node: fx.Node, given: dict[str, Any]) -> bool:
+    mask, rate = given["attn_mask"], given["dropout_p"]
+    follows_mode = isinstance(rate, fx.Node) and rate.target is rate_in_training
+    return (rate == 0 or follows_mode) and (
+        mask is None or is_constant(mask) or _is_boolean_constant(mask)
+    )
+
+
+def _is_boolean_constant(mask: fx.Node) -> bool:
     known = mask.meta.get("type")
-    is_boolean = isinstance(known, TensorType) and known.dtype is torch.bool
-    return is_boolean and mask.meta["call"].operation.name == "scalar"
+    return isinstance(known, TensorType) and known.dtype is torch.bool and is_scalar(mask)
 
 
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any,
+    dropout_p: Any,
+    is_causal: bool,
+    scale: Any,
+    enable_gqa: bool,
+) -> Any:
+    """Return the result, in the operations that the documentation of the function names."""
+    if enable_gqa:
+        shares = query.size(-3) // key.size(-3)
+        key, value = key.repeat_interleave(shares, -3), value.repeat_interleave(shares, -3)
+    scores = torch.matmul(query, key.transpose(-2, -1))
+    scores = scores * (query.size(-1) ** -0.5 if scale is None else scale)
+    if is_causal:
+        sizes = query.size(-2), key.size(-2), query.device
+        attn_mask = query.tracer.create_proxy("call_function", causal_mask, sizes, {})
+        attn_mask.node.meta["type"] = TensorType((), torch.float32)
+    if attn_mask is not None:
+        hides = isinstance(attn_mask, fx.Proxy) and _is_boolean_constant(attn_mask.node)
+        scores = scores + (_added(attn_mask, 0.0, -math.inf) if hides else attn_mask)
+    weights = torch.softmax(scores, -1)
+    if isinstance(dropout_p, fx.Proxy):
+        module: Any
+        rate: Any
+        module, rate = dropout_p.node.args
+        owner = fx.Proxy(module, query.tracer)
+        in_training = query.tracer.create_proxy("call_function", is_training, (owner,), {})
+        weights = F.dropout(weights, rate, in_training)
+    return torch.matmul(weights, value)
+
+
+# ---- masks --------------------------------------------------------------------------------------
+
+
+def _hides(node: fx.Node, value: Any, mask: Any) -> bool:
+    """Return True if a softmax alone reads a call that hides what a constant mask says."""
+    is_hidden = isinstance(value, int | float) and value <= HIDDEN
+    return is_hidden and is_scalar(mask) and axis_of_softmax(node) is not None
+
+
+def _fill(input: Any, mask: Any, value: float) -> Any:
+    return input + _added(mask, value, 0.0)
+
+
+def _choose(condition: Any, input: Any, other: float) -> Any:
+    return input + _added(condition, 0.0, other)
+
+
+def _added(mask: Any, where_true: float, where_false: float) -> Any:
+    """Constant of floats, made of one of booleans."""
+    added = torch.where(mask, where_true, where_false)
+    assert isinstance(added, fx.Proxy)
+    added.node.meta["type"] = TensorType((), torch.float32)
+    return added
+
+
+@dataclass(frozen=True)
 class _Opening:
-    """Makes the operations of a call, of the module that called it."""
+    """A way to write a call in other operations.
 
-    def __init__(self, graph: fx.Graph, owner: str) -> None:
-        self.graph, self.owner = graph, owner
+    Attributes:
+        can_open: Called with the node and its arguments.
+        open: Called with the arguments by name, as proxies; gives the result.
+        condition: Why a call is not opened.
+    """
 
-    def of(self, options: dict[str, Any]) -> fx.Node:
-        """Return the result."""
-        query, key, mask, scale = (options[n] for n in ("query", "key", "attn_mask", "scale"))
-        if scale is None:
-            scale = self._call(operator.pow, self._method("size", query, -1), -0.5)
-        keys = self._method("transpose", key, -2, -1)
-        scores = self._call(operator.mul, self._call(torch.matmul, query, keys), scale)
-        if mask is not None:
-            if not is_constant(mask):
-                mask = self._call(torch.where, mask, 0.0, -math.inf)
-                mask.meta["type"] = TensorType((), torch.float32)
-            scores = self._call(operator.add, scores, mask)
-        weights = self._call(torch.softmax, scores, -1)
-        return self._call(torch.matmul, weights, options["value"])
+    can_open: Callable[[fx.Node, dict[str, Any]], bool]
+    open: Callable[..., Any]
+    condition: str
 
-    def _call(self, function: Any, *args: Any) -> fx.Node:
-        return self._owned(self.graph.call_function(function, args))
 
-    def _method(self, name: str, *args: Any) -> fx.Node:
-        return self._owned(self.graph.call_method(name, args))
-
-    def _owned(self, node: fx.Node) -> fx.Node:
-        node.meta["owner"] = self.owner
-        return node
+_KNOWN_MASKS = "its mask depends on the input, or it drops weights in evaluation"
+_HIDING = (
+    "integers hide values by a constant mask, with -10,000 or less, in front of a softmax alone"
+)
+_OPENINGS = {
+    ATTENTION.name: _Opening(_is_known_attention, _attention, _KNOWN_MASKS),
+    MASKED_FILL.name: _Opening(
+        lambda node, given: _hides(node, given["value"], given["mask"]), _fill, _HIDING
+    ),
+    WHERE.name: _Opening(
+        lambda node, given: _hides(node, given["other"], given["condition"]), _choose, _HIDING
+    ),
+}

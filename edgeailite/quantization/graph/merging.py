@@ -14,6 +14,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.model import (
@@ -25,7 +26,7 @@ from edgeailite.quantization.graph.model import (
     free_path,
     graph_of,
 )
-from edgeailite.quantization.graph.modes import TrainingOnly, is_training
+from edgeailite.quantization.graph.modes import TrainingOnly, is_training, rate_in_training
 
 Change = Callable[[], None]
 
@@ -125,6 +126,8 @@ class _Merger:
             return lambda: _set(node, place, _flag(self.model, node))
         if type(here) is type(in_training) and here == in_training:
             return None
+        if _is_dropout_of_attention(node, here, in_training):
+            return lambda: _set(node, place, _flag(self.model, node, rate=in_training))
         raise _Differs
 
     def _step_from(self, result: fx.Node, here: fx.Node) -> list[fx.Node]:
@@ -265,12 +268,26 @@ def _set(node: fx.Node, place: int, value: fx.Node) -> None:
     node.args, node.kwargs = args, kwargs
 
 
-def _flag(model: GraphModel, node: fx.Node, before: fx.Node | None = None) -> fx.Node:
-    """A node that says whether the module whose forward calls `node` is in training mode."""
+def _is_dropout_of_attention(node: fx.Node, here: Any, in_training: Any) -> bool:
+    """Return True for the one argument of attention that may be 0 in evaluation alone."""
+    differs = here == 0 and isinstance(in_training, float)
+    return differs and node.target is F.scaled_dot_product_attention
+
+
+def _flag(
+    model: GraphModel, node: fx.Node, before: fx.Node | None = None, rate: float | None = None
+) -> fx.Node:
+    """A node that says whether the module whose forward calls `node` is in training mode.
+
+    With a `rate`: that has the rate in training mode, and 0 else.
+    """
     path = node.meta.get("owner", "")
     if not path:  # a graph cannot name the model itself: a child of its own stands for it
         path = "_mode"
         if "_mode" not in model._modules:
             model.add_module(path, nn.Identity())
     with graph_of(model).inserting_before(before or node):
-        return graph_of(model).call_function(is_training, (graph_of(model).get_attr(path),))
+        module = graph_of(model).get_attr(path)
+        if rate is not None:
+            return graph_of(model).call_function(rate_in_training, (module, rate))
+        return graph_of(model).call_function(is_training, (module,))

@@ -14,6 +14,11 @@ def is_training(module: nn.Module) -> bool:
     return module.training
 
 
+def rate_in_training(module: nn.Module, rate: float) -> float:
+    """Return a rate of dropout if `module` is in training mode, else 0."""
+    return rate if module.training else 0.0
+
+
 class TrainingOnly(nn.Module):
     """An operation that only training does: its value in training, its first operand else.
 

@@ -183,6 +183,24 @@ CAT = row(
 )
 STACK = row("stack", CAT.traits, "tensors, dim=0", functions=(torch.stack,))
 
+# ---- written in other operations, where that is possible (attention_calls.py) -------------------
+
+ATTENTION = row(
+    "attention",
+    traits.NONE,
+    "query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, "
+    "enable_gqa=False",
+    functions=(F.scaled_dot_product_attention,),
+)
+MASKED_FILL = row(
+    "masked_fill",
+    traits.NONE,
+    "input, mask, value",
+    functions=(torch.masked_fill,),
+    methods=("masked_fill",),
+)
+WHERE = row("where", traits.NONE, "condition, input=None, other=None", functions=(torch.where,))
+
 # ---- averages -----------------------------------------------------------------------------------
 
 AVG_POOL = row(

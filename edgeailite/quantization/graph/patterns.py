@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
@@ -10,7 +11,7 @@ from torch import fx, nn
 from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
 from edgeailite.quantization.graph.constants import is_computed_from_parameters
 from edgeailite.quantization.graph.model import evaluation_result, graph_of
-from edgeailite.quantization.graph.normalizations import NORMALIZATIONS
+from edgeailite.quantization.graph.normalizations import NORMALIZATIONS, SOFTMAXES
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
     LINEAR,
@@ -164,6 +165,34 @@ def computed_parameter(layer: fx.Node) -> str | None:
         if value is not None and not known:
             return name
     return None
+
+
+def axis_of_softmax(node: fx.Node) -> int | None:
+    """Axis of the softmaxes that alone read a value, moved or not; None if anything else does."""
+    axes = set(_axes_of_softmaxes(node))
+    return axes.pop() if len(axes) == 1 else None
+
+
+def _axes_of_softmaxes(node: fx.Node, is_moved: bool = False) -> Iterator[int | None]:
+    """Axes of the softmaxes that read a value; None for every other reader."""
+    for user in node.users:
+        if operation_of(user) in SOFTMAXES:
+            axis = argument(user, "dim")
+            yield axis if not is_moved or axis == -1 else None
+        elif _keeps_last_axis(node, user):
+            yield from _axes_of_softmaxes(user, is_moved=True)
+        else:
+            yield None
+
+
+def _keeps_last_axis(node: fx.Node, user: fx.Node) -> bool:
+    """Return True for a reshaping that is known to leave the vectors along the last axis whole."""
+    traits = traits_of(user)
+    if not (traits.moves_values and traits.keeps_order):
+        return False
+    known = [n.meta.get("type") for n in (node, user)]
+    sizes = [t.shape[-1] if isinstance(t, TensorType) and t.shape else None for t in known]
+    return None not in sizes and sizes[0] == sizes[1]
 
 
 def quantizer_of(node: Any) -> fx.Node | None:

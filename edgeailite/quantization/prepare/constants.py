@@ -7,20 +7,17 @@ range ends where a softmax sees nothing; everywhere else such a sum stays in flo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
 
-from edgeailite.quantization.graph.calls import argument, operands, operation_of, traits_of
+from edgeailite.quantization.graph.calls import operands, operation_of, traits_of
 from edgeailite.quantization.graph.constants import is_known_before_the_input
-from edgeailite.quantization.graph.normalizations import SOFTMAXES
 from edgeailite.quantization.graph.operations import ADD, MUL, SUB
-from edgeailite.quantization.graph.patterns import is_operand, moved_from
+from edgeailite.quantization.graph.patterns import axis_of_softmax, is_operand, moved_from
 from edgeailite.quantization.graph.running import parameter_value
-from edgeailite.quantization.graph.value_types import TensorType
 from edgeailite.quantization.graph.variants import is_constant
 
 if TYPE_CHECKING:
@@ -62,32 +59,8 @@ def spec_of_constant(constant: fx.Node, spec: QuantSpec) -> QuantSpec:
 
 def softmax_dim(node: fx.Node) -> int | None:
     """Axis of the softmax that alone reads a sum with a constant; None for any other value."""
-    if operation_of(node) is not ADD or not _constants_in(node):
-        return None
-    axes = set(_axes_of_softmaxes(node))
-    return axes.pop() if len(axes) == 1 else None
-
-
-def _axes_of_softmaxes(node: fx.Node, is_moved: bool = False) -> Iterator[int | None]:
-    """Axes of the softmaxes that read a value, moved or not; None for every other reader."""
-    for user in node.users:
-        if operation_of(user) in SOFTMAXES:
-            axis = argument(user, "dim")
-            yield axis if not is_moved or axis == -1 else None
-        elif _keeps_last_axis(node, user):
-            yield from _axes_of_softmaxes(user, is_moved=True)
-        else:
-            yield None
-
-
-def _keeps_last_axis(node: fx.Node, user: fx.Node) -> bool:
-    """Return True for a reshaping that is known to leave the vectors along the last axis whole."""
-    traits = traits_of(user)
-    if not (traits.moves_values and traits.keeps_order):
-        return False
-    known = [n.meta.get("type") for n in (node, user)]
-    sizes = [t.shape[-1] if isinstance(t, TensorType) and t.shape else None for t in known]
-    return None not in sizes and sizes[0] == sizes[1]
+    is_masked = operation_of(node) is ADD and _constants_in(node)
+    return axis_of_softmax(node) if is_masked else None
 
 
 def refused_mask(model: GraphModel, node: fx.Node) -> str:

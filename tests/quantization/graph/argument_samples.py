@@ -245,6 +245,42 @@ ARITHMETIC = {
             refused="its equation is no text",
         ),
     },
+    "attention": {
+        "mask": function(
+            lambda y, p: F.scaled_dot_product_attention(y, y, y.flip(1), attn_mask=p, scale=0.5),
+            (6, 6),
+        ),
+        "causal": function(
+            lambda y: F.scaled_dot_product_attention(query=y, key=y, value=y, is_causal=True)
+        ),
+        "groups": function(
+            lambda y: F.scaled_dot_product_attention(y, y[:, :2], y[:, 1:3], enable_gqa=True)
+        ),
+        "dropout": function(
+            lambda y: F.scaled_dot_product_attention(y, y, y, dropout_p=1e-30),
+            refused="it drops weights in evaluation",
+        ),
+    },
+    "masked_fill": {
+        "keyword": function(lambda y, p: y.masked_fill(mask=p > 0, value=-1e4).softmax(-1), (6, 6)),
+        "zero": function(
+            lambda y, p: y.masked_fill(p > 0, 0.0).softmax(-1),
+            (6, 6),
+            refused="integers hide values by a constant mask",
+        ),
+        "from the input": function(
+            lambda y: torch.masked_fill(y, y > 1e3, -torch.inf).softmax(-1),
+            refused="integers hide values by a constant mask",
+        ),
+    },
+    "where": {
+        "number": function(lambda y, p: torch.where(p > 0, y, -1e9).softmax(-1), (6, 6)),
+        "keyword": function(
+            lambda y, p: torch.where(p > 0, input=y, other=-2.0),
+            (6, 6),
+            refused="integers hide values by a constant mask",
+        ),
+    },
     "cat": {
         "last": function(lambda y: torch.cat([y, y.flip(1)], dim=-1)),
         "axis": function(lambda y: torch.concatenate([y, y], axis=2)),
