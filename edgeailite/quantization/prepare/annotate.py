@@ -56,8 +56,10 @@ from edgeailite.quantization.prepare.constants import (
     refused_mask,
     softmax_dim,
     spec_of_constant,
+    with_bits,
 )
 from edgeailite.quantization.prepare.policy import LayerAnnotation, OutputAnnotation, Policy
+from edgeailite.quantization.prepare.residuals import is_residual_stream
 
 if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.spec import QConfig, QuantSpec
@@ -97,6 +99,8 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
         spec = qconfig.activation
         if qconfig.end_bits is not None and (is_input(node) or node in outputs):
             spec = replace(spec, bit_width=qconfig.end_bits)
+        elif policy.residual_bits is not None and is_residual_stream(node):
+            spec = with_bits(spec, policy.residual_bits)
         annotation = _output_annotation(model, node, spec, sites)
         node.meta["quant"] = target.annotate(node, annotation)
 

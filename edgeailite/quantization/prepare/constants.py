@@ -50,11 +50,16 @@ def spec_of_constant(constant: fx.Node, spec: QuantSpec) -> QuantSpec:
         spec: Of activations.
     """
     spec = replace(spec, range_rule="min_max", learned=False)
-    fine = replace(spec, bit_width=FINE_BITS, symmetric=True, signed=True, quant_range=None)
+    fine = with_bits(spec, FINE_BITS)
     readers = readers_of(constant)
     if any(softmax_dim(reader) is not None for reader in readers):
         return replace(fine, range_max=MASK_REACH)
     return fine if all(operation_of(reader) is MUL for reader in readers) else spec
+
+
+def with_bits(spec: QuantSpec, bits: int) -> QuantSpec:
+    """Grid of more than 8 bits in the place of one: symmetric, as such integers are signed."""
+    return replace(spec, bit_width=bits, symmetric=True, signed=True, quant_range=None)
 
 
 def softmax_dim(node: fx.Node) -> int | None:

@@ -68,6 +68,8 @@ class Policy:
         by_path: Other configurations for modules (and all below them).
         by_pattern: For modules whose path a regular expression matches from its start.
         by_type: For module types, functions and the names of tensor methods.
+        residual_bits: Of residual streams (:mod:`~edgeailite.quantization.prepare.residuals`);
+            None: as all activations.
     """
 
     qconfig: QConfig | None
@@ -76,6 +78,7 @@ class Policy:
     by_path: dict[str, QConfig | None] = field(default_factory=dict)
     by_pattern: dict[str, QConfig | None] = field(default_factory=dict)
     by_type: dict[Any, QConfig | None] = field(default_factory=dict)
+    residual_bits: int | None = None
 
     @property
     def quantizes_values(self) -> bool:

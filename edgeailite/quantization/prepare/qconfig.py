@@ -38,13 +38,16 @@ def _accepted() -> str:
     )
 
 
-def make_policy(qconfig_type: Any = None, backend: str = "qnnpack") -> Policy:
+def make_policy(
+    qconfig_type: Any = None, backend: str = "qnnpack", residual_bits: int | None = None
+) -> Policy:
     """Policy that a wrapper's arguments ask for.
 
     Args:
         qconfig_type: See :mod:`edgeailite.quantization.prepare.qconfig`; None is ``WC8_AT8``.
         backend: ``qnnpack``, ``onednn``, ``x86`` or ``fbgemm``: the last two limit the activations
             of a preset to 7 bits.
+        residual_bits: Of residual streams, 9 to 16; None: as all activations.
 
     Raises:
         ValueError: Unknown preset, backend, key or value; the message lists what is accepted.
@@ -52,6 +55,15 @@ def make_policy(qconfig_type: Any = None, backend: str = "qnnpack") -> Policy:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; allowed: {', '.join(BACKENDS)}.")
+    if residual_bits not in (None, *range(9, 17)):
+        raise ValueError(
+            f"residual_bits is {residual_bits!r}; allowed: 9 to 16, or None for the bits of all "
+            "activations."
+        )
+    return replace(_policy_of(qconfig_type, backend), residual_bits=residual_bits)
+
+
+def _policy_of(qconfig_type: Any, backend: str) -> Policy:
     if qconfig_type is None:
         qconfig_type = QConfigType.DEFAULT
     if isinstance(qconfig_type, str):

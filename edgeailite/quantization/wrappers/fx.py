@@ -37,6 +37,8 @@ class QATFxModule(QuantModule):
         is_qat: False: training mode only calibrates, as in :class:`PTCFxModule`.
         backend: ``'qnnpack'`` or ``'onednn'``; ``'x86'`` or ``'fbgemm'`` limit a preset's
             activations to 7 bits, for CPUs whose 8-bit kernels saturate.
+        residual_bits: Bits of residual streams, 9 to 16: sums that norms and sums alone read, as in
+            transformers. None: as all activations.
         total_epochs: Epochs of the training; it decides when batch norm and ranges freeze. Warns
             where an epoch more begins.
         num_batch_norm_update_epochs: Batch norm statistics learn for as many epochs. None: until
@@ -75,6 +77,7 @@ class QATFxModule(QuantModule):
         example_kwargs: Mapping[str, Any] | None = None,
         is_qat: bool = True,
         backend: str = "qnnpack",
+        residual_bits: int | None = None,
         total_epochs: int = 0,
         num_batch_norm_update_epochs: Epochs = None,
         num_observer_update_epochs: Epochs = None,
@@ -89,7 +92,7 @@ class QATFxModule(QuantModule):
         methods = read_methods(name, methods, is_qat, bias_calibration_factor)
         counts = (total_epochs, num_batch_norm_update_epochs, num_observer_update_epochs)
         schedule = make_fx_schedule(name, is_qat, *counts, methods.damping, steps_per_epoch)
-        policy = methods.apply_to(make_policy(qconfig_type, backend))
+        policy = methods.apply_to(make_policy(qconfig_type, backend, residual_bits))
         inputs = read_example_inputs(args, example_inputs, example_kwargs)
         target = get_target("onnx_runtime")
         super().__init__(
