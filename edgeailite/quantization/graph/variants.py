@@ -73,13 +73,24 @@ def is_constant(value: Any) -> bool:
     """
     if not isinstance(value, fx.Node) or value.meta["call"].operation.name != "scalar":
         return False
-    if _is_overwritten(value):
+    sources = _tensors_behind(value)
+    if any(map(_is_in_place, sources)) or any(map(_is_overwritten, sources)):
         return False
     known = value.meta.get("type")
-    if known is not None or value.op == "get_attr":
+    if known is not None:
         return getattr(known, "dtype", None) is torch.float32
-    gives_number = value.target in (*SHAPE_FUNCTIONS, *SHAPE_METHODS)
-    return not gives_number and any(map(is_constant, value.all_input_nodes))
+    return any(getattr(s.meta.get("type"), "dtype", None) is torch.float32 for s in sources)
+
+
+def _tensors_behind(scalar: fx.Node) -> list[fx.Node]:
+    """A scalar and those that it is computed from, but not what a size is the size of."""
+    found, pending = dict[fx.Node, None](), [scalar]
+    while pending:
+        node = pending.pop()
+        if node not in found and node.target not in (*SHAPE_FUNCTIONS, *SHAPE_METHODS):
+            found[node] = None
+            pending += node.all_input_nodes
+    return list(found)
 
 
 def _is_in_place(node: fx.Node) -> bool:
@@ -89,21 +100,19 @@ def _is_in_place(node: fx.Node) -> bool:
     return name.endswith("_") and not name.endswith("__")
 
 
-def _is_overwritten(value: fx.Node) -> bool:
-    """Return True if the graph writes into what a scalar is computed from, or may be a part of."""
-    if value.op == "get_attr":
-        return any(map(_is_written, value.graph.find_nodes(op="get_attr", target=value.target)))
-    return _is_in_place(value) or any(map(_is_overwritten, value.all_input_nodes))
-
-
-def _is_written(scalar: fx.Node) -> bool:
-    """Return True if a call writes into a scalar, or into what is computed from it."""
-    for user in scalar.users:
-        if _is_in_place(user) and user.args[0] is scalar:
+def _is_overwritten(attribute: fx.Node) -> bool:
+    """Return True if the graph writes into a parameter or buffer, or into what is a part of it."""
+    if attribute.op != "get_attr":
+        return False
+    found = set[fx.Node]()
+    pending = list(attribute.graph.find_nodes(op="get_attr", target=attribute.target))
+    while pending:
+        node = pending.pop()
+        if any(_is_in_place(user) and user.args[0] is node for user in node.users):
             return True
-        is_scalar = "call" in user.meta and user.meta["call"].operation.name == "scalar"
-        if is_scalar and _is_written(user):
-            return True
+        found.add(node)
+        scalars = (u for u in node.users if "call" in u.meta and is_scalar(u))
+        pending += (u for u in scalars if u not in found)
     return False
 
 
