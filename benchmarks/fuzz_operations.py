@@ -173,6 +173,9 @@ def _fresh(g: Growth) -> str:
 
 def _writable(g: Growth, v: str) -> bool:
     """True for a value that only the next line reads, so that it may be overwritten."""
+    own = g.values[v].untyped_storage().data_ptr()
+    if any(o.untyped_storage().data_ptr() == own for n, o in g.values.items() if n != v):
+        return False  # a view, or the value itself
     return v == next(reversed(g.lines), "") and "self.m" in g.lines[v] and g.chance(0.3)
 
 
@@ -285,11 +288,22 @@ def number(g: Growth) -> str:
     )
 
 
-@makes("div_or_pow", weight=0.1)
-def div_or_pow(g: Growth) -> str:
-    """A quotient of two values, which stays in float."""
+@makes("div", weight=0.5)
+def div(g: Growth) -> str:
+    """A quotient of two values, whose divisor a grid may round to zero, or by a parameter."""
     a, b = _pair(g)
-    return g.add(f"{a} / {b}.clamp(1.0, 2.0)")
+    if g.chance(0.2):
+        b = f"({g.parameter(*[1] * (len(g.shape(a)) - 1), g.shape(a)[-1])}.abs() + 0.1)"
+    else:
+        b = g.add(g.one(f"{b}.clamp(0.1, 2.0)", f"{b}.abs() + 0.01", f"torch.sigmoid({b})"))
+    return g.add(g.one(f"{a} / {b}", f"torch.div({a}, {b})", f"{a}.divide({b})"))
+
+
+@makes("floor_div_or_pow", weight=0.1)
+def floor_div_or_pow(g: Growth) -> str:
+    """A power of a value, which stays in float."""
+    a, b = _pair(g)
+    return g.add(f"torch.sigmoid({a}) ** {b}")
 
 
 @makes("constant", weight=0.3)

@@ -186,12 +186,10 @@ def factors_of(arguments: Mapping[str, Any]) -> list[Any]:
     return [arguments["input"], arguments["other"]]
 
 
-def division_or_power(call: BoundCall) -> Variant | None:
-    """No target divides tensors, or raises one to another's power; the reason names the mode."""
+def quotient(call: BoundCall) -> Variant | None:
+    """A quotient is known between two computed tensors, not rounded to an integer."""
     if call.arguments["rounding_mode"] is not None:
         return refused("rounding_mode", call.arguments["rounding_mode"])
-    if any(map(is_constant, factors_of(call.arguments))):
-        return "unknown", "no target divides by a tensor"
     return between_tensors(call)
 
 

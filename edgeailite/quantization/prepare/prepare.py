@@ -13,11 +13,13 @@ from edgeailite.quantization.graph.behavior import named_tensors
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.model import GraphModel, program_of, remember_modules
 from edgeailite.quantization.graph.normalizations import SOFTMAX
+from edgeailite.quantization.graph.operations import DIV
 from edgeailite.quantization.graph.structure import Example
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import annotate
 from edgeailite.quantization.prepare.insert import insert
 from edgeailite.quantization.prepare.original import original_model
+from edgeailite.quantization.prepare.quotients import insert_quotients
 
 if TYPE_CHECKING:
     from edgeailite.quantization.prepare.policy import Policy
@@ -62,6 +64,8 @@ def prepare(
         open_attention(graph)
     annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
+    if target.computes(DIV):
+        insert_quotients(graph)
     remember_modules(graph)
     program = program_of(graph)
     program.stage, program.target = "prepared", target

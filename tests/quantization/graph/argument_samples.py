@@ -215,16 +215,21 @@ ARITHMETIC = {
         "numpy_names": function(lambda y: torch.mul(x1=y, x2=y.flip(1))),
         "parameter": function(lambda y, p: y * p, (8, 1, 1)),
     },
-    "div_or_pow": {
-        "tensors": function(lambda y: y / (y * y + 1), refused="no integer form"),
+    "div": {
+        "tensors": function(lambda y: y / (y * y + 1)),
+        "keywords": function(lambda y: torch.divide(other=y * y + 1, input=y)),
+        "parameter": function(lambda y, p: y / (p + 2), (8, 1, 1)),
+        "of_parameter": function(lambda y, p: p / (y * y + 1), (8, 1, 1)),
         "rounding": function(
             lambda y: torch.div(y + 0.013, 2**-5, rounding_mode="floor"),
             refused="rounding_mode='floor'",
         ),
+    },
+    "floor_div_or_pow": {
         "floor": function(lambda y: (y + 0.013) // 2**-5),
         "exponent": function(lambda y: torch.pow(y, exponent=2)),
-        "parameter": function(
-            lambda y, p: y / p, (8, 1, 1), refused="no target divides by a tensor"
+        "tensors": function(
+            lambda y, p: (y * y + 1) ** p, (8, 1, 1), refused="the target has no integer form"
         ),
     },
     "matmul": {

@@ -40,6 +40,7 @@ from edgeailite.quantization.integer.grid import (
 from edgeailite.quantization.integer.operators import (
     IntegerAdd,
     IntegerAveragePool,
+    IntegerDiv,
     IntegerGlobalAverage,
     IntegerMatMul,
     IntegerMul,
@@ -112,6 +113,15 @@ def convert_elementwise(
     operator = {"add": IntegerAdd, "mul": IntegerMul}[operation_of(node).name]
     values = converter.values[read[0]], converter.values[read[-1]]
     module = operator(left, right, grid)
+    converter.set(quantizer, converter.call(str(quantizer.target), module, *values), grid)
+
+
+@RULES.converts("div")
+def convert_quotient(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Quotient of integers."""
+    left, right = operands(node)[0], operands(node)[-1]
+    module = IntegerDiv(converter.grid(left), converter.grid(right), grid)
+    values = converter.values[left], converter.values[right]
     converter.set(quantizer, converter.call(str(quantizer.target), module, *values), grid)
 
 
