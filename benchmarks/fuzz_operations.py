@@ -567,6 +567,21 @@ def normalize(g: Growth) -> str:
     return g.add(f"F.normalize({v}, dim={g.axis(v)})")
 
 
+@makes("vector_norm", "norm", weight=0.2)
+def vector_norm(g: Growth) -> str:
+    """Lengths along an axis, as a factor or divisor of the values too."""
+    v = g.value(3, 4)
+    axes: Any = g.axis(v)
+    if len(g.shape(v)) == 4 and g.chance(0.3):
+        axes = g.one((2, 3), (-1, 1), [1, 2])
+    call = g.one(".norm(", ".norm(p=2, ", "torch.norm", "torch.linalg.vector_norm")
+    if call.startswith("torch"):
+        n = g.add(f"{call}({v}, dim={axes}, keepdim=True)")
+    else:
+        n = g.add(f"{v}{call}dim={axes}, keepdim=True)")
+    return g.add(g.one(n, f"{v} * {n}", f"{v} / ({n} + 1e-6)", f"{n} / {n}.amax(1, keepdim=True)"))
+
+
 @makes("prelu", weight=0.1)
 def prelu(g: Growth) -> str:
     """One slope, or one for each channel."""

@@ -308,6 +308,7 @@ def _rewrite_instance_norm(graph: fx.Graph, node: fx.Node) -> None:
 
 def _rewrite_length(graph: fx.Graph, node: fx.Node) -> None:
     """``x / expand_as(clamp_min(linalg_vector_norm(x, p, [dim], True), eps), x)``: normalize."""
+    node.target = torch.linalg.vector_norm
     x, dims = node.args[0], _argument(node, 2, "dim")
     clamped, expanded, quotient = chain = _readers(node, 3)
     names = [_name(reader) if reader is not None else "" for reader in chain]

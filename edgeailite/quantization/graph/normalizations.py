@@ -1,4 +1,4 @@
-"""Rows of functions of all values along axes: softmax, and division by a spread or a length."""
+"""Rows of functions of all values along axes: softmax, lengths, division by a spread or length."""
 
 from __future__ import annotations
 
@@ -69,7 +69,24 @@ NORMALIZE = row(
     variant=variants.euclidean,
     functions=(F.normalize,),
 )
+VECTOR_NORM = row(
+    "vector_norm",
+    replace(_NORMALIZATION, keeps_sign=True),
+    "input, p='fro', dim=None, keepdim=False, dtype=None",
+    aliases={"ord": "p"},
+    variant=variants.euclidean_length,
+    functions=(torch.linalg.vector_norm, torch.linalg.norm),
+    methods=("norm",),
+)
+NORM = row(
+    "norm",
+    VECTOR_NORM.traits,
+    "input, p='fro', dim=None, keepdim=False, out=None, dtype=None",
+    variant=variants.euclidean_length,
+    functions=(torch.norm,),
+)
 SOFTMAXES = (SOFTMAX, FUNCTIONAL_SOFTMAX)
 NORMALIZATIONS = (
     *(SOFTMAX, FUNCTIONAL_SOFTMAX, LAYER_NORM, RMS_NORM, GROUP_NORM, INSTANCE_NORM, NORMALIZE),
+    *(VECTOR_NORM, NORM),
 )

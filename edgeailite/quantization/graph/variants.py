@@ -232,6 +232,21 @@ def euclidean(call: BoundCall) -> Variant | None:
     return known_axes(call) if call.arguments["p"] == 2 else refused("p", call.arguments["p"])
 
 
+def euclidean_length(call: BoundCall) -> Variant | None:
+    """The root of a sum of squares along known axes; a matrix has other norms too."""
+    given = call.arguments
+    dims = given["dim"] if isinstance(given["dim"], tuple | list) else [given["dim"]]
+    if given["p"] not in (2, "fro", None):
+        return refused("p", given["p"])
+    if call.node.target is torch.linalg.norm and len(dims) == 2 and given["p"] == 2:
+        return "unknown", "p=2 of a matrix, its largest singular value, has no integer form"
+    if not dims or not all(isinstance(dim, int) for dim in dims):
+        return refused("dim", given["dim"])
+    if given["dtype"] not in (None, torch.float32):
+        return refused("dtype", given["dtype"])
+    return refused("keepdim", given["keepdim"]) if contains_node(given["keepdim"]) else None
+
+
 # ---- operations that move values ----------------------------------------------------------------
 
 

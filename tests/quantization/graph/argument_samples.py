@@ -5,6 +5,7 @@ with another number of axes where its name ends with ``1d`` or ``3d``. Samples o
 are the branches of one network, a :class:`Bank`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -334,6 +335,23 @@ FUNCTIONS = {
         "channels": function(lambda y: F.normalize(y)),
         "keywords": function(lambda y: F.normalize(input=y, p=2, dim=-1, eps=0.5)),
         "order": function(lambda y: F.normalize(y, p=1.0), refused="p=1.0"),
+    },
+    "vector_norm": {
+        "method": function(lambda y: y.norm(dim=1, keepdim=True)),
+        "positions": function(lambda y: y.norm(2, (2, 3), True)),
+        "linalg": function(lambda y: torch.linalg.vector_norm(y, dim=[1, -1], keepdim=True)),
+        "keywords": function(
+            lambda y: torch.linalg.norm(y, ord=2, dim=1, dtype=torch.float32, keepdim=True)
+        ),
+        "frobenius": function(lambda y: torch.linalg.norm(y, dim=(2, 3), keepdim=True)),
+        "order": function(lambda y: y.norm(1, 1), refused="p=1"),
+        "largest": function(lambda y: torch.linalg.vector_norm(y, math.inf, 1), refused="p=inf"),
+        "all": function(lambda y: y.norm(), refused="dim=None"),
+        "float64": function(lambda y: y.norm(dim=1, dtype=torch.float64), refused="float64"),
+    },
+    "norm": {
+        "positions": function(lambda y: torch.norm(y, 2, (2, 3), True)),
+        "keywords": function(lambda y: torch.norm(input=y, p=2, dim=1, dtype=torch.float32)),
     },
 }
 

@@ -42,7 +42,12 @@ FROM_ELSEWHERE = {
 OTHER_OVERLOADS = {"view.dtype", "conv1d.padding", "conv2d.padding", "conv3d.padding"}
 NOT_READ = {("expand", "implicit"), ("bmm", "out_dtype")}
 # Two ways to say the same.
-DEFAULTS = {("pad", "value"): 0, ("contiguous", "memory_format"): None}
+DEFAULTS = {
+    ("pad", "value"): 0,
+    ("contiguous", "memory_format"): None,
+    ("linalg_vector_norm", "ord"): "fro",
+    ("linalg_norm", "ord"): "fro",
+}
 
 
 def row_id(operation):
@@ -384,7 +389,7 @@ ON_ALL = {
 ON_RUNTIMES = ON_ALL | {
     "sub", "mul", "div", "prelu", "matmul", "einsum", "resize", "resize_cubic", "pointwise",
     "softmax", "functional_softmax", "layer_norm", "rms_norm", "group_norm", "instance_norm",
-    "normalize",
+    "normalize", "vector_norm", "norm",
 }  # fmt: skip
 COMPUTED = {
     "onnx_runtime": ON_RUNTIMES,

@@ -52,6 +52,7 @@ from edgeailite.quantization.targets.onnx_runtime.normalizations import (
     convert_norm_of_last_axes,
     convert_normalize,
     convert_softmax,
+    convert_vector_norm,
 )
 
 RULES = Rules(COMMON)
@@ -59,6 +60,7 @@ RULES.converts("softmax", "functional_softmax")(convert_softmax)
 RULES.converts("layer_norm", "rms_norm")(convert_norm_of_last_axes)
 RULES.converts("group_norm", "instance_norm")(convert_norm_of_images)
 RULES.converts("normalize")(convert_normalize)
+RULES.converts("vector_norm", "norm")(convert_vector_norm)
 
 
 @RULES.places("quantizer")

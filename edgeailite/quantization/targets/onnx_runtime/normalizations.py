@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -14,6 +16,7 @@ from edgeailite.quantization.integer.grid import Grid
 from edgeailite.quantization.integer.normalizations import (
     IntegerNormalization,
     IntegerSoftmax,
+    length,
     over_length,
     over_root_mean_square,
     standardized,
@@ -72,6 +75,21 @@ def convert_normalize(converter: Converter, node: fx.Node, quantizer: fx.Node, g
     """Vectors of length 1."""
     source, dims = converter.grid(operands(node)[0]), (argument(node, "dim"),)
     norm = IntegerNormalization(source, grid, over_length, dims, eps=argument(node, "eps") ** 2)
+    _place(converter, node, quantizer, norm)
+
+
+def convert_vector_norm(
+    converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid
+) -> None:
+    """Lengths of vectors."""
+    source, dims = converter.grid(operands(node)[0]), argument(node, "dim")
+    norm = IntegerNormalization(
+        source,
+        grid,
+        partial(length, keepdim=argument(node, "keepdim")),
+        (dims,) if isinstance(dims, int) else tuple(dims),
+        weight=torch.tensor(source.scale),
+    )
     _place(converter, node, quantizer, norm)
 
 
