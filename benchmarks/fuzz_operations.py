@@ -560,6 +560,20 @@ def rms_norm(g: Growth) -> str:
     return g.add(f"{g.part(f'nn.RMSNorm({g.shape(v)[-1]}, eps=1e-05)')}({v})")
 
 
+@makes("norm_along", weight=0.3)
+def norm_along(g: Growth) -> str:
+    """Layer norm or RMS norm along an axis, mostly written out; some with another reader."""
+    v = g.value(3, 4, when=lambda shape: min(shape[1:]) > 2)
+    axis = g.axis(v)
+    if g.chance(0.3):
+        return g.add(f"{g.part(f'NormAlong(({axis},), 1e-05, {g.chance(0.5)})')}({v})")
+    x = g.add(f"{v} - {v}.mean({axis}, keepdim=True)") if g.chance(0.5) else v
+    s = g.add(g.one(f"{x}.pow(2)", f"{x} * {x}") + f".mean({axis}, keepdim=True)")
+    y = g.one(f"{x} / torch.sqrt({s} + 1e-05)", f"{x} * torch.rsqrt({s} + 1e-05)")
+    w = g.parameter(g.shape(v)[axis], *[1] * ((len(g.shape(v)) - 1 - axis) % len(g.shape(v))))
+    return g.add(g.one(y, f"{w} * ({y})", f"({y}) * {w} + {w}"))
+
+
 @makes("normalize", weight=0.1)
 def normalize(g: Growth) -> str:
     """To length one along an axis."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.graph import traits, variants
+from edgeailite.quantization.graph.norm_along import NormAlong
 from edgeailite.quantization.graph.registry import each
 from edgeailite.quantization.graph.registry import register_operation as row
 
@@ -85,8 +86,14 @@ NORM = row(
     variant=variants.euclidean_length,
     functions=(torch.norm,),
 )
+NORM_ALONG = row(
+    "norm_along",
+    _NORMALIZATION,
+    "input, weight=None, bias=None, dim=None, eps=0.0, centered=True",
+    modules=(NormAlong,),
+)
 SOFTMAXES = (SOFTMAX, FUNCTIONAL_SOFTMAX)
 NORMALIZATIONS = (
     *(SOFTMAX, FUNCTIONAL_SOFTMAX, LAYER_NORM, RMS_NORM, GROUP_NORM, INSTANCE_NORM, NORMALIZE),
-    *(VECTOR_NORM, NORM),
+    *(VECTOR_NORM, NORM, NORM_ALONG),
 )

@@ -12,9 +12,10 @@ from edgeailite.quantization.graph.attention_calls import open_attention
 from edgeailite.quantization.graph.behavior import named_tensors
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.model import GraphModel, program_of, remember_modules
-from edgeailite.quantization.graph.normalizations import SOFTMAX
+from edgeailite.quantization.graph.normalizations import NORM_ALONG, SOFTMAX
 from edgeailite.quantization.graph.operations import DIV
 from edgeailite.quantization.graph.structure import Example
+from edgeailite.quantization.graph.written_norms import recognize_norms
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import annotate
 from edgeailite.quantization.prepare.insert import insert
@@ -62,6 +63,8 @@ def prepare(
     graph = capture(model, leaf_modules, example)
     if policy.quantizes_values and target.computes(SOFTMAX):
         open_attention(graph)
+    if policy.quantizes_values and target.computes(NORM_ALONG):
+        recognize_norms(graph)
     annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
     if target.computes(DIV):

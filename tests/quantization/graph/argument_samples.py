@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeailite.quantization.graph.norm_along import NormAlong
 from tests.quantization.helpers import randomize_batch_norms
 
 IMAGE_SIZES = {1: (6,), 2: (6, 6), 3: (4, 4, 4)}
@@ -348,6 +349,14 @@ FUNCTIONS = {
         "largest": function(lambda y: torch.linalg.vector_norm(y, math.inf, 1), refused="p=inf"),
         "all": function(lambda y: y.norm(), refused="dim=None"),
         "float64": function(lambda y: y.norm(dim=1, dtype=torch.float64), refused="float64"),
+    },
+    "norm_along": {
+        "channels": module(
+            lambda: NormAlong((1,), 1e-3),
+            lambda y, part, w, b: part(y, w, bias=b),
+            shapes=((8, 1, 1), (8, 1, 1)),
+        ),
+        "not_centered": module(lambda: NormAlong((2, 3), 1e-3, centered=False)),
     },
     "norm": {
         "positions": function(lambda y: torch.norm(y, 2, (2, 3), True)),

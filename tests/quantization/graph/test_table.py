@@ -389,7 +389,7 @@ ON_ALL = {
 ON_RUNTIMES = ON_ALL | {
     "sub", "mul", "div", "prelu", "matmul", "einsum", "resize", "resize_cubic", "pointwise",
     "softmax", "functional_softmax", "layer_norm", "rms_norm", "group_norm", "instance_norm",
-    "normalize", "vector_norm", "norm",
+    "normalize", "vector_norm", "norm", "norm_along",
 }  # fmt: skip
 COMPUTED = {
     "onnx_runtime": ON_RUNTIMES,

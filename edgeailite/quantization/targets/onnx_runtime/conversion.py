@@ -48,6 +48,7 @@ from edgeailite.quantization.integer.operators import (
 from edgeailite.quantization.integer.rules import Rules
 from edgeailite.quantization.modules.normalization import gain_and_offset
 from edgeailite.quantization.targets.onnx_runtime.normalizations import (
+    convert_norm_along,
     convert_norm_of_images,
     convert_norm_of_last_axes,
     convert_normalize,
@@ -59,6 +60,7 @@ RULES = Rules(COMMON)
 RULES.converts("softmax", "functional_softmax")(convert_softmax)
 RULES.converts("layer_norm", "rms_norm")(convert_norm_of_last_axes)
 RULES.converts("group_norm", "instance_norm")(convert_norm_of_images)
+RULES.converts("norm_along")(convert_norm_along)
 RULES.converts("normalize")(convert_normalize)
 RULES.converts("vector_norm", "norm")(convert_vector_norm)
 

@@ -47,6 +47,20 @@ def convert_norm_of_last_axes(
     _place(converter, node, quantizer, norm)
 
 
+def convert_norm_along(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Layer norm and RMS norm along any axes."""
+    norm = IntegerNormalization(
+        converter.grid(operands(node)[0]),
+        grid,
+        standardized if argument(node, "centered") else over_root_mean_square,
+        argument(node, "dim"),
+        weight=_parameter(converter, node, "weight"),
+        bias=_parameter(converter, node, "bias"),
+        eps=argument(node, "eps"),
+    )
+    _place(converter, node, quantizer, norm)
+
+
 def convert_norm_of_images(
     converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid
 ) -> None:
