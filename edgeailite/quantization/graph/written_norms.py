@@ -110,6 +110,11 @@ def _norms_at(node: fx.Node) -> Iterator[_Norm]:
         if found is None or found.is_inverse != is_inverse or not isinstance(x, fx.Node):
             continue
         mean, eps = _parts_of_sum(found.value)
+        variance = _variance_at(mean)
+        centered = _centered_at(x, variance[1]) if variance else None
+        if variance and centered and centered[0] is variance[0]:
+            between = [*found.between, found.value, mean, x, centered[1]]
+            yield _Norm(centered[0], variance[1], eps, True, between)
         square, dim = _mean_at(mean)
         y = _squared_at(square)
         if y is None:
@@ -173,6 +178,21 @@ def _mean_at(node: Any) -> tuple[Any, Axes]:
     dim = given["dim"] if isinstance(given["dim"], tuple | list) else (given["dim"],)
     known = given["keepdim"] is True and all(isinstance(axis, int) for axis in dim)
     return given["input"], tuple(dim) if known else ()
+
+
+def _variance_at(node: Any) -> tuple[Any, Axes] | None:
+    """Value whose variance, divided by the number of values, a node is, and along which axes."""
+    if not isinstance(node, fx.Node) or node.target not in ("var", torch.var):
+        return None
+    given = dict(node.kwargs)
+    names = ("input", "dim", "unbiased", "keepdim")
+    given.update(zip(names, node.args, strict=False))
+    correction = given.get("correction", given.get("unbiased", 1))
+    dim = given.get("dim", given.get("axis"))
+    axes = tuple(dim) if isinstance(dim, tuple | list) else (dim,)
+    known = all(isinstance(axis, int) and not isinstance(axis, bool) for axis in axes)
+    plain = correction == 0 and given.get("keepdim") is True and known
+    return (given["input"], axes) if plain else None
 
 
 def _squared_at(node: Any) -> fx.Node | None:

@@ -34,6 +34,11 @@ def centered_once(x, w, b):
     return d * (d * d).mean([1], True).add(EPS).rsqrt() * w.view(-1, 1, 1)
 
 
+def by_variance(x, w, b):
+    d = x - x.mean(1, keepdim=True)
+    return d / torch.sqrt(x.var(1, keepdim=True, unbiased=False) + EPS) * w[:, None, None]
+
+
 def rms(x, w, b):
     return x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + EPS)
 
@@ -66,7 +71,15 @@ def unit_clamped(x, w, b):
 
 NORMS = {
     function.__name__: function
-    for function in (channels_first, centered_once, rms, rms_of_llama, rms_divided, rms_power)
+    for function in (
+        channels_first,
+        centered_once,
+        by_variance,
+        rms,
+        rms_of_llama,
+        rms_divided,
+        rms_power,
+    )
 } | {function.__name__: function for function in (rms_reciprocal, unit, unit_clamped)}
 
 
