@@ -11,6 +11,7 @@ from torch import nn
 from edgeailite.quantization.graph.attention_calls import open_attention
 from edgeailite.quantization.graph.behavior import named_tensors
 from edgeailite.quantization.graph.capture import capture
+from edgeailite.quantization.graph.fused_sums import open_fused_sums
 from edgeailite.quantization.graph.model import GraphModel, program_of, remember_modules
 from edgeailite.quantization.graph.normalizations import NORM_ALONG, SOFTMAX
 from edgeailite.quantization.graph.operations import DIV
@@ -65,6 +66,8 @@ def prepare(
         open_attention(graph)
     if policy.quantizes_values and target.computes(NORM_ALONG):
         recognize_norms(graph)
+    if policy.quantizes_values:
+        open_fused_sums(graph)
     annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
     if target.computes(DIV):

@@ -22,14 +22,17 @@ PRESETS = ["WC8_AT8", "WT8SYMP2_AT8SYMP2"]
 class ResponseNorm(nn.Module):
     """Of ConvNeXt V2, https://arxiv.org/abs/2301.00808, algorithm 1; channels last."""
 
-    def __init__(self, width):
+    def __init__(self, width, is_timms):
         super().__init__()
+        self.is_timms = is_timms
         self.gamma = nn.Parameter(torch.randn(1, 1, 1, width))
         self.beta = nn.Parameter(torch.randn(1, 1, 1, width) * 0.2)
 
     def forward(self, x):
         gx = x.norm(p=2, dim=(1, 2), keepdim=True)
         nx = gx / (gx.mean(-1, keepdim=True) + 1e-6)
+        if self.is_timms:
+            return x + torch.addcmul(self.beta, self.gamma, x * nx)
         return self.gamma * (x * nx) + self.beta + x
 
 
@@ -37,7 +40,7 @@ class Lengths(nn.Module):
     def __init__(self, has_condition=False):
         super().__init__()
         self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
-        self.expand, self.response = nn.Linear(8, 16), ResponseNorm(16)
+        self.expand, self.response = nn.Linear(8, 16), ResponseNorm(16, has_condition)
         self.reduce, self.has_condition = nn.Linear(16, 8), has_condition
 
     def forward(self, x):
