@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SCOPE = {"torch": torch, "nn": nn, "F": F, "math": math}
+from edgeailite.quantization.graph.norm_along import NormAlong
+
+SCOPE = {"torch": torch, "nn": nn, "F": F, "math": math, "NormAlong": NormAlong}
 # A value of the network, per element of the batch: small, and neither dead nor exploding.
 MAX_NUMEL, MIN_SPREAD, MAX_VALUE = 4096, 1e-2, 300.0
 _NAMES = re.compile(r"\b[xv]\d+\b")

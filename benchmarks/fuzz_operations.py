@@ -173,6 +173,9 @@ def _fresh(g: Growth) -> str:
 
 def _writable(g: Growth, v: str) -> bool:
     """True for a value that only the next line reads, so that it may be overwritten."""
+    own = g.values[v].untyped_storage().data_ptr()
+    if any(o.untyped_storage().data_ptr() == own for n, o in g.values.items() if n != v):
+        return False  # a view, or the value itself
     return v == next(reversed(g.lines), "") and "self.m" in g.lines[v] and g.chance(0.3)
 
 
@@ -285,11 +288,22 @@ def number(g: Growth) -> str:
     )
 
 
-@makes("div_or_pow", weight=0.1)
-def div_or_pow(g: Growth) -> str:
-    """A quotient of two values, which stays in float."""
+@makes("div", weight=0.5)
+def div(g: Growth) -> str:
+    """A quotient of two values, whose divisor a grid may round to zero, or by a parameter."""
     a, b = _pair(g)
-    return g.add(f"{a} / {b}.clamp(1.0, 2.0)")
+    if g.chance(0.2):
+        b = f"({g.parameter(*[1] * (len(g.shape(a)) - 1), g.shape(a)[-1])}.abs() + 0.1)"
+    else:
+        b = g.add(g.one(f"{b}.clamp(0.1, 2.0)", f"{b}.abs() + 0.01", f"torch.sigmoid({b})"))
+    return g.add(g.one(f"{a} / {b}", f"torch.div({a}, {b})", f"{a}.divide({b})"))
+
+
+@makes("floor_div_or_pow", weight=0.1)
+def floor_div_or_pow(g: Growth) -> str:
+    """A power of a value, which stays in float."""
+    a, b = _pair(g)
+    return g.add(f"torch.sigmoid({a}) ** {b}")
 
 
 @makes("constant", weight=0.3)
@@ -552,11 +566,40 @@ def rms_norm(g: Growth) -> str:
     return g.add(f"{g.part(f'nn.RMSNorm({g.shape(v)[-1]}, eps=1e-05)')}({v})")
 
 
+@makes("norm_along", weight=0.3)
+def norm_along(g: Growth) -> str:
+    """Layer norm or RMS norm along an axis, mostly written out; some with another reader."""
+    v = g.value(3, 4, when=lambda shape: min(shape[1:]) > 2)
+    axis = g.axis(v)
+    if g.chance(0.3):
+        return g.add(f"{g.part(f'NormAlong(({axis},), 1e-05, {g.chance(0.5)})')}({v})")
+    x = g.add(f"{v} - {v}.mean({axis}, keepdim=True)") if g.chance(0.5) else v
+    s = g.add(g.one(f"{x}.pow(2)", f"{x} * {x}") + f".mean({axis}, keepdim=True)")
+    y = g.one(f"{x} / torch.sqrt({s} + 1e-05)", f"{x} * torch.rsqrt({s} + 1e-05)")
+    w = g.parameter(g.shape(v)[axis], *[1] * ((len(g.shape(v)) - 1 - axis) % len(g.shape(v))))
+    return g.add(g.one(y, f"{w} * ({y})", f"({y}) * {w} + {w}"))
+
+
 @makes("normalize", weight=0.1)
 def normalize(g: Growth) -> str:
     """To length one along an axis."""
     v = g.value()
     return g.add(f"F.normalize({v}, dim={g.axis(v)})")
+
+
+@makes("vector_norm", "norm", weight=0.2)
+def vector_norm(g: Growth) -> str:
+    """Lengths along an axis, as a factor or divisor of the values too."""
+    v = g.value(3, 4)
+    axes: Any = g.axis(v)
+    if len(g.shape(v)) == 4 and g.chance(0.3):
+        axes = g.one((2, 3), (-1, 1), [1, 2])
+    call = g.one(".norm(", ".norm(p=2, ", "torch.norm", "torch.linalg.vector_norm")
+    if call.startswith("torch"):
+        n = g.add(f"{call}({v}, dim={axes}, keepdim=True)")
+    else:
+        n = g.add(f"{v}{call}dim={axes}, keepdim=True)")
+    return g.add(g.one(n, f"{v} * {n}", f"{v} / ({n} + 1e-6)", f"{n} / {n}.amax(1, keepdim=True)"))
 
 
 @makes("prelu", weight=0.1)

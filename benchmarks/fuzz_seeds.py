@@ -159,4 +159,20 @@ class Network(nn.Module):
 """,
         wrapper="PTCFxModule(model, qconfig_type='WT8SYMP2_AT8SYMP2')",
     ),
+    "ONNX Runtime multiplied a factor into the ones of a sum": keep(
+        {"x0": (2, 12, 11)},
+        """
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.m0 = nn.Conv2d(2, 6, (1, 2), 3, (1, 1), 1, 1, True, padding_mode='reflect')
+        self.m3 = nn.AvgPool2d(3, None, 1, False, False, 5)
+    def forward(self, x0):
+        v0 = self.m0(x0)
+        v6 = self.m3(v0)
+        return v6
+""",
+        wrapper="PTCFxModule(model, qconfig_type='WC8_AT8')",
+        seed=670700178,
+    ),
 }  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from edgeailite.quantization.graph.operations import (
     BATCH_NORM,
@@ -99,17 +100,24 @@ def computed(operation: Operation, target: Target) -> str:
 def calls(operation: Operation) -> str:
     """Modules, functions and methods of an operation; other forms of them go without saying."""
     found = calls_of(operation)
-    names = [f"nn.{module.__name__}" for module in found["modules"]] + list(found["type_names"])
+    names = [_module_name(module) for module in found["modules"]] + list(found["type_names"])
     names += [_function_name(function) for function in found["functions"]]
     names += [f".{name}()" for name in found["methods"]]
     shown = [n for n in dict.fromkeys(names) if not re.search(r"\w_(\(\))?$|=$|_with_indices$", n)]
     return ", ".join(f"`{name}`" for name in _join_dimensions(shown))
 
 
+def _module_name(module: type[nn.Module]) -> str:
+    name = module.__name__
+    return f"nn.{name}" if getattr(nn, name, None) is module else name
+
+
 def _function_name(function: object) -> str:
     name = getattr(function, "__name__", str(function))
     if getattr(function, "__module__", "") == "_operator":
         return SYMBOLS.get(name, name)
+    if name.startswith("linalg_"):
+        return f"torch.{name.replace('_', '.', 1)}"
     library = "torch" if getattr(torch, name, None) is function else ""
     library = "F" if getattr(F, name, None) is function else library
     return f"{library}.{name.lstrip('_')}"

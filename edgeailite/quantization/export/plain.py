@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from edgeailite.quantization.arithmetic.quotient import quotient
 from edgeailite.quantization.graph.model import (
     add_module_at,
     attribute,
@@ -21,6 +22,7 @@ from edgeailite.quantization.graph.model import (
 from edgeailite.quantization.integer.float_modules import FloatInputLayer
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
+from edgeailite.quantization.modules.quotient import Quotient
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
@@ -48,6 +50,9 @@ def plain_model(model: GraphModel, stand_in: Callable[[FakeQuantize], nn.Module]
         module = plain.get_submodule(str(node.target))
         if "output_quantizer" in node.kwargs:
             _freeze(plain, node, module)
+        elif isinstance(module, Quotient):
+            node.op, node.target = "call_function", quotient
+            node.args = (*node.args, float(module.half_step()))
         elif isinstance(module, FakeQuantize):
             module.require_range(str(node.target))
             replacement = stand_in(module)

@@ -308,6 +308,7 @@ def _rewrite_instance_norm(graph: fx.Graph, node: fx.Node) -> None:
 
 def _rewrite_length(graph: fx.Graph, node: fx.Node) -> None:
     """``x / expand_as(clamp_min(linalg_vector_norm(x, p, [dim], True), eps), x)``: normalize."""
+    node.target = torch.linalg.vector_norm
     x, dims = node.args[0], _argument(node, 2, "dim")
     clamped, expanded, quotient = chain = _readers(node, 3)
     names = [_name(reader) if reader is not None else "" for reader in chain]
@@ -341,6 +342,21 @@ def _rewrite_identity(graph: fx.Graph, node: fx.Node) -> None:
     _replace(node, node.args[0])  # type: ignore[arg-type]
 
 
+def _rewrite_cast(graph: fx.Graph, node: fx.Node) -> None:
+    """A cast to the type that a value has."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    one, other = source.meta.get("val"), node.meta.get("val")
+    is_cast = _name(node) == "type_as" or node.target._overloadname == "dtype"  # type: ignore[union-attr]
+    if (
+        isinstance(one, Tensor)
+        and isinstance(other, Tensor)
+        and is_cast
+        and one.dtype == other.dtype
+    ):
+        _replace(node, source)
+
+
 _REWRITTEN: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "copy": _rewrite_copy,
     "sym_size": _rewrite_size,
@@ -352,6 +368,8 @@ _REWRITTEN: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "instance_norm": _rewrite_instance_norm,
     "linalg_vector_norm": _rewrite_length,
     "rsub": _rewrite_reversed,
+    "to": _rewrite_cast,
+    "type_as": _rewrite_cast,
     **dict.fromkeys(("alias", "detach_", "lift_fresh", "lift_fresh_copy"), _rewrite_identity),
     **dict.fromkeys(_SINGLE, _rewrite_max_pool),
     **{

@@ -1,4 +1,4 @@
-"""Rows of functions of all values along axes: softmax, and division by a spread or a length."""
+"""Rows of functions of all values along axes: softmax, lengths, division by a spread or length."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.graph import traits, variants
+from edgeailite.quantization.graph.norm_along import NormAlong
 from edgeailite.quantization.graph.registry import each
 from edgeailite.quantization.graph.registry import register_operation as row
 
@@ -69,7 +70,30 @@ NORMALIZE = row(
     variant=variants.euclidean,
     functions=(F.normalize,),
 )
+VECTOR_NORM = row(
+    "vector_norm",
+    replace(_NORMALIZATION, keeps_sign=True),
+    "input, p='fro', dim=None, keepdim=False, dtype=None",
+    aliases={"ord": "p"},
+    variant=variants.euclidean_length,
+    functions=(torch.linalg.vector_norm, torch.linalg.norm),
+    methods=("norm",),
+)
+NORM = row(
+    "norm",
+    VECTOR_NORM.traits,
+    "input, p='fro', dim=None, keepdim=False, out=None, dtype=None",
+    variant=variants.euclidean_length,
+    functions=(torch.norm,),
+)
+NORM_ALONG = row(
+    "norm_along",
+    _NORMALIZATION,
+    "input, weight=None, bias=None, dim=None, eps=0.0, centered=True",
+    modules=(NormAlong,),
+)
 SOFTMAXES = (SOFTMAX, FUNCTIONAL_SOFTMAX)
 NORMALIZATIONS = (
     *(SOFTMAX, FUNCTIONAL_SOFTMAX, LAYER_NORM, RMS_NORM, GROUP_NORM, INSTANCE_NORM, NORMALIZE),
+    *(VECTOR_NORM, NORM, NORM_ALONG),
 )

@@ -142,22 +142,25 @@ MUL = row(
     functions=(operator.mul, operator.imul, torch.mul),
     methods=("mul", "mul_"),
 )
-row(
-    "div_or_pow",  # known for the report's sake: no target computes it
-    traits.NONE,
+DIV = row(
+    "div",
+    replace(traits.ARITHMETIC, keeps_sign=True),
     "input, other, rounding_mode=None",
-    aliases={"exponent": "other"},
-    variant=variants.division_or_power,
+    variant=variants.quotient,
     functions=(
-        operator.truediv,
-        operator.itruediv,
-        operator.floordiv,
-        torch.div,
-        torch.floor_divide,
-        operator.pow,
-        torch.pow,
+        *(operator.truediv, operator.itruediv),
+        *(torch.div, torch.divide, torch.true_divide),
     ),
-    methods=("div", "div_", "floor_divide", "pow"),
+    methods=("div", "div_", "divide", "divide_", "true_divide", "true_divide_"),
+)
+row(
+    "floor_div_or_pow",  # of two tensors: known for the report's sake, no target computes it
+    traits.NONE,
+    "input, other",
+    aliases={"exponent": "other"},
+    variant=variants.between_tensors,
+    functions=(operator.floordiv, torch.floor_divide, operator.pow, torch.pow),
+    methods=("floor_divide", "pow"),
 )
 row(
     "matmul",

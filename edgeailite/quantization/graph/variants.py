@@ -195,12 +195,10 @@ def factors_of(arguments: Mapping[str, Any]) -> list[Any]:
     return [arguments["input"], arguments["other"]]
 
 
-def division_or_power(call: BoundCall) -> Variant | None:
-    """No target divides tensors, or raises one to another's power; the reason names the mode."""
+def quotient(call: BoundCall) -> Variant | None:
+    """A quotient is known between two computed tensors, not rounded to an integer."""
     if call.arguments["rounding_mode"] is not None:
         return refused("rounding_mode", call.arguments["rounding_mode"])
-    if any(map(is_constant, factors_of(call.arguments))):
-        return "unknown", "no target divides by a tensor"
     return between_tensors(call)
 
 
@@ -241,6 +239,21 @@ def statistics_of_each_image(call: BoundCall) -> Variant | None:
 def euclidean(call: BoundCall) -> Variant | None:
     """Values are divided by their length, the root of the sum of their squares."""
     return known_axes(call) if call.arguments["p"] == 2 else refused("p", call.arguments["p"])
+
+
+def euclidean_length(call: BoundCall) -> Variant | None:
+    """The root of a sum of squares along known axes; a matrix has other norms too."""
+    given = call.arguments
+    dims = given["dim"] if isinstance(given["dim"], tuple | list) else [given["dim"]]
+    if given["p"] not in (2, "fro", None):
+        return refused("p", given["p"])
+    if call.node.target is torch.linalg.norm and len(dims) == 2 and given["p"] == 2:
+        return "unknown", "p=2 of a matrix, its largest singular value, has no integer form"
+    if not dims or not all(isinstance(dim, int) for dim in dims):
+        return refused("dim", given["dim"])
+    if given["dtype"] not in (None, torch.float32):
+        return refused("dtype", given["dtype"])
+    return refused("keepdim", given["keepdim"]) if contains_node(given["keepdim"]) else None
 
 
 # ---- operations that move values ----------------------------------------------------------------

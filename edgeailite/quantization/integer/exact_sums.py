@@ -50,7 +50,10 @@ class ExactSums(TabledOperator):
 
 
 class IntegerAverage(ExactSums):
-    """Averages: ``round(sum(q - z) M / n) + z_y`` with ``M = s_x / s_y``.
+    """Averages: ``round(sum(q - z) / n * M) + z_y`` with ``M = s_x / s_y``.
+
+    The division comes first: ONNX Runtime multiplies a factor behind a convolution of ones into the
+    ones, whose sum is not exact then.
 
     Args:
         average: An average pooling, adaptive or not, or a mean.
@@ -75,7 +78,7 @@ class IntegerAverage(ExactSums):
         areas = self.made_once(
             (*u.shape[1:], u.device), lambda: self.sums.areas(u.shape).float().to(u.device)
         )
-        return self.sums(u) * self.multiplier / areas
+        return self.sums(u) / areas * self.multiplier
 
 
 class _Step(NamedTuple):

@@ -115,6 +115,11 @@ def over_length(u: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     return u / length.clamp_min(math.sqrt(eps))
 
 
+def length(u: Tensor, dims: tuple[int, ...], eps: float, keepdim: bool) -> Tensor:
+    """``sqrt(sum(u^2))``; nothing is divided by it, so there is no eps."""
+    return torch.sqrt((u * u).sum(dims, keepdim=keepdim))
+
+
 class IntegerNormalization(IntegerOperator):
     """Values over their spread or length along axes: ``f(q - z) * gamma + beta``, rounded.
 
@@ -125,7 +130,8 @@ class IntegerNormalization(IntegerOperator):
         source: Grid of the input.
         output: Grid of the result.
         normalize: :func:`standardized` (layer, group and instance norm),
-            :func:`over_root_mean_square` (RMS norm) or :func:`over_length`.
+            :func:`over_root_mean_square` (RMS norm), :func:`over_length`, or :func:`length` alone,
+            whose gamma is the scale of the input.
         dims: The axes; None: all behind the channels of ``(N, C, ...)``.
         groups: With these axes, groups of neighbouring channels; None: each channel alone.
         weight: gamma, of a shape that fits the last axes, or ``(C,)`` without `dims`; None: 1.

@@ -1,4 +1,4 @@
-"""Integer operators of a converted graph: averages, sums and products. Exact arithmetic."""
+"""Integer operators of a converted graph: averages, sums, products and quotients."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from edgeailite.quantization.arithmetic.quotient import quotient
 from edgeailite.quantization.integer.grid import Dequantize, Grid, IntegerOperator, Requantize
 
 
@@ -138,6 +139,21 @@ class IntegerMul(TwoOperands):
         scale = self.left.scale * self.right.scale / self.output.scale
         product = self.left.centered(a) * self.right.centered(b)
         return self.output.clamp(torch.round(product * scale + self.output.grid.zero_point))
+
+
+class IntegerDiv(TwoOperands):
+    """Quotient of two tensors of integers: ``round((a_q - z_a) / (b_q - z_b) * M) + z_y``.
+
+    ``M = s_a / (s_b s_y)`` in float32. A divisor 0 is half a step, see
+    :func:`~edgeailite.quantization.arithmetic.quotient.quotient`. One division and one product,
+    which IEEE 754 rounds alike on all machines.
+    """
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Integers in and out; shapes broadcast."""
+        multiplier = self.left.scale / (self.right.scale * self.output.scale)
+        steps = quotient(self.left.steps(a), self.right.steps(b), 0.5)
+        return self.output.steps(steps * multiplier)
 
 
 class IntegerMatMul(TwoOperands):

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from edgeailite.quantization.graph.calls import operands, operation_of, traits_of
 from edgeailite.quantization.graph.constants import is_known_before_the_input
-from edgeailite.quantization.graph.operations import ADD, MUL, SUB
+from edgeailite.quantization.graph.operations import ADD, DIV, MUL, SUB
 from edgeailite.quantization.graph.patterns import axis_of_softmax, is_operand, moved_from
 from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.graph.variants import is_constant
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.spec import QuantSpec
     from edgeailite.quantization.graph.model import GraphModel
 
-# Bits of a constant factor, whose products with 8-bit integers are exact in float32, and of what is
-# added in front of a softmax: a bias and a mask may be one tensor.
+# Bits of a constant factor, whose products with 8-bit integers are exact in float32, of a constant
+# divisor, and of what is added in front of a softmax: a bias and a mask may be one tensor.
 FINE_BITS = 16
 # What is added in front of a softmax hides a value if it lowers it by so much.
 MASK_REACH = 1024.0
@@ -54,7 +54,7 @@ def spec_of_constant(constant: fx.Node, spec: QuantSpec) -> QuantSpec:
     readers = readers_of(constant)
     if any(softmax_dim(reader) is not None for reader in readers):
         return replace(fine, range_max=MASK_REACH)
-    return fine if all(operation_of(reader) is MUL for reader in readers) else spec
+    return fine if all(operation_of(reader) in (MUL, DIV) for reader in readers) else spec
 
 
 def with_bits(spec: QuantSpec, bits: int) -> QuantSpec:

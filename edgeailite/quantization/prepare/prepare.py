@@ -11,13 +11,17 @@ from torch import nn
 from edgeailite.quantization.graph.attention_calls import open_attention
 from edgeailite.quantization.graph.behavior import named_tensors
 from edgeailite.quantization.graph.capture import capture
+from edgeailite.quantization.graph.fused_sums import open_fused_sums
 from edgeailite.quantization.graph.model import GraphModel, program_of, remember_modules
-from edgeailite.quantization.graph.normalizations import SOFTMAX
+from edgeailite.quantization.graph.normalizations import NORM_ALONG, SOFTMAX
+from edgeailite.quantization.graph.operations import DIV
 from edgeailite.quantization.graph.structure import Example
+from edgeailite.quantization.graph.written_norms import recognize_norms
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.prepare.annotate import annotate
 from edgeailite.quantization.prepare.insert import insert
 from edgeailite.quantization.prepare.original import original_model
+from edgeailite.quantization.prepare.quotients import insert_quotients
 
 if TYPE_CHECKING:
     from edgeailite.quantization.prepare.policy import Policy
@@ -60,8 +64,14 @@ def prepare(
     graph = capture(model, leaf_modules, example)
     if policy.quantizes_values and target.computes(SOFTMAX):
         open_attention(graph)
+    if policy.quantizes_values and target.computes(NORM_ALONG):
+        recognize_norms(graph)
+    if policy.quantizes_values:
+        open_fused_sums(graph)
     annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
+    if target.computes(DIV):
+        insert_quotients(graph)
     remember_modules(graph)
     program = program_of(graph)
     program.stage, program.target = "prepared", target

@@ -25,7 +25,12 @@ from edgeailite.quantization.integer.grid import (
 from edgeailite.quantization.integer.interpolation import IntegerInterpolation
 from edgeailite.quantization.integer.layer import EXACT_IN_FLOAT32, IntegerLayer
 from edgeailite.quantization.integer.normalizations import IntegerNormalization, IntegerSoftmax
-from edgeailite.quantization.integer.operators import IntegerAdd, IntegerMatMul, IntegerMul
+from edgeailite.quantization.integer.operators import (
+    IntegerAdd,
+    IntegerDiv,
+    IntegerMatMul,
+    IntegerMul,
+)
 from edgeailite.quantization.integer.table import IntegerTable
 from edgeailite.quantization.report.reasons import float_operations, operation_name
 from edgeailite.quantization.verify.verification import OperationKind
@@ -147,6 +152,11 @@ def _(operator: IntegerLayer, length: int | None) -> str:
 @proof.register(IntegerResize)
 def _(operator: IntegerOperator, length: int | None) -> str:
     return SINGLE_ROUNDINGS
+
+
+@proof.register
+def _(operator: IntegerDiv, length: int | None) -> str:
+    return ROUNDED_ONCE
 
 
 @proof.register(IntegerAffine)

@@ -5,6 +5,7 @@ with another number of axes where its name ends with ``1d`` or ``3d``. Samples o
 are the branches of one network, a :class:`Bank`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeailite.quantization.graph.norm_along import NormAlong
 from tests.quantization.helpers import randomize_batch_norms
 
 IMAGE_SIZES = {1: (6,), 2: (6, 6), 3: (4, 4, 4)}
@@ -215,16 +217,21 @@ ARITHMETIC = {
         "numpy_names": function(lambda y: torch.mul(x1=y, x2=y.flip(1))),
         "parameter": function(lambda y, p: y * p, (8, 1, 1)),
     },
-    "div_or_pow": {
-        "tensors": function(lambda y: y / (y * y + 1), refused="no integer form"),
+    "div": {
+        "tensors": function(lambda y: y / (y * y + 1)),
+        "keywords": function(lambda y: torch.divide(other=y * y + 1, input=y)),
+        "parameter": function(lambda y, p: y / (p + 2), (8, 1, 1)),
+        "of_parameter": function(lambda y, p: p / (y * y + 1), (8, 1, 1)),
         "rounding": function(
             lambda y: torch.div(y + 0.013, 2**-5, rounding_mode="floor"),
             refused="rounding_mode='floor'",
         ),
+    },
+    "floor_div_or_pow": {
         "floor": function(lambda y: (y + 0.013) // 2**-5),
         "exponent": function(lambda y: torch.pow(y, exponent=2)),
-        "parameter": function(
-            lambda y, p: y / p, (8, 1, 1), refused="no target divides by a tensor"
+        "tensors": function(
+            lambda y, p: (y * y + 1) ** p, (8, 1, 1), refused="the target has no integer form"
         ),
     },
     "matmul": {
@@ -365,6 +372,31 @@ FUNCTIONS = {
         "channels": function(lambda y: F.normalize(y)),
         "keywords": function(lambda y: F.normalize(input=y, p=2, dim=-1, eps=0.5)),
         "order": function(lambda y: F.normalize(y, p=1.0), refused="p=1.0"),
+    },
+    "vector_norm": {
+        "method": function(lambda y: y.norm(dim=1, keepdim=True)),
+        "positions": function(lambda y: y.norm(2, (2, 3), True)),
+        "linalg": function(lambda y: torch.linalg.vector_norm(y, dim=[1, -1], keepdim=True)),
+        "keywords": function(
+            lambda y: torch.linalg.norm(y, ord=2, dim=1, dtype=torch.float32, keepdim=True)
+        ),
+        "frobenius": function(lambda y: torch.linalg.norm(y, dim=(2, 3), keepdim=True)),
+        "order": function(lambda y: y.norm(1, 1), refused="p=1"),
+        "largest": function(lambda y: torch.linalg.vector_norm(y, math.inf, 1), refused="p=inf"),
+        "all": function(lambda y: y.norm(), refused="dim=None"),
+        "float64": function(lambda y: y.norm(dim=1, dtype=torch.float64), refused="float64"),
+    },
+    "norm_along": {
+        "channels": module(
+            lambda: NormAlong((1,), 1e-3),
+            lambda y, part, w, b: part(y, w, bias=b),
+            shapes=((8, 1, 1), (8, 1, 1)),
+        ),
+        "not_centered": module(lambda: NormAlong((2, 3), 1e-3, centered=False)),
+    },
+    "norm": {
+        "positions": function(lambda y: torch.norm(y, 2, (2, 3), True)),
+        "keywords": function(lambda y: torch.norm(input=y, p=2, dim=1, dtype=torch.float32)),
     },
 }
 

@@ -42,7 +42,12 @@ FROM_ELSEWHERE = {
 OTHER_OVERLOADS = {"view.dtype", "conv1d.padding", "conv2d.padding", "conv3d.padding"}
 NOT_READ = {("expand", "implicit"), ("bmm", "out_dtype")}
 # Two ways to say the same.
-DEFAULTS = {("pad", "value"): 0, ("contiguous", "memory_format"): None}
+DEFAULTS = {
+    ("pad", "value"): 0,
+    ("contiguous", "memory_format"): None,
+    ("linalg_vector_norm", "ord"): "fro",
+    ("linalg_norm", "ord"): "fro",
+}
 
 
 def row_id(operation):
@@ -124,7 +129,7 @@ def test_a_name_of_a_type_leads_to_its_row(type_name):
         (torch.nn.functional.relu6, "relu6"), (torch.nn.functional.conv_transpose3d,
         "transposed_convolution"), (torch.flatten, "flatten"), (operator.getitem, "index"),
         (operator.isub, "sub"), (torch.bmm, "matmul"), (torch.narrow, "select"),
-        (getattr, "scalar"), (torch.amin, "extreme"), (torch.pow, "div_or_pow"),
+        (getattr, "scalar"), (torch.amin, "extreme"), (torch.pow, "floor_div_or_pow"),
         ("view", "reshape"), ("clip_", "clamp"), ("t", "transpose"), ("numel", "scalar"),
         (nn.SyncBatchNorm, "batch_norm"), (nn.ConstantPad3d, "pad"), (nn.Dropout1d, "dropout"),
         (nn.ReplicationPad1d, "pad_from_inside"), (nn.AlphaDropout, "drop_path"),
@@ -382,8 +387,9 @@ ON_ALL = {
     "clamp", "add", "cat", "stack", "avg_pool", "adaptive_avg_pool", "mean",
 }  # fmt: skip
 ON_RUNTIMES = ON_ALL | {
-    "sub", "mul", "prelu", "matmul", "einsum", "resize", "resize_cubic", "pointwise", "softmax",
-    "functional_softmax", "layer_norm", "rms_norm", "group_norm", "instance_norm", "normalize",
+    "sub", "mul", "div", "prelu", "matmul", "einsum", "resize", "resize_cubic", "pointwise",
+    "softmax", "functional_softmax", "layer_norm", "rms_norm", "group_norm", "instance_norm",
+    "normalize", "vector_norm", "norm", "norm_along",
 }  # fmt: skip
 COMPUTED = {
     "onnx_runtime": ON_RUNTIMES,

@@ -52,7 +52,9 @@ def test_a_network_of_integers_has_none():
     [
         (lambda m, y: F.normalize(y, p=1.0), "normalize", "normalize", "p=1.0 has no integer form"),
         (lambda m, y: y.cumsum(1), "cumsum", "cumsum", "no integer form"),
-        (lambda m, y: y / m.gain, "truediv", "truediv", "no target divides by a tensor"),
+        (lambda m, y: torch.linalg.norm(y, 2, (2, 3)), "linalg_norm", "linalg_norm",
+         "p=2 of a matrix, its largest singular value, has no integer form"),
+        (lambda m, y: y // m.gain, "floordiv", "floordiv", "the target has no integer form of it"),
         (lambda m, y: y + y.size(0), "add", "add", "depends on the batch size"),
         (lambda m, y: m.conv(whole(y)[:, :3]), "whole", "whole", "tracing does not enter"),
         (

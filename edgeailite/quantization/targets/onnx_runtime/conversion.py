@@ -40,6 +40,7 @@ from edgeailite.quantization.integer.grid import (
 from edgeailite.quantization.integer.operators import (
     IntegerAdd,
     IntegerAveragePool,
+    IntegerDiv,
     IntegerGlobalAverage,
     IntegerMatMul,
     IntegerMul,
@@ -47,17 +48,21 @@ from edgeailite.quantization.integer.operators import (
 from edgeailite.quantization.integer.rules import Rules
 from edgeailite.quantization.modules.normalization import gain_and_offset
 from edgeailite.quantization.targets.onnx_runtime.normalizations import (
+    convert_norm_along,
     convert_norm_of_images,
     convert_norm_of_last_axes,
     convert_normalize,
     convert_softmax,
+    convert_vector_norm,
 )
 
 RULES = Rules(COMMON)
 RULES.converts("softmax", "functional_softmax")(convert_softmax)
 RULES.converts("layer_norm", "rms_norm")(convert_norm_of_last_axes)
 RULES.converts("group_norm", "instance_norm")(convert_norm_of_images)
+RULES.converts("norm_along")(convert_norm_along)
 RULES.converts("normalize")(convert_normalize)
+RULES.converts("vector_norm", "norm")(convert_vector_norm)
 
 
 @RULES.places("quantizer")
@@ -112,6 +117,15 @@ def convert_elementwise(
     operator = {"add": IntegerAdd, "mul": IntegerMul}[operation_of(node).name]
     values = converter.values[read[0]], converter.values[read[-1]]
     module = operator(left, right, grid)
+    converter.set(quantizer, converter.call(str(quantizer.target), module, *values), grid)
+
+
+@RULES.converts("div")
+def convert_quotient(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Quotient of integers."""
+    left, right = operands(node)[0], operands(node)[-1]
+    module = IntegerDiv(converter.grid(left), converter.grid(right), grid)
+    values = converter.values[left], converter.values[right]
     converter.set(quantizer, converter.call(str(quantizer.target), module, *values), grid)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -14,6 +16,7 @@ from edgeailite.quantization.integer.grid import Grid
 from edgeailite.quantization.integer.normalizations import (
     IntegerNormalization,
     IntegerSoftmax,
+    length,
     over_length,
     over_root_mean_square,
     standardized,
@@ -40,6 +43,20 @@ def convert_norm_of_last_axes(
         weight=_parameter(converter, node, "weight"),
         bias=_parameter(converter, node, "bias"),
         eps=torch.finfo(torch.float32).eps if eps is None else float(eps),
+    )
+    _place(converter, node, quantizer, norm)
+
+
+def convert_norm_along(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Layer norm and RMS norm along any axes."""
+    norm = IntegerNormalization(
+        converter.grid(operands(node)[0]),
+        grid,
+        standardized if argument(node, "centered") else over_root_mean_square,
+        argument(node, "dim"),
+        weight=_parameter(converter, node, "weight"),
+        bias=_parameter(converter, node, "bias"),
+        eps=argument(node, "eps"),
     )
     _place(converter, node, quantizer, norm)
 
@@ -72,6 +89,21 @@ def convert_normalize(converter: Converter, node: fx.Node, quantizer: fx.Node, g
     """Vectors of length 1."""
     source, dims = converter.grid(operands(node)[0]), (argument(node, "dim"),)
     norm = IntegerNormalization(source, grid, over_length, dims, eps=argument(node, "eps") ** 2)
+    _place(converter, node, quantizer, norm)
+
+
+def convert_vector_norm(
+    converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid
+) -> None:
+    """Lengths of vectors."""
+    source, dims = converter.grid(operands(node)[0]), argument(node, "dim")
+    norm = IntegerNormalization(
+        source,
+        grid,
+        partial(length, keepdim=argument(node, "keepdim")),
+        (dims,) if isinstance(dims, int) else tuple(dims),
+        weight=torch.tensor(source.scale),
+    )
     _place(converter, node, quantizer, norm)
 
 
