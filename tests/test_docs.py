@@ -36,7 +36,7 @@ REASONS = (
     "edgeailite/quantization/graph/variants.py",
     "edgeailite/quantization/graph/average_calls.py",
     "edgeailite/quantization/prepare/constants.py",
-    "edgeailite/quantization/graph/attention_calls.py",
+    "edgeailite/quantization/graph/opened_calls.py",
 )
 MAIN_SCRIPTS = {
     "train_classification_main.py": ClassificationOptions,

@@ -186,7 +186,7 @@ CAT = row(
 )
 STACK = row("stack", CAT.traits, "tensors, dim=0", functions=(torch.stack,))
 
-# ---- written in other operations, where that is possible (attention_calls.py) -------------------
+# ---- written in other operations, where that is possible (opened_calls.py) -------------------
 
 ATTENTION = row(
     "attention",
@@ -203,6 +203,20 @@ MASKED_FILL = row(
     methods=("masked_fill",),
 )
 WHERE = row("where", traits.NONE, "condition, input=None, other=None", functions=(torch.where,))
+ADDCMUL = row(
+    "addcmul",
+    traits.NONE,
+    "input, tensor1, tensor2, value=1",
+    functions=(torch.addcmul,),
+    methods=("addcmul",),
+)
+ADDCDIV = row(
+    "addcdiv",
+    traits.NONE,
+    "input, tensor1, tensor2, value=1",
+    functions=(torch.addcdiv,),
+    methods=("addcdiv",),
+)
 
 # ---- averages -----------------------------------------------------------------------------------
 

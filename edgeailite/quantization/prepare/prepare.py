@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from edgeailite.quantization.graph.attention_calls import open_attention
 from edgeailite.quantization.graph.behavior import named_tensors
 from edgeailite.quantization.graph.capture import capture
-from edgeailite.quantization.graph.fused_sums import open_fused_sums
 from edgeailite.quantization.graph.model import GraphModel, program_of, remember_modules
-from edgeailite.quantization.graph.normalizations import NORM_ALONG, SOFTMAX
+from edgeailite.quantization.graph.normalizations import NORM_ALONG
+from edgeailite.quantization.graph.opened_calls import open_calls
 from edgeailite.quantization.graph.operations import DIV
 from edgeailite.quantization.graph.structure import Example
 from edgeailite.quantization.graph.written_norms import recognize_norms
@@ -62,12 +61,10 @@ def prepare(
     if example_inputs is not None:
         example = Example(tuple(example_inputs), dict(example_kwargs or {}))
     graph = capture(model, leaf_modules, example)
-    if policy.quantizes_values and target.computes(SOFTMAX):
-        open_attention(graph)
+    if policy.quantizes_values:
+        open_calls(graph, target.computes)
     if policy.quantizes_values and target.computes(NORM_ALONG):
         recognize_norms(graph)
-    if policy.quantizes_values:
-        open_fused_sums(graph)
     annotate(graph, _without(policy, leaf_modules), target)
     insert(graph)
     if target.computes(DIV):

@@ -280,6 +280,18 @@ ARITHMETIC = {
             refused="integers hide values by a constant mask",
         ),
     },
+    "addcmul": {
+        "value": function(lambda y, p: y.addcmul(y.flip(1), p, value=-0.5), (8, 1, 1)),
+        "keywords": function(
+            lambda y, p: torch.addcmul(p, tensor1=y, tensor2=y.flip(2)), (8, 1, 1)
+        ),
+    },
+    "addcdiv": {
+        "value": function(lambda y: torch.addcdiv(y, y.flip(1), y.abs() + 1, value=2)),
+        "keywords": function(
+            lambda y, p: torch.addcdiv(input=y, tensor1=y, tensor2=p.abs() + 1), (8, 1, 1)
+        ),
+    },
     "where": {
         "number": function(lambda y, p: torch.where(p > 0, y, -1e9).softmax(-1), (6, 6)),
         "keyword": function(

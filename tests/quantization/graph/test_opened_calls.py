@@ -7,9 +7,9 @@ from torch import nn
 
 from edgeailite.quantization import PTCFxModule, QATFxModule
 from edgeailite.quantization.arithmetic.sqnr import sqnr
-from edgeailite.quantization.graph.attention_calls import open_attention
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.model import graph_of
+from edgeailite.quantization.graph.opened_calls import open_calls
 from edgeailite.quantization.graph.structure import Example
 from edgeailite.quantization.report import build_report
 from edgeailite.quantization.verify import verify
@@ -51,14 +51,14 @@ def test_an_opened_call_gives_what_the_function_gives(name):
     expected = captured(x)
     assert torch.equal(expected, model(x))
     assert calls(captured) == 1
-    open_attention(captured)
+    open_calls(captured, lambda operation: True)
     assert calls(captured) == 0
     torch.testing.assert_close(captured(x), expected)
 
 
 def test_dropout_in_evaluation_stays():
     captured = capture(Attention({"dropout_p": 0.5}))
-    open_attention(captured)
+    open_calls(captured, lambda operation: True)
     assert calls(captured) == 1
 
 
@@ -68,7 +68,7 @@ def test_a_mask_that_depends_on_the_input_stays():
             return F.scaled_dot_product_attention(x, x, x, attn_mask=x @ x.transpose(1, 2) > 0)
 
     captured = capture(Masked())
-    open_attention(captured)
+    open_calls(captured, lambda operation: True)
     assert calls(captured) == 1
 
 

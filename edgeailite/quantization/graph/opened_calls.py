@@ -1,4 +1,6 @@
-"""Calls of attention, and of masks in front of a softmax, in operations that the engine knows.
+"""Calls that are written in other operations, which the engine knows.
+
+Attention, masks in front of a softmax, sums with a product or a quotient.
 
 Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
 """
@@ -15,35 +17,48 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from edgeailite.quantization.graph.calls import arguments, operation_of
-from edgeailite.quantization.graph.model import graph_of, tidy
+from edgeailite.quantization.graph.model import TRAINING_ONLY, graph_of, tidy
 from edgeailite.quantization.graph.modes import is_training, rate_in_training
-from edgeailite.quantization.graph.operations import ATTENTION, MASKED_FILL, UNKNOWN, WHERE
+from edgeailite.quantization.graph.normalizations import SOFTMAX
+from edgeailite.quantization.graph.operations import (
+    ADD,
+    ADDCDIV,
+    ADDCMUL,
+    ATTENTION,
+    MASKED_FILL,
+    UNKNOWN,
+    WHERE,
+)
 from edgeailite.quantization.graph.patterns import axis_of_softmax
 from edgeailite.quantization.graph.value_types import TensorType
 from edgeailite.quantization.graph.variants import is_constant, is_scalar
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
+    from edgeailite.quantization.graph.registry import Operation
 
+_KEPT = ("owner", TRAINING_ONLY)
 # A softmax gives 0 for what is put in the place of a value, or is added to it, from here down.
 HIDDEN = -1e4
 
 
-def open_attention(model: GraphModel) -> None:
-    """Write attention as a product, a softmax and a product, and masks of a softmax as sums.
+def open_calls(model: GraphModel, computes: Callable[[Operation], bool]) -> None:
+    """Write attention as a product, a softmax and a product; masks of a softmax as sums.
 
-    Calls with a mask that depends on the input, or with dropout in evaluation, stay what they are.
+    Likewise ``addcmul`` and ``addcdiv``. Calls with a mask that depends on the input, or with
+    dropout in evaluation, stay what they are.
 
     Args:
         model: Captured; its graph is changed.
+        computes: True for operations of the target; others are not written.
     """
     graph = graph_of(model)
     tracer = fx.proxy.GraphAppendingTracer(graph)
     for node in list(graph.nodes):
         opening = _OPENINGS.get(operation_of(node).name)
-        given = {} if opening is None else arguments(node)
-        if opening is None:
+        if opening is None or not computes(opening.needs):
             continue
+        given = arguments(node)
         if not opening.can_open(node, given):
             node.meta["call"] = replace(
                 node.meta["call"], operation=UNKNOWN, reason=opening.condition
@@ -55,7 +70,9 @@ def open_attention(model: GraphModel) -> None:
         node.replace_all_uses_with(result.node)
         while before.next is not node:
             before = before.next
-            before.meta["owner"] = node.meta.get("owner", "")
+            before.meta.update(
+                {k: v for k, v in node.meta.items() if k in ("owner", TRAINING_ONLY)}
+            )
         graph.erase_node(node)
     tidy(model)
 
@@ -144,19 +161,39 @@ def _added(mask: Any, where_true: float, where_false: float) -> Any:
     return added
 
 
+# ---- sums ---------------------------------------------------------------------------------------
+
+
+def _add_product(input: Any, tensor1: Any, tensor2: Any, value: Any) -> Any:
+    return input + _times(tensor1 * tensor2, value)
+
+
+def _add_quotient(input: Any, tensor1: Any, tensor2: Any, value: Any) -> Any:
+    return input + _times(tensor1 / tensor2, value)
+
+
+def _times(product: Any, value: Any) -> Any:
+    return product if isinstance(value, int | float) and value == 1 else product * value
+
+
+# ---- all of them --------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class _Opening:
     """A way to write a call in other operations.
 
     Attributes:
-        can_open: Called with the node and its arguments.
+        needs: The operation among those without which nothing is gained.
         open: Called with the arguments by name, as proxies; gives the result.
+        can_open: Called with the node and its arguments.
         condition: Why a call is not opened.
     """
 
-    can_open: Callable[[fx.Node, dict[str, Any]], bool]
+    needs: Operation
     open: Callable[..., Any]
-    condition: str
+    can_open: Callable[[fx.Node, dict[str, Any]], bool] = lambda node, given: True
+    condition: str = ""
 
 
 _KNOWN_MASKS = "its mask depends on the input, or it drops weights in evaluation"
@@ -164,11 +201,16 @@ _HIDING = (
     "integers hide values by a constant mask, with -10,000 or less, in front of a softmax alone"
 )
 _OPENINGS = {
-    ATTENTION.name: _Opening(_is_known_attention, _attention, _KNOWN_MASKS),
+    ATTENTION.name: _Opening(SOFTMAX, _attention, _is_known_attention, _KNOWN_MASKS),
     MASKED_FILL.name: _Opening(
-        lambda node, given: _hides(node, given["value"], given["mask"]), _fill, _HIDING
+        SOFTMAX, _fill, lambda node, given: _hides(node, given["value"], given["mask"]), _HIDING
     ),
     WHERE.name: _Opening(
-        lambda node, given: _hides(node, given["other"], given["condition"]), _choose, _HIDING
+        SOFTMAX,
+        _choose,
+        lambda node, given: _hides(node, given["other"], given["condition"]),
+        _HIDING,
     ),
+    ADDCMUL.name: _Opening(ADD, _add_product),
+    ADDCDIV.name: _Opening(ADD, _add_quotient),
 }
