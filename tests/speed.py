@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.fx.config
-from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 
 def spare_the_collector() -> None:
@@ -27,7 +26,6 @@ def share_exporter_tables() -> None:
     _share_torchlib()
     _share_composite_operators()
     _share_overrides()
-    _compile_only_what_runs()
 
 
 def leave_out_traces() -> None:
@@ -122,19 +120,3 @@ def _share_overrides() -> None:
 
     share.made = made  # type: ignore[attr-defined]
     module._override_composite_implicit_decomp = share
-
-
-def _compile_only_what_runs() -> None:
-    """Compile the code of an exporter's graph when it first runs: a ninth of an export."""
-    module: Any = sys.modules.get("torch.onnx._internal.exporter._core")
-    if module is None or hasattr(module.export, "eager"):
-        return
-    export = module.export
-
-    @functools.wraps(export)
-    def lazily(*args: Any, **kwargs: Any) -> Any:
-        with _use_lazy_graph_module(True):
-            return export(*args, **kwargs)
-
-    lazily.eager = export  # type: ignore[attr-defined]
-    module.export = lazily
