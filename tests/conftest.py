@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import edgeailite  # noqa: F401 -- first: it makes torchvision importable beside a CPU torch
-from tests.speed import share_exporter_tables, spare_the_collector
+from tests.speed import leave_out_traces, share_exporter_tables, spare_the_collector
 
 
 def pytest_addoption(parser):
@@ -16,6 +16,7 @@ def pytest_addoption(parser):
 
 def pytest_collection_finish():
     spare_the_collector()
+    leave_out_traces()
 
 
 @pytest.fixture(autouse=True)

@@ -64,7 +64,7 @@ def segmentation_arguments(street_scenes):
     """Command line of a short float training of a segmentation model."""
     return [
         *("--data_path", str(street_scenes), "--model_name", "tiny_segmentation", "--gpus"),
-        *("--img_resize", "16", "32", "--batch_size", "4", "--epochs", "4", "--lr", "0.02"),
+        *("--img_resize", "16", "32", "--batch_size", "4", "--epochs", "2", "--lr", "0.02"),
         *("--workers", "0", "--save_onnx", "False", "--evaluate_start", "False"),
     ]
 
@@ -104,7 +104,7 @@ def arguments(image_folder):
     return [
         *("--data_path", str(image_folder), "--model_name", "tiny", "--gpus"),
         *("--img_resize", "16", "--img_crop", "16", "--rand_scale", "0.5", "1.0"),
-        *("--batch_size", "8", "--epochs", "4", "--lr", "0.05", "--workers", "0"),
+        *("--batch_size", "8", "--epochs", "2", "--lr", "0.05", "--workers", "0"),
         *("--save_onnx", "False", "--evaluate_start", "False"),
     ]
 

@@ -48,8 +48,9 @@ def test_training_learns_and_writes_a_run_folder(run_script):
     assert torch.load(folder / "model_best.pth", weights_only=True)["top1"] == result["best_top1"]
 
 
-def test_float_onnx_equals_the_model(run_script):
+def test_float_onnx_equals_the_model(run_script, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("torch.fx.config.do_not_emit_stack_traces", False)
     folder = run_script("run", "--save_onnx", "True")
     content = (folder / "model.onnx").read_bytes()
     # The exporter notes where each line of code lies.

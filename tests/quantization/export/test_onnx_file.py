@@ -55,7 +55,8 @@ def test_qdq_file_holds_integers_and_equals_the_wrapper_at_any_batch_size(wrappe
             assert torch.equal(run_onnx(path, (x,), optimization)[0], wrapper(x).detach())
 
 
-def test_file_has_the_opset_and_no_traces_of_the_machine(wrapper, tmp_path):
+def test_file_has_the_opset_and_no_traces_of_the_machine(wrapper, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.fx.config.do_not_emit_stack_traces", False)
     proto = onnx.load(str(wrapper.export(torch.rand(SHAPE), tmp_path / "m.onnx", opset_version=20)))
     assert not any(n.metadata_props for n in proto.graph.node)
     assert next(o.version for o in proto.opset_import if o.domain == "") == 20

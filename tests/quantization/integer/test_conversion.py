@@ -19,7 +19,7 @@ from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.targets.registry import get_target
 from edgeailite.quantization.verify.outputs import output_grids
 from edgeailite.quantization.wrappers import ConvertedModule, QuantModule, QuantTrainModule
-from tests.quantization.bundle import Networks, run_together
+from tests.quantization.bundle import Networks, differing
 from tests.quantization.helpers import (
     OPTIMIZATIONS,
     batch,
@@ -142,18 +142,6 @@ def make_all(cases: dict[str, tuple[str, dict]]) -> Networks:
     return {key: (wrapper.convert(), inputs) for key, (wrapper, inputs, _) in made.items()}
 
 
-def assert_onnx_runtime_equals_each(networks: Networks, folder) -> None:
-    found = {}
-    for (name, optimization), values in run_together(networks, folder).items():
-        converted, inputs = networks[name]
-        expected = outputs(converted(*inputs))
-        assert [y.shape for y in values] == [y.shape for y in expected], name
-        assert [y.dtype for y in values] == [y.dtype for y in expected], name
-        pairs = zip(values, expected, strict=True)
-        found[name, optimization] = sum(int((a != e).sum()) for a, e in pairs)
-    assert {key: count for key, count in found.items() if count} == {}
-
-
 GROUPS = 6
 
 
@@ -162,7 +150,7 @@ GROUPS = 6
 def test_onnx_runtime_equals_integer_graph(group, tmp_path):
     """Float arithmetic of another library between the grids included."""
     networks = make_all({name: (name, {}) for name in list(ZOO)[group::GROUPS]})
-    assert_onnx_runtime_equals_each(networks, tmp_path)
+    assert differing(networks, tmp_path) == {}
 
 
 def in_turn(options: Iterable[str], every: int) -> list[tuple[str, str]]:
@@ -188,7 +176,7 @@ def test_onnx_runtime_equals_integer_graph_for_every_option(name, tmp_path):
     """Each option with two networks, in turn."""
     options = [o for o in OPTIONS if o != "default"][EXPORTED.index(name) % 3 :: 3]
     networks = make_all({o: (name, OPTIONS[o]) for o in options})
-    assert_onnx_runtime_equals_each(networks, tmp_path)
+    assert differing(networks, tmp_path) == {}
 
 
 @pytest.mark.parametrize(("options", "name"), in_turn(FREE, every=2))
@@ -204,7 +192,7 @@ def test_free_scales_are_exact_and_their_simulation_is_but_for_rare_ties(options
 @pytest.mark.parametrize("name", EXPORTED)
 def test_onnx_runtime_of_free_scales(name, tmp_path):
     networks = make_all({options: (name, FREE[options]) for options in FREE})
-    assert_onnx_runtime_equals_each(networks, tmp_path)
+    assert differing(networks, tmp_path) == {}
 
 
 @pytest.mark.parametrize("name", ["residual", "conv_transpose2d"])

@@ -15,36 +15,47 @@ from edgeailite.quantization import (
 )
 from edgeailite.quantization.modules.pact2 import NoQAct
 from edgeailite.quantization.targets.tinpu.operators import OffsetScaleShiftLayer, Saturate
-from tests.quantization.helpers import OPTIMIZATIONS, run_onnx
+from tests.quantization.bundle import bundle, by_network, inputs_of
+from tests.quantization.helpers import run_onnx
 from tests.quantization.tinyml_networks import NETWORKS, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the NPU computes.*:UserWarning")
 
 
-def integer_equals_simulation(wrapper, x, real):
+ONES = [slice(i, i + 1) for i in range(3)]
+
+
+def integer_equals_simulation(wrapper, x, real, name=None):
     with torch.no_grad():
         simulated = wrapper(x)
     converted = wrapper.convert(**real)
     integer = converted(x)
     assert integer.unique().numel() > 5  # a comparison of constants would say nothing
-    torch.testing.assert_close(simulated, integer, rtol=0, atol=0)
+    assert torch.equal(simulated, integer), name
     return converted, integer
 
 
-def assert_equal_everywhere(wrapper, x, path, real):
-    converted, integer = integer_equals_simulation(wrapper, x, real)
-    converted.export(x[:1], path, input_names=["input"])
-    for level in OPTIMIZATIONS:
-        (found,) = run_onnx(path, (x,), level)
-        torch.testing.assert_close(found, integer, rtol=0, atol=0)
-    one = torch.cat([run_onnx(path, (x[i : i + 1],))[0] for i in range(3)])
-    torch.testing.assert_close(one, integer[:3], rtol=0, atol=0)
+def assert_equal_everywhere(wrappers, folder, real):
+    """Simulation, integer graph and ONNX Runtime, of networks by name in one file."""
+    networks, expected = {}, {}
+    for name, (wrapper, x) in wrappers.items():
+        converted, expected[name] = integer_equals_simulation(wrapper, x, real, name)
+        networks[name] = converted, (x,)
+    file = bundle(networks).export(inputs_of(networks, slice(1)), folder / "m.onnx")
+    for level, part in [("off", slice(None)), ("on", slice(None)), *(("on", one) for one in ONES)]:
+        found = by_network(networks, run_onnx(file, inputs_of(networks, part), level))
+        equal = {name: torch.equal(y, expected[name][part]) for name, (y,) in found.items()}
+        assert all(equal.values()), (level, part, equal)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_simulation_integer_graph_and_onnx_runtime_agree(name, tmp_path):
-    wrapper, x = trained(name, TINPUTinyMLQATFxModule)
-    assert_equal_everywhere(wrapper, x, tmp_path / "m.onnx", {"output_int": False})
+GROUPS = 4
+in_groups = pytest.mark.parametrize("names", [list(NETWORKS)[i::GROUPS] for i in range(GROUPS)])
+
+
+@in_groups
+def test_simulation_integer_graph_and_onnx_runtime_agree(names, tmp_path):
+    wrappers = {name: trained(name, TINPUTinyMLQATFxModule) for name in names}
+    assert_equal_everywhere(wrappers, tmp_path, {"output_int": False})
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -66,32 +77,36 @@ TERNARY = [
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"), [*((name, 4) for name in NETWORKS), *((name, 2) for name in TERNARY)]
+    ("names", "bits"),
+    [*((list(NETWORKS)[i::GROUPS], 4) for i in range(GROUPS)), (TERNARY, 2)],
 )
-def test_they_agree_with_fewer_bits(name, bits, tmp_path):
-    wrapper, x = trained(name, TINPUTinyMLQATFxModule, 0, bits)
-    assert_equal_everywhere(wrapper, x, tmp_path / "m.onnx", {"output_int": False})
+def test_they_agree_with_fewer_bits(names, bits, tmp_path):
+    wrappers = {name: trained(name, TINPUTinyMLQATFxModule, 0, bits) for name in names}
+    assert_equal_everywhere(wrappers, tmp_path, {"output_int": False})
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_they_agree_for_the_generic_target(name, tmp_path):
-    wrapper, x = trained(name, GenericTinyMLQATFxModule)
-    assert_equal_everywhere(wrapper, x, tmp_path / "m.onnx", {})
+@in_groups
+def test_they_agree_for_the_generic_target(names, tmp_path):
+    wrappers = {name: trained(name, GenericTinyMLQATFxModule) for name in names}
+    assert_equal_everywhere(wrappers, tmp_path, {})
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("float_ops", [True, ["fb"], ["qdq"]])
-def test_they_agree_with_operations_in_float(float_ops, bits, tmp_path):
-    wrapper, x = trained("input_norm", TINPUTinyMLQATFxModule, 0, bits, float_ops=float_ops)
-    assert_equal_everywhere(wrapper, x, tmp_path / "m.onnx", {"output_int": False})
+def test_they_agree_with_operations_in_float(bits, tmp_path):
+    wrappers = {
+        str(kept): trained("input_norm", TINPUTinyMLQATFxModule, 0, bits, float_ops=kept)
+        for kept in (True, ["fb"], ["qdq"])
+    }
+    assert_equal_everywhere(wrappers, tmp_path, {"output_int": False})
 
 
-@pytest.mark.parametrize("name", ["residual_relu_pool", "input_norm", "conv1d"])
-def test_they_agree_after_calibration_alone(name, tmp_path):
-    wrapper, x = trained(name, TINPUTinyMLPTQFxModule)
-    assert_equal_everywhere(wrapper, x, tmp_path / "a.onnx", {"output_int": False})
-    wrapper, x = trained(name, GenericTinyMLPTQFxModule)
-    assert_equal_everywhere(wrapper, x, tmp_path / "b.onnx", {})
+@pytest.mark.parametrize(
+    ("wrapper_type", "real"),
+    [(TINPUTinyMLPTQFxModule, {"output_int": False}), (GenericTinyMLPTQFxModule, {})],
+)
+def test_they_agree_after_calibration_alone(wrapper_type, real, tmp_path):
+    names = ("residual_relu_pool", "input_norm", "conv1d")
+    assert_equal_everywhere({n: trained(n, wrapper_type) for n in names}, tmp_path, real)
 
 
 class Kept(nn.Module):
@@ -178,7 +193,8 @@ def test_tiny_inputs_are_quantized_exactly(tmp_path):
     network = nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
     wrapper = TINPUTinyMLPTQFxModule(network, verbose=False)
     x = torch.randn(64, 6) * 1e-3
-    assert_equal_everywhere(wrapper.calibrate([x]), x, tmp_path / "m.onnx", {"output_int": False})
+    wrappers = {"tiny": (wrapper.calibrate([x]), x)}
+    assert_equal_everywhere(wrappers, tmp_path, {"output_int": False})
 
 
 def test_a_factor_out_of_reach_has_a_clear_error():
