@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import gc
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -25,7 +23,6 @@ def share_exporter_tables() -> None:
     """Make the tables of torch's exporter once a process, if the exporter is loaded."""
     _share_torchlib()
     _share_composite_operators()
-    _share_overrides()
 
 
 def leave_out_traces() -> None:
@@ -75,48 +72,3 @@ def _share_composite_operators() -> None:
     collect_once.found = found  # type: ignore[attr-defined]
     for module in readers:
         module._collect_all_valid_cia_ops = collect_once
-
-
-def _share_overrides() -> None:
-    """Make the kernels that each export gives to the composite operators once.
-
-    By itself each export makes 10,000 of them, in 0.1 s. They are made again for an operator that
-    has other kernels of its own by now.
-    """
-    module: Any = sys.modules.get("torch.export.exported_program")
-    if module is None or hasattr(module._override_composite_implicit_decomp, "made"):
-        return
-    override, made = module._override_composite_implicit_decomp, {}
-    fakes = sys.modules["torch._subclasses.fake_impls"].op_implementations_dict  # type: ignore
-
-    def make(operator: Any, decomposition: Any) -> tuple[Any, ...]:
-        before, fake = operator.py_kernels.copy(), fakes.get(operator)
-        # torch writes its own decomposition of an operator as a new partial each time.
-        function = getattr(getattr(decomposition, "func", None), "__code__", decomposition)
-        known = made.get((operator, function))
-        if known is None or known[:2] != (before, fake):
-            with override({operator: decomposition}):
-                known = before, fake, operator.py_kernels.copy(), fakes.get(operator)
-            if fake is not None:
-                fakes[operator] = fake
-            made[operator, function] = known
-        return known
-
-    @contextlib.contextmanager
-    def share(decompositions: dict[Any, Callable[..., Any]]) -> Iterator[None]:
-        overridden = {op: make(op, function) for op, function in decompositions.items()}
-        for operator, (_, _, kernels, fake) in overridden.items():
-            operator.py_kernels.update(kernels)
-            operator._dispatch_cache.clear()
-            fakes[operator] = fake
-        try:
-            yield
-        finally:
-            for operator, (before, *_) in overridden.items():
-                operator.py_kernels.clear()
-                operator.py_kernels.update(before)
-                operator._dispatch_cache.clear()
-                fakes.pop(operator, None)
-
-    share.made = made  # type: ignore[attr-defined]
-    module._override_composite_implicit_decomp = share
