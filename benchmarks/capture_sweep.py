@@ -48,6 +48,7 @@ from tqdm import tqdm
 
 from edgeailite.quantization import QATFxModule
 from edgeailite.quantization.graph.model import program_of
+from edgeailite.quantization.report.reasons import float_operations
 from edgeailite.quantization.verify import verify
 
 BATCH_SIZE = 2
@@ -77,6 +78,7 @@ class Row:
         gradient_values: The same of the gradients.
         gradients: Parameters with a gradient on one side only.
         step: Loss of the quantized network's training step.
+        floats: Reasons of operations that stay in float, by the operation's name.
         values: Output values compared with ONNX Runtime.
         mismatches: Values that differ: simulation and integer graph, integer graph and ONNX
             Runtime without and with optimizations.
@@ -99,6 +101,7 @@ class Row:
     gradient_values: float | None = None
     gradients: list[str] | None = None
     step: float | None = None
+    floats: dict[str, str] = field(default_factory=dict)
     values: int | None = None
     mismatches: list[int] | None = None
     max_steps: int | None = None
@@ -315,6 +318,8 @@ def quantize(stages: Stages, model: nn.Module, x: Tensor, qconfig_type: str) -> 
         wrapper.calibrate([x, torch.randn_like(x)])
     if "calibrate" in row.errors:
         return
+    entries = float_operations(wrapper.module).values()
+    row.floats = {entry.operation: entry.reason for entry in entries}
     with stages.stage("convert"):
         converted = wrapper.convert()
     if "convert" in row.errors:
@@ -460,7 +465,7 @@ def run_all(names: list[str], args: argparse.Namespace) -> list[Row]:
 
 COLUMNS = (
     "network", "M params", "px", "way", "s", "evaluation", "training", "statistics", "gradients",
-    "step", "values that differ", "first error or warning",
+    "step", "in float", "values that differ", "first error or warning",
 )  # fmt: skip
 
 
@@ -477,7 +482,7 @@ def print_table(rows: list[Row]) -> None:
         cells = (
             row.name, f"{row.params / 1e6:.1f}", row.side or "", row.way or "none",
             _number(row.seconds), _number(row.evaluation), _number(row.training),
-            _number(row.statistics), _gradients(row), _number(row.step), differ,
+            _number(row.statistics), _gradients(row), _number(row.step), ", ".join(row.floats), differ,
             error.replace("|", "\\|"),
         )  # fmt: skip
         print(f"| {' | '.join(map(str, cells))} |")
@@ -497,8 +502,8 @@ def print_summary(rows: list[Row]) -> None:
     """Counts of each library, and the names of what fails."""
     print(
         "\n| library | networks | skipped | captured | difference 0.0 "
-        "| last bits differ | different | exported | equal in every value |\n"
-        "|---|---|---|---|---|---|---|---|---|"
+        "| last bits differ | different | exported | nothing in float | equal in every value |\n"
+        "|---|---|---|---|---|---|---|---|---|---|"
     )
     for library in LIBRARIES:
         found = [r for r in rows if r.name.partition("/")[0] == library]
@@ -510,6 +515,7 @@ def print_summary(rows: list[Row]) -> None:
             sum(r.is_same() for r in tried),
             sum(r.is_same(ROUNDING) and not r.is_same() for r in tried),
             sum(r.is_different for r in tried), sum(r.values is not None for r in tried),
+            sum(r.values is not None and not r.floats for r in tried),
             sum(r.is_exact for r in tried),
         )  # fmt: skip
         print(f"| {library} | {' | '.join(map(str, counts))} |")
@@ -518,6 +524,8 @@ def print_summary(rows: list[Row]) -> None:
         "not captured": [r for r in rows if not r.way and not r.skipped],
         "different": [r for r in rows if r.is_different],
     }
+    reasons = {f"{name}: {why}" for row in rows for name, why in row.floats.items()}
+    print("\nin float:", *sorted(reasons), sep="\n- ")
     for title, members in lists.items():
         names = [f"{r.name} (with a warning)" if r.warning else r.name for r in members]
         print(f"\n{title}: {', '.join(names) or 'none'}")
