@@ -482,8 +482,8 @@ def print_table(rows: list[Row]) -> None:
         cells = (
             row.name, f"{row.params / 1e6:.1f}", row.side or "", row.way or "none",
             _number(row.seconds), _number(row.evaluation), _number(row.training),
-            _number(row.statistics), _gradients(row), _number(row.step), ", ".join(row.floats), differ,
-            error.replace("|", "\\|"),
+            _number(row.statistics), _gradients(row), _number(row.step),
+            ", ".join(row.floats), differ, error.replace("|", "\\|"),
         )  # fmt: skip
         print(f"| {' | '.join(map(str, cells))} |")
 
