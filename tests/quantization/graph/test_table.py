@@ -37,6 +37,11 @@ VARIANTS = {"resize_nearest": "resize", "resize_cubic": "resize", "pad_from_insi
 FROM_ELSEWHERE = {
     "to_device": ("device", "non_blocking", "memory_format"),
     "einsum": ("equation", "operands"),
+    "attention": (
+        *("query", "key", "value", "attn_mask", "dropout_p"),
+        *("is_causal", "scale", "enable_gqa"),
+    ),
+    "where": ("condition", "input", "other"),
 }
 # Overloads that are other operations, and parameters of rare overloads that no row reads.
 OTHER_OVERLOADS = {"view.dtype", "conv1d.padding", "conv2d.padding", "conv3d.padding"}
