@@ -35,7 +35,7 @@ REASONS = (
     "edgeailite/quantization/report/reasons.py",
     "edgeailite/quantization/graph/variants.py",
     "edgeailite/quantization/graph/average_calls.py",
-    "edgeailite/quantization/prepare/constants.py",
+    "edgeailite/quantization/prepare/masks.py",
     "edgeailite/quantization/graph/opened_calls.py",
 )
 MAIN_SCRIPTS = {

@@ -31,7 +31,7 @@ from edgeailite.quantization.graph.operations import (
 )
 from edgeailite.quantization.graph.patterns import axis_of_softmax
 from edgeailite.quantization.graph.value_types import TensorType
-from edgeailite.quantization.graph.variants import is_constant, is_scalar
+from edgeailite.quantization.graph.variants import HIDING, is_constant, is_scalar
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
@@ -197,19 +197,16 @@ class _Opening:
 
 
 _KNOWN_MASKS = "its mask depends on the input, or it drops weights in evaluation"
-_HIDING = (
-    "integers hide values by a constant mask, with -10,000 or less, in front of a softmax alone"
-)
 _OPENINGS = {
     ATTENTION.name: _Opening(SOFTMAX, _attention, _is_known_attention, _KNOWN_MASKS),
     MASKED_FILL.name: _Opening(
-        SOFTMAX, _fill, lambda node, given: _hides(node, given["value"], given["mask"]), _HIDING
+        SOFTMAX, _fill, lambda node, given: _hides(node, given["value"], given["mask"]), HIDING
     ),
     WHERE.name: _Opening(
         SOFTMAX,
         _choose,
         lambda node, given: _hides(node, given["other"], given["condition"]),
-        _HIDING,
+        HIDING,
     ),
     ADDCMUL.name: _Opening(ADD, _add_product),
     ADDCDIV.name: _Opening(ADD, _add_quotient),

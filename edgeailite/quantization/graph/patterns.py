@@ -13,6 +13,7 @@ from edgeailite.quantization.graph.constants import is_computed_from_parameters
 from edgeailite.quantization.graph.model import evaluation_result, graph_of
 from edgeailite.quantization.graph.normalizations import NORMALIZATIONS, SOFTMAXES
 from edgeailite.quantization.graph.operations import (
+    ADD,
     BATCH_NORM,
     LINEAR,
     QUANTIZE_HERE,
@@ -171,6 +172,17 @@ def axis_of_softmax(node: fx.Node) -> int | None:
     """Axis of the softmaxes that alone read a value, moved or not; None if anything else does."""
     axes = set(_axes_of_softmaxes(node))
     return axes.pop() if len(axes) == 1 else None
+
+
+def softmax_dim(node: fx.Node) -> int | None:
+    """Axis of the softmax that alone reads a sum with a constant; None for any other value."""
+    is_masked = operation_of(node) is ADD and constants_in(node)
+    return axis_of_softmax(node) if is_masked else None
+
+
+def constants_in(node: fx.Node) -> list[fx.Node]:
+    """Constants that an operation computes on, moved or not."""
+    return [n for n in map(moved_from, operands(node)) if is_constant(n)]
 
 
 def _axes_of_softmaxes(node: fx.Node, is_moved: bool = False) -> Iterator[int | None]:

@@ -22,6 +22,10 @@ SHAPE_FUNCTIONS, SHAPE_METHODS = (getattr, len), ("size", "dim", "numel", "ndime
 """Calls on a tensor that give no tensor."""
 CONSTANT_OPERAND = "one operand is a constant or a parameter, which lies on no grid"
 """Reason of targets that have no form of such an operand."""
+HIDING = (
+    "integers hide values by a constant mask, with -10,000 or less, in front of a softmax alone"
+)
+"""Reason of ``masked_fill`` and ``where`` that are no such mask."""
 # Attributes of a tensor that are no tensors.
 _SIZES_AND_TYPES = frozenset(
     ("shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cuda", "itemsize", "nbytes")

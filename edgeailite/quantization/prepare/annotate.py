@@ -42,6 +42,7 @@ from edgeailite.quantization.graph.patterns import (
     only_user,
     operation_path,
     pointwise_chain,
+    softmax_dim,
 )
 from edgeailite.quantization.graph.results import NO_FLOATS, is_input
 from edgeailite.quantization.graph.running import (
@@ -53,11 +54,10 @@ from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QUANT_LAYERS, QuantLayer
 from edgeailite.quantization.prepare.constants import (
     readers_of,
-    refused_mask,
-    softmax_dim,
     spec_of_constant,
     with_bits,
 )
+from edgeailite.quantization.prepare.masks import HOLDS_MASK, refuse_masks
 from edgeailite.quantization.prepare.policy import LayerAnnotation, OutputAnnotation, Policy
 from edgeailite.quantization.prepare.residuals import is_residual_stream
 
@@ -109,9 +109,10 @@ def _refuse_calls(model: GraphModel, target: Target) -> None:
     """Make calls unknown that the target does not compute with these arguments."""
     for node in graph_of(model).nodes:
         if target.computes(operation_of(node)):
-            reason = target.refuses(node, module_of(model, node)) or refused_mask(model, node)
+            reason = target.refuses(node, module_of(model, node))
             if reason:
                 node.meta["call"] = replace(node.meta["call"], operation=UNKNOWN, reason=reason)
+    refuse_masks(model)
 
 
 def _qconfig_of(model: GraphModel, node: fx.Node, policy: Policy) -> QConfig | None:
@@ -189,6 +190,8 @@ def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target:
     if is_constant(node):
         return any(_needs_grids(operation_of(user), target) for user in readers_of(node))
     if operation in _NEVER or not node.users or is_known_not_to_be_float(node):
+        return False
+    if node.meta[HOLDS_MASK]:
         return False
     if is_parameter_of_layers(node) or (is_inner_function(node) and target.computes(operation)):
         return False

@@ -39,6 +39,20 @@ class Attention(nn.Module):
         return self.last(y.transpose(1, 2).flatten(2))
 
 
+def check_integers(model, preset, tmp_path):
+    """Nothing is in float, evaluation and file are equal, and both are close to the model."""
+    original, x = copy.deepcopy(model), torch.randn(4, 9, 8)
+    wrapper = PTCFxModule(model, qconfig_type=preset, example_inputs=x, verbose=False)
+    wrapper.calibrate([x])
+    found = verify(wrapper, [x], wrapper.export(x, tmp_path / "m.onnx"))
+    assert found.mismatches["evaluation vs integer graph"] == 0
+    assert found.mismatches["integer graph vs ONNX Runtime, optimizations on"] == 0
+    assert build_report(wrapper, [x]).floats == {}
+    with torch.no_grad():
+        torch.testing.assert_close(wrapper(x), original(x), atol=0.1, rtol=0.1)
+        assert sqnr(original(x), wrapper(x)) > 28
+
+
 def calls(model):
     found = graph_of(model).find_nodes(op="call_function", target=F.scaled_dot_product_attention)
     return len(found)
@@ -76,15 +90,7 @@ def test_a_mask_that_depends_on_the_input_stays():
 @pytest.mark.parametrize("name", ["plain", "bias", "boolean mask", "causal"])
 def test_attention_is_integers_in_evaluation_and_in_files(name, preset, tmp_path):
     torch.manual_seed(0)
-    model, x = Attention(OPENED[name]), torch.randn(4, 9, 8)
-    original = copy.deepcopy(model)
-    wrapper = PTCFxModule(model, qconfig_type=preset, example_inputs=x, verbose=False)
-    wrapper.calibrate([x])
-    found = verify(wrapper, [x], wrapper.export(x, tmp_path / "m.onnx"))
-    assert found.mismatches["evaluation vs integer graph"] == 0
-    assert found.mismatches["integer graph vs ONNX Runtime, optimizations on"] == 0
-    assert build_report(wrapper, [x]).floats == {}
-    torch.testing.assert_close(wrapper(x), original(x), atol=0.1, rtol=0.1)
+    check_integers(Attention(OPENED[name]), preset, tmp_path)
 
 
 class Drops(Attention):
@@ -130,14 +136,7 @@ class Masks(nn.Module):
 @pytest.mark.parametrize("name", ["masked_fill", "where", "lowest"])
 def test_what_hides_values_from_a_softmax_is_integers(name, preset, tmp_path):
     torch.manual_seed(0)
-    model, x = Masks(HIDES[name]), torch.randn(4, 9, 8)
-    original = copy.deepcopy(model)
-    wrapper = PTCFxModule(model, qconfig_type=preset, example_inputs=x, verbose=False)
-    wrapper.calibrate([x])
-    assert verify(wrapper, [x], wrapper.export(x, tmp_path / "m.onnx")).exact
-    assert build_report(wrapper, [x]).floats == {}
-    with torch.no_grad():
-        assert sqnr(original(x), wrapper(x)) > 28
+    check_integers(Masks(HIDES[name]), preset, tmp_path)
 
 
 def test_what_hides_values_from_other_readers_stays_in_float():

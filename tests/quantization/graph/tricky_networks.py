@@ -26,7 +26,7 @@ class Tricky(nn.Module):
         self.make()
 
     def make(self):
-        pass
+        """Make the modules that `trick` calls; none here."""
 
     def forward(self, x):
         return self.trick(self.norm(self.first(x)))
