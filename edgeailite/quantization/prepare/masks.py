@@ -18,8 +18,8 @@ from edgeailite.quantization.graph.calls import arguments, operands, operation_o
 from edgeailite.quantization.graph.constants import is_known_before_the_input
 from edgeailite.quantization.graph.model import graph_of, module_of
 from edgeailite.quantization.graph.normalizations import NORMALIZATIONS
-from edgeailite.quantization.graph.operations import ATTENTION, SUB, UNKNOWN
-from edgeailite.quantization.graph.patterns import constants_in, pointwise_chain, softmax_dim
+from edgeailite.quantization.graph.operations import ATTENTION, MUL, SUB, UNKNOWN
+from edgeailite.quantization.graph.patterns import constants_in, softmax_dim
 from edgeailite.quantization.graph.registry import operation_of_function
 from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.graph.variants import HIDING, is_constant
@@ -35,7 +35,7 @@ _REASON = (
 )
 # Values so far apart, or so large, are those of a mask.
 _GAP, _LARGE = 64.0, 1e4
-_PRODUCTS = ("mul", "multiply", "imul")
+_PRODUCTS, _QUOTIENTS = ("mul", "multiply", "imul"), ("truediv", "div", "divide", "itruediv")
 # Functions that are bounded towards minus infinity.
 _BOUNDED = frozenset(
     (
@@ -52,31 +52,79 @@ def refuse_masks(model: GraphModel) -> None:
     Args:
         model: Captured; its nodes are marked with :data:`HOLDS_MASK`.
     """
+    large = set[fx.Node]()
     for node in graph_of(model).nodes:
-        masked = any(operand.meta[HOLDS_MASK] for operand in _values_in(node))
+        values = _values_in(node)
+        if _joins(node) and not large.issuperset(values):
+            for value in large.intersection(values):
+                _refuse_product(value)
+        masked = any(value.meta[HOLDS_MASK] for value in values)
         if _is_refused(model, node, masked):
-            for call in pointwise_chain(node) if traits_of(node).is_pointwise else [node]:
-                call.meta["call"] = replace(call.meta["call"], operation=UNKNOWN, reason=_REASON)
+            _refuse(node)
         node.meta[HOLDS_MASK] = _holds_mask(model, node, masked)
+        if _is_large(model, node, not large.isdisjoint(values)):
+            large.add(node)
 
 
 def _values_in(node: fx.Node) -> list[fx.Node]:
     return [] if node.op in ("placeholder", "get_attr", "output") else operands(node)
 
 
+def _refuse(node: fx.Node) -> None:
+    node.meta["call"] = replace(node.meta["call"], operation=UNKNOWN, reason=_REASON)
+
+
+# ---- products with large numbers, as (1 - seen) * -1e4 ------------------------------------------
+
+
+def _is_large(model: GraphModel, node: fx.Node, of_large: bool) -> bool:
+    """Return True for a product with a very large number, and for what is made of one."""
+    numbers = [abs(n) for n in node.args if isinstance(n, int | float)]
+    name = _name(module_of(model, node), node)
+    if name in _PRODUCTS and any(n >= _LARGE for n in numbers):
+        return True
+    is_made_small = (name in _PRODUCTS and any(n * _LARGE <= 1 for n in numbers)) or (
+        name in _QUOTIENTS and any(n >= _LARGE for n in numbers)
+    )
+    traits = traits_of(node)
+    keeps = traits.moves_values or traits.is_pointwise or operation_of(node) is MUL
+    return of_large and keeps and not is_made_small and name not in _BOUNDED
+
+
+def _joins(node: fx.Node) -> bool:
+    """Return True where such a product is a mask: beside other values, and where all is float."""
+    operation = operation_of(node)
+    return traits_of(node).joins_grids or operation is SUB or operation is UNKNOWN
+
+
+def _refuse_product(product: fx.Node) -> None:
+    """Leave a product in float, with the functions that it is computed by."""
+    pending = [product]
+    while pending:
+        node = pending.pop()
+        traits = traits_of(node)
+        if traits.moves_values or traits.is_pointwise or operation_of(node) is MUL:
+            pending += operands(node)
+            node.meta[HOLDS_MASK] = True
+            if not traits.moves_values:
+                _refuse(node)
+
+
+# ---- values with a mask among them --------------------------------------------------------------
+
+
 def _is_refused(model: GraphModel, node: fx.Node, masked: bool) -> bool:
     """Return True for arithmetic that gives values with a mask among them."""
     operation, traits = operation_of(node), traits_of(node)
-    if traits.is_pointwise:
-        return (masked and not _is_bounded(model, node)) or _makes_mask(node)
     if operation is UNKNOWN or traits.moves_values or traits.is_activation or traits.has_weight:
         return False
+    if traits.is_pointwise:
+        return masked and not _is_bounded(model, node)
     if masked:
         return operation not in NORMALIZATIONS and not is_constant(node)
-    joins = traits.joins_grids or operation is SUB
-    return (
-        joins and softmax_dim(node) is None and any(_is_mask(model, c) for c in constants_in(node))
-    )
+    if softmax_dim(node) is not None or not (traits.joins_grids or operation is SUB):
+        return False
+    return any(_is_mask(model, constant) for constant in constants_in(node))
 
 
 def _holds_mask(model: GraphModel, node: fx.Node, masked: bool) -> bool:
@@ -109,12 +157,6 @@ def _is_mask(model: GraphModel, value: Any) -> bool:
     ordered = known.detach().flatten().sort().values
     gaps = torch.diff(ordered)
     return bool((ordered.abs() >= _LARGE).any()) or bool((gaps >= _GAP).any())
-
-
-def _makes_mask(node: fx.Node) -> bool:
-    """Return True for a product with a very large number, as ``(1 - seen) * -1e4``."""
-    numbers = [n for n in node.args if isinstance(n, int | float)]
-    return _name(None, node) in _PRODUCTS and any(abs(n) >= _LARGE for n in numbers)
 
 
 def _is_bounded(model: GraphModel, node: fx.Node) -> bool:

@@ -83,3 +83,23 @@ def test_small_numbers_are_no_mask(fill):
     wrapper, inputs, decibels = wrap(mask, True)
     assert decibels > 30
     assert len(build_report(wrapper, [inputs]).floats) == 1
+
+
+def test_a_large_factor_alone_is_no_mask():
+    class Sensor(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 5)
+            self.gain = nn.Parameter(torch.ones(6))
+
+        def forward(self, x):
+            y = self.first(x * 65535.0)
+            return self.last(y / 65535.0 + self.gain)
+
+    torch.manual_seed(0)
+    model, x = Sensor(), torch.randn(16, 4)
+    original = copy.deepcopy(model)
+    wrapper = PTCFxModule(model, verbose=False).calibrate([x])
+    with torch.no_grad():
+        assert sqnr(original(x), wrapper(x)) > 30
+    assert build_report(wrapper, [x]).floats == {}
