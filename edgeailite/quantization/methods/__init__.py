@@ -11,6 +11,7 @@ from edgeailite.quantization.methods.bias_correction import correct_biases
 from edgeailite.quantization.methods.equalization import equalize
 from edgeailite.quantization.methods.gains import MethodGain, render_gains
 from edgeailite.quantization.methods.learned_rounding import learn_rounding
+from edgeailite.quantization.methods.least_squares import fit_layers
 from edgeailite.quantization.methods.post_training import QUALITIES, methods_named, post_training
 from edgeailite.quantization.methods.registry import METHODS, post_training_method
 from edgeailite.quantization.methods.training import LearnedRanges, TrainingMethods
@@ -28,6 +29,7 @@ __all__ = [
     "correct_biases",
     "correct_biases_analytically",
     "equalize",
+    "fit_layers",
     "learn_rounding",
     "methods_named",
     "post_training",

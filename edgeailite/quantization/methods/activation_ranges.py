@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SAMPLE_SIZE = 1 << 18
 
 
-@post_training_method("activation_ranges")
+@post_training_method("activation_ranges", keeps_function=True)
 @torch.no_grad()
 def search_activation_ranges(model: GraphModel, batches: Batches) -> list[str]:
     """Give every activation the range with the least error; only learning moves it from there.

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from edgeailite.quantization.graph.model import module_of
+from edgeailite.quantization.graph.patterns import quantizer_behind
+from edgeailite.quantization.modules.activation import FakeQuantize
+
 if TYPE_CHECKING:
+    from edgeailite.quantization.graph.model import GraphModel
     from edgeailite.quantization.modules.layer_calls import LayerCall
+
+Activation = Callable[[Tensor], Tensor]
+
+# Newton steps of a bias; they are as if at least this part of its channel's values moved with it.
+_STEPS = 3
+_FEWEST_MOVING = 0.125
+# Values of a channel that means are taken of.
+_VALUES = 2048
 
 
 class ChannelMeans:
@@ -55,3 +70,43 @@ def correctable_bias(call: LayerCall) -> Tensor | None:
         assert bias is None or isinstance(bias, Tensor)
         return bias
     return call.bias
+
+
+def some_outputs(call: LayerCall, outputs: list[Tensor]) -> Tensor:
+    """Take about 2048 outputs of each channel from all batches, float32, shape ``(n, C)``."""
+    rows = [y.movedim(call.channel_axis, -1).flatten(0, -2) for y in outputs]
+    stride = max(sum(map(len, rows)) // _VALUES, 1) | 1
+    return torch.cat([part[::stride] for part in rows]).float()
+
+
+def activation_behind(model: GraphModel, call: LayerCall) -> Activation:
+    """Return the activation function behind a layer, which a quantizer absorbed, or the identity.
+
+    It takes and returns outputs of shape ``(n, C)``.
+    """
+    behind = quantizer_behind(call.node)
+    quantizer = None if behind is None else module_of(model, behind)
+    return quantizer.float_activation if isinstance(quantizer, FakeQuantize) else _as_it_is
+
+
+def _as_it_is(y: Tensor) -> Tensor:
+    return y
+
+
+def fit_bias(activate: Activation, made: Tensor, wanted: Tensor, bias: Tensor) -> Tensor:
+    """Bias with which the mean behind an activation function is right.
+
+    Where the function cuts a value off, moving it changes nothing: the others make up for all.
+
+    Args:
+        activate: The function.
+        made: Values in front of it without the bias, shape ``(n, C)``.
+        wanted: Mean behind it as it should be, shape ``(C,)``.
+        bias: To begin with, shape ``(C,)``.
+    """
+    for _ in range(_STEPS):
+        moved = made + bias
+        found = activate(moved)
+        moving = (found == moved).float().mean(0)
+        bias = bias + (wanted - found.mean(0)) / moving.clamp_min(_FEWEST_MOVING)
+    return bias

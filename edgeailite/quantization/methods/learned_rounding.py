@@ -6,7 +6,6 @@ passes, a residual block for example.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,12 +19,12 @@ from edgeailite.quantization.graph.running import NodeRun, input_values, sweep
 from edgeailite.quantization.methods.blocks import Block, find_blocks
 from edgeailite.quantization.methods.channel_means import correctable_bias
 from edgeailite.quantization.methods.registry import Batches, post_training_method
+from edgeailite.quantization.methods.stored_weights import shift_bias, store_weight
 from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
     added_half_scale,
-    float_arithmetic,
+    float_copy,
 )
-from edgeailite.quantization.modules.normalization import gain_and_offset
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
@@ -54,6 +53,7 @@ def learn_rounding(
     iterations: int = 1000,
     seconds: float | None = None,
     seed: int = 0,
+    reference: GraphModel | None = None,
 ) -> list[str]:
     """Round each weight up or down, as learned layer by layer or block by block.
 
@@ -71,6 +71,7 @@ def learn_rounding(
         seconds: Time limit. Layers get fewer iterations as it comes nearer; those that are not
             reached by then keep their nearest rounding. None: no limit.
         seed: Of the choice of images.
+        reference: The model in float; None: `model` as it is.
 
     Returns:
         Paths of the layers that were learned.
@@ -78,7 +79,7 @@ def learn_rounding(
     Reference: Nagel et al. 2020, https://arxiv.org/abs/2004.10568, eq. 21 to 25; for blocks Li et
         al. 2021, https://arxiv.org/abs/2102.05426, section 3.2.
     """
-    reference = copy.deepcopy(model)
+    reference = reference or float_copy(model)
     generator = torch.Generator().manual_seed(seed)
     found = {block.end: block for block in find_blocks(model, LAYERS_PER_BLOCK if blocks else 1)}
     # The last block that reads each value.
@@ -87,7 +88,7 @@ def learn_rounding(
     learned: list[str] = []
     part = "block" if blocks else "layer"
     progress = tqdm(None, "learned rounding", len(found), unit=part, leave=False, disable=None)
-    with float_arithmetic(reference), progress:
+    with progress:
         kept = {n: values for n, values in input_values(model, batches).items() if n in last_use}
         runs = zip(sweep(model, batches), sweep(reference, batches), strict=True)
         for run, target in runs:
@@ -117,15 +118,23 @@ def _recompute(block: Block, run: NodeRun, kept: dict[fx.Node, list[Any]]) -> No
 
 
 @post_training_method("learned_rounding")
-def learn_layer_rounding(model: GraphModel, batches: Batches) -> list[str]:
+def learn_layer_rounding(
+    model: GraphModel, batches: Batches, reference: GraphModel | None = None
+) -> list[str]:
     """Learn rounding layer by layer for at most 8 minutes; see :func:`learn_rounding`."""
-    return learn_rounding(model, batches, iterations=ITERATIONS, seconds=SECONDS)
+    return learn_rounding(
+        model, batches, iterations=ITERATIONS, seconds=SECONDS, reference=reference
+    )
 
 
 @post_training_method("block_rounding")
-def learn_block_rounding(model: GraphModel, batches: Batches) -> list[str]:
+def learn_block_rounding(
+    model: GraphModel, batches: Batches, reference: GraphModel | None = None
+) -> list[str]:
     """Learn rounding block by block for at most 8 minutes; see :func:`learn_rounding`."""
-    return learn_rounding(model, batches, blocks=True, iterations=ITERATIONS, seconds=SECONDS)
+    return learn_rounding(
+        model, batches, blocks=True, iterations=ITERATIONS, seconds=SECONDS, reference=reference
+    )
 
 
 class _Budget:
@@ -245,30 +254,10 @@ class _SoftLayer:
         call, layer, scale, shift = self.call, self.call.layer, self.scale, self.shift.detach()
         spec = layer.weight_quantizer.spec
         rounded = (self.floor + (_rectified(self.v) >= 0.5)).clamp(spec.quant_min, spec.quant_max)
-        if call.input_quantizer is not None and not layer.bias_spec.is_float:
-            # A bias that outgrows its integer would coarsen the weight's grid.
-            limit = call.input_quantizer.qparams().scale * scale * (layer.bias_spec.limit - 1)
-            total = torch.maximum(torch.minimum(self.base + shift, limit), -limit)
-            shift = total - self.base
-        weight = rounded * self.weight_scale
-        gain = None if call.batch_norm is None else gain_and_offset(call.batch_norm)[0]
-        if gain is not None:
-            divisor = layer.channels(torch.where(gain == 0, torch.ones_like(gain), gain), weight)
-            weight = torch.where(divisor == 0, call.weight, weight / divisor)
-        layer.set_weight_range(_range_of(scale, layer))
-        call.weight.copy_(weight)
-        bias = correctable_bias(call)
-        if bias is not None:
-            bias += shift
+        store_weight(call, rounded * self.weight_scale, scale)
+        shift_bias(call, shift, scale)
 
 
 def _rectified(v: Tensor) -> Tensor:
     """``clip(sigmoid(v) (1 + 2 r) - r, 0, 1)``."""
     return (torch.sigmoid(v) * (1 + 2 * _REACH) - _REACH).clamp(0.0, 1.0)
-
-
-def _range_of(scale: Tensor, layer: Any) -> Tensor:
-    """Magnitudes that give these scales again: a little less, as scales are rounded up."""
-    spec = layer.weight_quantizer.spec
-    largest = spec.quant_max if not spec.power_of_two else 1 << spec.quant_max.bit_length()
-    return scale * (largest * (1 - 2.0**-20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,6 +111,13 @@ def disable_quantization(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FakeQuantize | QuantLayer):
             module.fake_quant_enabled = False
+
+
+def float_copy(model: GraphModel) -> GraphModel:
+    """Copy a prepared model; the copy computes as in float."""
+    copied = copy.deepcopy(model)
+    disable_quantization(copied)
+    return copied
 
 
 @contextmanager

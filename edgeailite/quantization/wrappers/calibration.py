@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
     from edgeailite.quantization.methods.gains import MethodGain
     from edgeailite.quantization.modules.activation import FakeQuantize
+    from edgeailite.quantization.wrappers.quant_module import QuantModule
 
 
 def feed(
@@ -48,13 +49,19 @@ def feed(
 
 
 def calibrate_at_once(
-    model: GraphModel, data: Iterable[Any], num_batches: int | None, methods: Sequence[str]
+    wrapper: QuantModule, data: Iterable[Any], num_batches: int | None, quality: str | Sequence[str]
 ) -> list[MethodGain]:
-    """Run post-training methods on all batches; return the effect of each."""
+    """Calibrate with a quality, or with methods, on all batches; return the effect of each."""
+    model = wrapper.module
     batches = as_batches(data, _num_inputs(model), num_batches)
     if batches:
         compare_first_batch(model, batches[0], {})
-    return post_training(model, batches, methods)
+
+    def calibrate(images: Iterable[Any]) -> list[str]:
+        wrapper.calibrate(images)
+        return list(quantizers(model))
+
+    return post_training(model, batches, quality, calibrate)
 
 
 def reestimate(model: GraphModel, data: Iterable[Any], num_batches: int | None) -> None:

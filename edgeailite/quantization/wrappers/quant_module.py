@@ -310,10 +310,10 @@ class QuantModule(Exporter):
             with self._calibrating():
                 feed(self, self.module, data, num_batches)
             return self
-        methods = methods_named(quality)
+        methods_named(quality)
         self._begin()
         self.eval()
-        self.post_training = calibrate_at_once(self.module, data, num_batches, methods)
+        self.post_training = calibrate_at_once(self, data, num_batches, quality)
         self._say(f"post-training\n{render_gains(self.post_training)}")
         return self
 
