@@ -26,7 +26,12 @@ from edgeailite.quantization.methods.channel_means import (
 from edgeailite.quantization.methods.images import HELD_OUT_EVERY, num_images, split, spread
 from edgeailite.quantization.methods.layer_rows import LayerRows, rows_of_batches
 from edgeailite.quantization.methods.registry import Batches, post_training_method
-from edgeailite.quantization.methods.stored_weights import range_of, shift_bias, store_weight
+from edgeailite.quantization.methods.stored_weights import (
+    range_of,
+    shift_bias,
+    store_weight,
+    within_integers,
+)
 from edgeailite.quantization.modules.bias import min_weight_scale
 from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
@@ -40,18 +45,18 @@ if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
 
 # Images that are learned from, fewer where their values would need more bytes than this.
-IMAGES = 48
+IMAGES = 40
 BYTES = 1 << 29
 # Rows that a layer's least squares are summed over, at most by what they cost.
 _ROWS = 4096
 _ELEMENTS = 1 << 23
 _PRODUCTS = 1 << 34
 # Part of the mean square of a layer's inputs that draws its weights to the float ones.
-_STRENGTHS = (0.01, 0.1, 1.0)
+_STRENGTHS = (0.01, 0.3)
 # Finer grids of a whole tensor, as parts of its range.
 _PARTS_OF_TENSOR = (0.5, 0.25)
 # Rows that biases and errors are taken from.
-_JUDGED_ROWS = 2048
+_JUDGED_ROWS = 768
 
 
 @post_training_method("least_squares")
@@ -69,7 +74,7 @@ def fit_layers(
 
     Args:
         model: Prepared model whose activations have their ranges; in evaluation mode.
-        batches: Inputs of the model, a tuple for each batch. Values of at most 48 images are kept.
+        batches: Inputs of the model, a tuple for each batch. Values of at most 40 images are kept.
         reference: The model in float; None: `model` as it is.
 
     Returns:
@@ -160,6 +165,7 @@ class _Layer:
         made = _by_channel(self.judged.inputs @ weight.mT)
         bias = (_by_channel(self.judged.outputs) - made).mean(0)
         bias = fit_bias(self.activate, made, self.wanted, bias)
+        bias = within_integers(self.call, bias, scale)
         found = self.activate(_by_channel(self.held.inputs @ weight.mT) + bias)
         return _Candidate(weight, scale, bias, float((found - self.wanted_held).square().mean()))
 
@@ -190,10 +196,12 @@ class _Layer:
         best = min(fits, key=lambda fit: self.judge(fit[0], own).error)
         limits = self.spec.quant_min, self.spec.quant_max
         for scale in self.scales():
-            units = scale.reshape(*self.weight.shape[:2])
-            nearest = (self.weight / units[..., None]).round().clamp(*limits)
-            yield self.judge(nearest * units[..., None], scale)
-            for weight, damped in fits[:1] if best is fits[0] else (fits[0], best):
+            units, rounded = scale.reshape(*self.weight.shape[:2]), [best]
+            if scale is own:
+                nearest = (self.weight / units[..., None]).round().clamp(*limits)
+                yield self.judge(nearest * units[..., None], scale)
+                rounded = fits[:1] if best is fits[0] else [fits[0], best]
+            for weight, damped in rounded:
                 integers = round_with_feedback(weight, units, *limits, damped)
                 yield self.judge(integers * units[..., None], scale)
 
@@ -217,8 +225,11 @@ def _fit(
         return
     inputs, count = run.values_of(call.input_node), _num_rows(call)
     learned, held = (
-        rows_of_batches(call.layer, inputs[part], target.outputs[part], count)
-        for part in (slice(num_learned), slice(num_learned, None))
+        rows_of_batches(call.layer, inputs[part], target.outputs[part], rows)
+        for part, rows in (
+            (slice(num_learned), count),
+            (slice(num_learned, None), min(count, _JUDGED_ROWS)),
+        )
     )
     best = min(_Layer(call, activate, learned, held).candidates(), key=lambda c: c.error)
     base = call.folded().bias

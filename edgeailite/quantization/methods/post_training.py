@@ -39,14 +39,16 @@ class Quality:
     Attributes:
         ways: Methods in the order they run in, for each way; the best one is kept.
         added: Methods that run behind it, each kept where it helps.
-        num_images: Images to learn from, at most.
-        num_held: Images to judge by, at most.
+        images_of_ways: Images that a way learns from, at most.
+        images: Images that plain calibration and what is added learn from, at most.
+        held: Images to judge by, at most.
     """
 
     ways: tuple[tuple[str, ...], ...]
     added: tuple[str, ...]
-    num_images: int = 1 << 30
-    num_held: int = 1 << 30
+    images_of_ways: int = 1 << 30
+    images: int = 1 << 30
+    held: int = 1 << 30
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -57,7 +59,7 @@ class Quality:
 
 _WAYS = (("activation_ranges", "biases"), ("equalization", "activation_ranges", "biases"))
 QUALITIES: dict[str, Quality] = {
-    "fast": Quality(_WAYS, ("least_squares",), num_images=24, num_held=12),
+    "fast": Quality(_WAYS, ("least_squares",), images_of_ways=16, images=48, held=12),
     "best": Quality(_WAYS, ("least_squares", "learned_rounding")),
 }
 
@@ -126,12 +128,12 @@ def post_training(
     if chosen is None:
         trials = _Trials(model, held)
         return [trials.measure(name, trials.methods((name,), learned)) for name in names]
-    learned, held = spread(learned, chosen.num_images), spread(held, chosen.num_held)
-    trials = _Trials(model, held)
-    ways = {" + ".join(way): trials.methods(way, learned) for way in chosen.ways}
-    trials.choose({PLAIN: lambda: calibrate(batches)} | ways)
+    learned, few = spread(learned, chosen.images), spread(learned, chosen.images_of_ways)
+    trials = _Trials(model, spread(held, chosen.held))
+    trials.choose({" + ".join(way): trials.methods(way, few) for way in chosen.ways})
     for name in chosen.added:
         trials.choose({name: trials.methods((name,), learned)})
+    trials.choose({PLAIN: lambda: calibrate(learned)}, anew=True)
     return trials.gains
 
 
@@ -157,7 +159,7 @@ class _Trials:
         self.gains: list[MethodGain] = []
         self._model, self._held = model, held
         self._reference: GraphModel | None = None
-        self._sqnr = -math.inf
+        self._sqnr, self._begin = -math.inf, self._state()
         with torch.no_grad(), float_arithmetic(model):
             self._wanted = flat_outputs(model(*batch) for batch in held)
 
@@ -189,9 +191,15 @@ class _Trials:
             outputs = flat_outputs(self._model(*batch) for batch in self._held)
         return MethodGain(name, len(changed), sqnr(self._wanted, outputs), seconds)
 
-    def choose(self, changes: dict[str, Change]) -> None:
-        """Try each change from here, and stay where the output is nearest to float."""
-        begin = best = self._state()
+    def choose(self, changes: dict[str, Change], anew: bool = False) -> None:
+        """Try each change, and stay where the output is nearest to float so far.
+
+        Args:
+            changes: What to try, by name.
+            anew: Try it instead of everything so far, not behind it.
+        """
+        best = self._state()
+        begin = self._begin if anew else best
         tried, kept = [], None
         for name, change in changes.items():
             self._set(begin)
@@ -199,6 +207,8 @@ class _Trials:
             if tried[-1].sqnr > self._sqnr:
                 kept, best, self._sqnr = tried[-1], self._state(), tried[-1].sqnr
         self._set(best)
+        if anew and kept is not None:
+            self.gains = [replace(gain, kept=False) for gain in self.gains]
         self.gains += [replace(gain, kept=gain is kept) for gain in tried]
 
     def _state(self) -> _State:

@@ -44,15 +44,21 @@ def shift_bias(call: LayerCall, shift: Tensor, scale: Tensor) -> None:
         shift: Of each output channel, shape ``(C_out,)``.
         scale: Of the weight, shape ``(C_out,)``.
     """
-    bias, layer = correctable_bias(call), call.layer
+    bias = correctable_bias(call)
     if bias is None:
         return
-    if call.input_quantizer is not None and not layer.bias_spec.is_float:
-        limit = call.input_quantizer.qparams().scale * scale * (layer.bias_spec.limit - 1)
-        folded = call.folded().bias
-        assert folded is not None
-        shift = torch.maximum(torch.minimum(folded + shift, limit), -limit) - folded
-    bias += shift
+    folded = call.folded().bias
+    assert folded is not None
+    bias += within_integers(call, folded + shift, scale) - folded
+
+
+def within_integers(call: LayerCall, bias: Tensor, scale: Tensor) -> Tensor:
+    """Cut a folded bias off where its integers end; shapes ``(C_out,)``."""
+    spec = call.layer.bias_spec
+    if call.input_quantizer is None or spec.is_float:
+        return bias
+    limit = call.input_quantizer.qparams().scale * scale * (spec.limit - 1)
+    return torch.maximum(torch.minimum(bias, limit), -limit)
 
 
 def range_of(scale: Tensor, spec: QuantSpec) -> Tensor:

@@ -58,7 +58,9 @@ def calibrate_at_once(
         compare_first_batch(model, batches[0], {})
 
     def calibrate(images: Iterable[Any]) -> list[str]:
+        verbose, wrapper.verbose = wrapper.verbose, False
         wrapper.calibrate(images)
+        wrapper.verbose = verbose
         return list(quantizers(model))
 
     return post_training(model, batches, quality, calibrate)
