@@ -156,9 +156,7 @@ def _histogram(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return (total / mass.clamp_min(1e-300)).float(), mass
 
 
-def _least_error(
-    candidates: list[Tensor], points: Tensor, mass: Tensor, spec: QuantSpec
-) -> Tensor:
+def _least_error(candidates: list[Tensor], points: Tensor, mass: Tensor, spec: QuantSpec) -> Tensor:
     errors = []
     for clips in candidates:
         scale, zero_point, quant_min, quant_max = activation_qparams(clips, spec)

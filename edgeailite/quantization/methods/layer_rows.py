@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 if TYPE_CHECKING:
     from edgeailite.quantization.modules.layer import QuantLayer
@@ -54,6 +55,7 @@ def layer_rows(
         chosen = torch.randperm(len(rows[0]), generator=generator)[:count]
         return LayerRows(*(v[chosen.to(v.device)][None] for v in rows))
     x, y = _with_images(layer, x), _with_images(layer, y)
+    assert isinstance(layer, _ConvNd)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
     num_positions = math.prod(y.shape[2:])

@@ -60,7 +60,7 @@ class Quality:
 _WAYS = (("activation_ranges", "biases"), ("equalization", "activation_ranges", "biases"))
 QUALITIES: dict[str, Quality] = {
     "fast": Quality(_WAYS, ("least_squares",), images_of_ways=16, images=48, held=12),
-    "best": Quality(_WAYS, ("least_squares", "learned_rounding")),
+    "best": Quality(_WAYS, ("least_squares", "block_tuning")),
 }
 
 
@@ -177,7 +177,7 @@ class _Trials:
             return METHODS[name](self._model, batches)
         if self._reference is None:
             self._reference = float_copy(self._model)
-        method = METHODS[name]
+        method: Callable[..., list[str]] = METHODS[name]
         if "reference" in inspect.signature(method).parameters:
             method = partial(method, reference=self._reference)
         return method(self._model, batches)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from edgeailite.quantization.graph.model import compare_first_batch, graph_of
+from edgeailite.quantization.graph.model import graph_of
 from edgeailite.quantization.graph.running import as_batches, iterate_batches
 from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.bias_corrector import BiasCorrector
-from edgeailite.quantization.methods.post_training import post_training
 from edgeailite.quantization.modules.bias_fit import bias_fits, describe_coarser, describe_cut
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers.arguments import warn_user
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
-    from edgeailite.quantization.methods.gains import MethodGain
     from edgeailite.quantization.modules.activation import FakeQuantize
-    from edgeailite.quantization.wrappers.quant_module import QuantModule
 
 
 def feed(
@@ -46,24 +43,6 @@ def feed(
         is_empty = False
     if is_empty:
         raise ValueError("There was no batch to calibrate with: the data is empty.")
-
-
-def calibrate_at_once(
-    wrapper: QuantModule, data: Iterable[Any], num_batches: int | None, quality: str | Sequence[str]
-) -> list[MethodGain]:
-    """Calibrate with a quality, or with methods, on all batches; return the effect of each."""
-    model = wrapper.module
-    batches = as_batches(data, _num_inputs(model), num_batches)
-    if batches:
-        compare_first_batch(model, batches[0], {})
-
-    def calibrate(images: Iterable[Any]) -> list[str]:
-        verbose, wrapper.verbose = wrapper.verbose, False
-        wrapper.calibrate(images)
-        wrapper.verbose = verbose
-        return list(quantizers(model))
-
-    return post_training(model, batches, quality, calibrate)
 
 
 def reestimate(model: GraphModel, data: Iterable[Any], num_batches: int | None) -> None:
