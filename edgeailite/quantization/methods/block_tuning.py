@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
+from edgeailite.quantization.arithmetic.rounding import straight_through
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.graph.running import NodeRun, input_values, sweep
@@ -29,7 +30,6 @@ from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
     added_half_scale,
     float_copy,
-    layer_calls,
 )
 
 if TYPE_CHECKING:
@@ -42,15 +42,13 @@ SECONDS = 480.0
 ELEMENTS_PER_ITERATION = 1 << 19
 # Smallest number of layers of a block.
 LAYERS_PER_BLOCK = 2
-LEARNING_RATE = 1e-2
+# Per iteration: steps of a weight's grid, and of the activation's for a bias.
+LEARNING_RATE = 5e-3
 # Part of the values at a block's inputs that are the float ones.
 FLOAT_PART = 0.5
-# Of the rectified sigmoid: how far it reaches beyond 0 and 1.
-_REACH = 0.1
-# The pull towards 0 and 1 begins after this part of the iterations, and grows sharper.
-_WARM_UP = 0.2
-_SHARPNESS = (20.0, 2.0)
-_PULL = 0.1
+# Iterations between two looks at the held-out images, and looks without a gain that end a block.
+_LOOK_EVERY = 50
+_PATIENCE = 6
 # Parts of a range that are tried, with free scales and with powers of two.
 _PARTS_FREE, _PARTS_OF_TWO = (0.9, 1.1), (0.5, 2.0)
 
@@ -70,10 +68,10 @@ def tune_blocks(
 
     A block computes from what the quantized blocks in front give, or the float values in their
     place, value by value at random; its output behind the activation function is compared with the
-    float block's. Each float weight is rounded up or down, as learned by gradient:
-    ``w_q = s clamp(floor(w / s) + h(v))`` with ``h`` between 0 and 1, drawn to one of them. Biases
-    are learned along, and the ranges within the block may grow or shrink. Every fourth image is
-    held out: a block that is not nearer to float on those than before stays as it was.
+    float block's. Weights move in steps of their grid, which they keep, by the straight-through
+    gradient; biases are learned along, and the ranges within the block may grow or shrink. Every
+    fourth image is held out: a block ends in its best state on those, which may be the one that it
+    began in.
 
     Args:
         model: Prepared model whose activations have their ranges; in evaluation mode.
@@ -87,9 +85,9 @@ def tune_blocks(
     Returns:
         Paths of the layers whose weights were tuned.
 
-    Reference: Nagel et al. 2020, https://arxiv.org/abs/2004.10568, eq. 21 to 25 (rounding); Li et
-        al. 2021, https://arxiv.org/abs/2102.05426, section 3.2 (blocks); Wei et al. 2022,
-        https://arxiv.org/abs/2203.05740 (float values at random).
+    Reference: Li et al. 2021, https://arxiv.org/abs/2102.05426 (blocks); Wei et al. 2022,
+        https://arxiv.org/abs/2203.05740 (float values at random); Hubara et al. 2021,
+        https://arxiv.org/abs/2006.10518 (weights that move by more than their rounding).
     """
     learned, held = split(batches)
     batches, reference = [*learned, *held], reference or float_copy(model)
@@ -98,7 +96,6 @@ def tune_blocks(
     # The last block that reads each value.
     last_use = {node: block for block in found.values() for node in block.inputs}
     budget = _Budget(seconds, len(found), iterations)
-    originals = {call.path: call.folded().weight for call in layer_calls(reference)}
     tuned: list[str] = []
     progress = tqdm(None, "tuning", len(found), unit="block", leave=False, disable=None)
     kept = {n: values for n, values in input_values(model, batches).items() if n in last_use}
@@ -112,7 +109,7 @@ def tune_blocks(
                 count = budget.iterations_of_next()
                 if calls and count > 0:
                     data = _Data(block, kept, floats, target.outputs, len(learned), generator)
-                    layers = [_SoftLayer(model, c, originals[c.path]) for c in calls]
+                    layers = [_TunedLayer(model, call) for call in calls]
                     tuned += [call.path for call in calls] if _tune(data, layers, count) else []
                     _recompute(block, run, kept)
                 for used in [n for n, last in last_use.items() if last is block]:
@@ -221,17 +218,14 @@ class _Data:
         return sum(losses) / len(losses)
 
 
-def _tune(data: _Data, layers: list[_SoftLayer], iterations: int) -> bool:
+def _tune(data: _Data, layers: list[_TunedLayer], iterations: int) -> bool:
     """Tune a block; return True if its weights changed: they are better on held-out images."""
     with data.block.float_at_the_end():
         best = _tune_ranges(data, data.held_error())
         with ExitStack() as stack:
             for layer in layers:
                 stack.enter_context(layer.in_place())
-            _learn(data, layers, iterations)
-            for layer in layers:
-                layer.is_hard = True
-            is_better = data.held_error() < best
+            is_better = _learn(data, layers, iterations, best) < best
     for layer in layers if is_better else ():
         layer.store()
     return is_better
@@ -257,46 +251,43 @@ def _tune_ranges(data: _Data, error: float) -> float:
     return error
 
 
-def _learn(data: _Data, layers: list[_SoftLayer], iterations: int) -> None:
-    """Learn the rounding and the biases of a block's layers."""
+def _learn(data: _Data, layers: list[_TunedLayer], iterations: int, error: float) -> float:
+    """Move the parameters of layers; they end in their best state. Return its error."""
     optimizer = torch.optim.Adam([p for layer in layers for p in layer.parameters], LEARNING_RATE)
-    for iteration in range(iterations):
-        loss = data.loss(*data.draw())
-        progress = iteration / iterations
-        if progress > _WARM_UP:
-            share = (progress - _WARM_UP) / (1 - _WARM_UP)
-            sharpness = _SHARPNESS[0] + (_SHARPNESS[1] - _SHARPNESS[0]) * share
-            loss = loss + _PULL * sum(layer.undecided(sharpness) for layer in layers)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    best, without_gain = [layer.state() for layer in layers], 0
+    for iteration in range(1, iterations + 1):
         optimizer.zero_grad()
-        loss.backward()
+        data.loss(*data.draw()).backward()
         optimizer.step()
+        schedule.step()
+        if iteration % _LOOK_EVERY and iteration < iterations:
+            continue
+        found = data.held_error()
+        without_gain += 1
+        if found < error:
+            error, without_gain = found, 0
+            best = [layer.state() for layer in layers]
+        if without_gain == _PATIENCE:
+            break
+    for layer, state in zip(layers, best, strict=True):
+        layer.restore(state)
+    return error
 
 
-class _SoftLayer:
-    """A layer whose weights are between two grid points while they are learned.
+class _TunedLayer:
+    """A layer whose weights move in steps of their grid."""
 
-    Args:
-        model: Prepared model.
-        call: The layer's call; its grid and its bias are what learning begins with.
-        weight: Its folded weight in float.
-
-    Attributes:
-        is_hard: Compute with the grid points that the weights are nearer to.
-    """
-
-    def __init__(self, model: GraphModel, call: LayerCall, weight: Tensor) -> None:
-        self.call, self.is_hard, layer = call, False, call.layer
-        spec = layer.weight_quantizer.spec
-        self.limits = spec.quant_min, spec.quant_max
+    def __init__(self, model: GraphModel, call: LayerCall) -> None:
+        self.call, layer = call, call.layer
         with torch.no_grad():
-            _, bias, self.scale = call.folded()
+            weight, bias, self.scale = call.folded()
             self.weight_scale = layer.channels(self.scale, weight)
-            self.floor = torch.floor(weight / self.weight_scale)
-            part = (weight / self.weight_scale - self.floor).clamp(0.01, 0.99)
-            # The inverse of the rectified sigmoid: learning begins at the float weight.
-            start = torch.logit((part + _REACH) / (1 + 2 * _REACH))
+            spec = layer.weight_quantizer.spec
+            self.limits = spec.quant_min, spec.quant_max
+            steps = (weight / self.weight_scale).clamp(*self.limits)
             self.base = torch.zeros_like(self.scale) if bias is None else bias.detach().clone()
-        self.v = start.clone().requires_grad_()
+        self.steps = steps.clone().requires_grad_()
         self.learns_bias = correctable_bias(call) is not None
         self.shift = torch.zeros_like(self.scale).requires_grad_(self.learns_bias)
         self.unit = _unit(model, call, self.base)
@@ -304,7 +295,17 @@ class _SoftLayer:
     @property
     def parameters(self) -> list[Tensor]:
         """Tensors that are learned."""
-        return [self.v, self.shift] if self.learns_bias else [self.v]
+        return [self.steps, self.shift] if self.learns_bias else [self.steps]
+
+    def state(self) -> list[Tensor]:
+        """Return a copy of the parameters."""
+        return [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def restore(self, state: list[Tensor]) -> None:
+        """Take a state of the parameters."""
+        for parameter, value in zip(self.parameters, state, strict=True):
+            parameter.copy_(value)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -313,9 +314,8 @@ class _SoftLayer:
             yield
 
     def _weight(self) -> Tensor:
-        up = _rectified(self.v)
-        up = (up >= 0.5).to(up) if self.is_hard else up
-        return (self.floor + up).clamp(*self.limits) * self.weight_scale
+        steps = self.steps.clamp(*self.limits)
+        return straight_through(steps, steps.round()) * self.weight_scale
 
     def _compute(self, x: Tensor, *rest: Any) -> Tensor:
         y = self.call.layer.operate(x, self._weight(), None, output_size=rest[-1])
@@ -324,20 +324,11 @@ class _SoftLayer:
         bias = self.base + self.shift * self.unit + added_half_scale(self.call.output_quantizer)
         return y + bias.reshape(shape)
 
-    def undecided(self, sharpness: float) -> Tensor:
-        """Mean distance of the weights from either grid point, 0 to 1."""
-        return (1 - (2 * _rectified(self.v) - 1).abs().pow(sharpness)).mean()
-
     @torch.no_grad()
     def store(self) -> None:
-        """Make the rounded weight, on the same grid, and the bias the layer's own."""
+        """Make the weight, on the same grid, and the bias the layer's own."""
         store_weight(self.call, self._weight(), self.scale)
         shift_bias(self.call, self.shift * self.unit, self.scale)
-
-
-def _rectified(v: Tensor) -> Tensor:
-    """``clip(sigmoid(v) (1 + 2 r) - r, 0, 1)``."""
-    return (torch.sigmoid(v) * (1 + 2 * _REACH) - _REACH).clamp(0.0, 1.0)
 
 
 def _unit(model: GraphModel, call: LayerCall, bias: Tensor) -> Tensor | float:

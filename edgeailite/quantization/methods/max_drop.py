@@ -62,7 +62,7 @@ class DropResult:
 
     @property
     def drop(self) -> float:
-        """What the last step left."""
+        """Drop of the last step."""
         return self.drops[self.step]
 
     def __str__(self) -> str:

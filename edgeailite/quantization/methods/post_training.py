@@ -145,7 +145,7 @@ class _State(NamedTuple):
 
 
 class _Trials:
-    """What was tried, how near the output came to float, and the best state so far.
+    """Trials, how near each brought the output to float, and the best state so far.
 
     Args:
         model: Prepared model.

@@ -18,7 +18,7 @@ Phase = Literal["training", "calibration", "validation"]
 Quality = Literal[(*QUALITIES, *METHODS)]  # type: ignore[valid-type]
 PresetName = Literal[QConfigType.choices()]  # type: ignore[valid-type]
 
-# Images that --ptq and --max_drop learn from, if --epoch_size does not say: their values are kept in memory.
+# Images that --ptq and --max_drop learn from, if --epoch_size does not say; all are in memory.
 PTQ_IMAGES = 64
 # Options that only one family of wrappers has.
 PACT2_OPTIONS = ("bitwidth_weights", "bitwidth_activations", "per_channel_q", "constrain_bias")
