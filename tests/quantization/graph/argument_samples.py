@@ -632,9 +632,10 @@ MOVES = {
     "channel_shuffle": {"keyword": function(lambda y: F.channel_shuffle(y, groups=4))},
 }
 
+TABLES = (LAYERS, ACTIVATIONS, ARITHMETIC, FUNCTIONS, AVERAGES, MOVES)
 SAMPLES = {
     f"{row}_{name}": sample
-    for table in (LAYERS, ACTIVATIONS, ARITHMETIC, FUNCTIONS, AVERAGES, MOVES)
+    for table in TABLES
     for row, samples in table.items()
     for name, sample in samples.items()
 }
