@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from edgeailite.quantization.graph import traits
-from edgeailite.quantization.graph.value_types import TensorType
-
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.registry import BoundCall, Variant
 
@@ -79,12 +76,12 @@ def dtype_of(node: Any) -> torch.dtype | None:
 
     None if neither is known. A model's layers are float32.
     """
-    known = node.meta.get("type")
-    if known is not None:
-        return known.dtype if isinstance(known, TensorType) else None
-    if "call" not in node.meta or node.meta["call"].operation.traits == traits.NONE:
-        return None
-    if node.meta["call"].operation.traits.has_weight:
+    if "type" in node.meta:
+        return getattr(node.meta["type"], "dtype", None)
+    traits = node.meta["call"].operation.traits if "call" in node.meta else None
+    if traits is None or not any(vars(traits).values()):
+        return None  # nothing is known about the operation
+    if traits.has_weight:
         return torch.float32
     found = {dtype_of(source) for source in node.all_input_nodes} - {None}
     return found.pop() if len(found) == 1 else None

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from edgeailite.quantization.graph.casts import dtype_of
-from edgeailite.quantization.graph.value_types import TensorType
-
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.registry import BoundCall, Variant
 
@@ -71,7 +68,7 @@ def is_number(value: Any) -> bool:
 def _is_tensor(scalar: fx.Node) -> bool:
     """Return True for what torch makes of numbers, as ``torch.arange(x.shape[1])``."""
     if "type" in scalar.meta:
-        return isinstance(scalar.meta["type"], TensorType)
+        return hasattr(scalar.meta["type"], "dtype")
     owner = getattr(scalar.target, "__module__", None)  # torch's builtins name none
     return scalar.op == "call_function" and owner not in ("_operator", "builtins", "math")
 
@@ -225,7 +222,7 @@ def mean_of_floats(call: BoundCall) -> Variant | None:
 
 def sum_of_floats(call: BoundCall) -> Variant | None:
     """A sum of booleans or integers is one; others are as averages."""
-    source, known = call.arguments["input"], dtype_of(call.node)
+    source, known = call.arguments["input"], getattr(call.node.meta.get("type"), "dtype", None)
     counts = source.meta["call"].operation.name == "no_floats"
     if counts or (known is not None and not known.is_floating_point):
         return "no_floats", ""
