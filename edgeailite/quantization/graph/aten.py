@@ -343,18 +343,19 @@ def _rewrite_identity(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _rewrite_cast(graph: fx.Graph, node: fx.Node) -> None:
-    """A cast to the type that a value has."""
+    """A cast to the type that a value has, where it is, is no operation; others are methods."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     one, other = source.meta.get("val"), node.meta.get("val")
-    is_cast = _name(node) == "type_as" or node.target._overloadname == "dtype"  # type: ignore[union-attr]
     if (
         isinstance(one, Tensor)
         and isinstance(other, Tensor)
-        and is_cast
-        and one.dtype == other.dtype
+        and (one.dtype, one.device) == (other.dtype, other.device)
     ):
         _replace(node, source)
+        return
+    node.op, node.target = "call_method", _name(node)
+    node.kwargs = {k: v for k, v in node.kwargs.items() if k not in ("layout", "pin_memory")}
 
 
 _REWRITTEN: dict[str, Callable[[fx.Graph, fx.Node], None]] = {

@@ -9,9 +9,15 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import argument, arguments, operation_of
-from edgeailite.quantization.graph.operations import ADAPTIVE_AVG_POOL, AVG_POOL, MEAN, SCALAR
+from edgeailite.quantization.graph.operations import (
+    ADAPTIVE_AVG_POOL,
+    AVG_POOL,
+    MEAN,
+    SCALAR,
+    SUM,
+)
 from edgeailite.quantization.graph.variants import contains_node, refused
-from edgeailite.quantization.graph.window_sums import Mean
+from edgeailite.quantization.graph.window_sums import Mean, Sum
 
 _POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 _ADAPTIVE = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
@@ -30,9 +36,10 @@ def average_module(node: fx.Node, module: nn.Module | None) -> nn.Module:
         return module
     given = arguments(node)
     del given["input"]
-    if operation_of(node) is MEAN:
-        dims = given["dim"]
-        return Mean([dims] if isinstance(dims, int) else dims, bool(given["keepdim"]))
+    if operation_of(node) in (MEAN, SUM):
+        dims = given["dim"] if given["dim"] is not None else ()
+        kind = Mean if operation_of(node) is MEAN else Sum
+        return kind([dims] if isinstance(dims, int) else dims, bool(given["keepdim"]))
     number = _spatial_axes(node)
     if operation_of(node) is ADAPTIVE_AVG_POOL:
         return _ADAPTIVE[number](**given)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgeailite.quantization.graph import traits, variants
+from edgeailite.quantization.graph import casts, traits, variants
 from edgeailite.quantization.graph.modes import TrainingOnly
 from edgeailite.quantization.graph.registry import each
 from edgeailite.quantization.graph.registry import register_operation as row
@@ -76,6 +76,12 @@ row(
     modules=each(nn, "ZeroPad{}d", "ConstantPad{}d"),
     functions=(F.pad,),
 )
+PAD_WITH_VALUE = row(
+    "pad_with_value",
+    replace(traits.ARITHMETIC, reads_one=True),
+    "input, pad, mode='constant', value=0",
+    attributes={"pad": "padding"},
+)
 row(
     "pad_from_inside",
     traits.MOVE,
@@ -98,6 +104,12 @@ row(
     traits.RESHAPE,
     "input, device=None, non_blocking=False, memory_format=None",
     methods=("cpu", "cuda"),
+)
+TO_TYPE = row(  # of what has this type: no operation
+    "to_type",
+    traits.IDENTITY,
+    variant=casts.cast,
+    methods=("to", "type_as", *casts.TYPES),
 )
 row(
     "dropout",

@@ -218,6 +218,21 @@ ADDCDIV = row(
     methods=("addcdiv",),
 )
 
+SLICE_SCATTER = row(
+    "slice_scatter",
+    traits.NONE,
+    "input, src, dim=0, start=None, end=None, step=1",
+    functions=(torch.slice_scatter,),
+    methods=("slice_scatter",),
+)
+SELECT_SCATTER = row(
+    "select_scatter",
+    traits.NONE,
+    "input, src, dim, index",
+    functions=(torch.select_scatter,),
+    methods=("select_scatter",),
+)
+
 # ---- averages -----------------------------------------------------------------------------------
 
 AVG_POOL = row(
@@ -242,4 +257,12 @@ MEAN = row(
     variant=variants.mean_of_floats,
     functions=(torch.mean,),
     methods=("mean",),
+)
+SUM = row(
+    "sum",
+    traits.AVERAGE,
+    "input, dim=None, keepdim=False, dtype=None",
+    variant=variants.sum_of_floats,
+    functions=(torch.sum,),
+    methods=("sum",),
 )

@@ -55,7 +55,7 @@ def is_number(value: Any) -> bool:
     """
     if not isinstance(value, fx.Node):
         return isinstance(value, int | float)
-    if not is_scalar(value) or value.op == "get_attr":
+    if not is_scalar(value) or value.op == "get_attr" or _is_tensor(value):
         return False
     source, key = (*value.args, None)[:2]
     if value.target == "size" or (
@@ -63,6 +63,14 @@ def is_number(value: Any) -> bool:
     ):
         return isinstance(key, int) and key != 0
     return all(map(is_number, value.all_input_nodes))
+
+
+def _is_tensor(scalar: fx.Node) -> bool:
+    """Return True for what torch makes of numbers, as ``torch.arange(x.shape[1])``."""
+    if "type" in scalar.meta:
+        return hasattr(scalar.meta["type"], "dtype")
+    owner = getattr(scalar.target, "__module__", None)  # torch's builtins name none
+    return scalar.op == "call_function" and owner not in ("_operator", "builtins", "math")
 
 
 def _is_shape(node: fx.Node) -> bool:
@@ -212,6 +220,15 @@ def mean_of_floats(call: BoundCall) -> Variant | None:
     return None if dtype in (None, torch.float32) else refused("dtype", dtype)
 
 
+def sum_of_floats(call: BoundCall) -> Variant | None:
+    """A sum of booleans or integers is one; others are as averages."""
+    source, known = call.arguments["input"], getattr(call.node.meta.get("type"), "dtype", None)
+    counts = source.meta["call"].operation.name == "no_floats"
+    if counts or (known is not None and not known.is_floating_point):
+        return "no_floats", ""
+    return mean_of_floats(call)
+
+
 def interpolation(call: BoundCall) -> Variant | None:
     """Nearest neighbours move values, averages stay between them, cubic functions overshoot."""
     mode = str(call.arguments["mode"])
@@ -272,11 +289,13 @@ def values_with_places(call: BoundCall) -> Variant | None:
 
 
 def padding(call: BoundCall) -> Variant | None:
-    """Reflection and replication move values; a constant must be zero to lie on every grid."""
+    """Reflection and replication move values; zero lies on every grid, and no other constant."""
     if call.arguments["mode"] != "constant":
         return "pad_from_inside", ""
     value = call.arguments["value"]
-    return None if value in (0, 0.0, None) else refused("value", value)
+    if contains_node(value):
+        return refused("value", value)
+    return None if value in (0, None) else ("pad_with_value", "")
 
 
 def dropping_in_training(call: BoundCall) -> Variant | None:

@@ -26,11 +26,19 @@ class Mean(nn.Module):
         return x.mean(self.dims, self.keepdim)
 
 
+class Sum(Mean):
+    """``x.sum(dims, keepdim)`` as a module: a mean that is not divided; without dims of all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return x.sum(self.dims, self.keepdim)
+
+
 class WindowSum(nn.Module):
     """The sums that an average divides by its areas.
 
     Args:
-        average: An average pooling, adaptive or not, or :class:`Mean`.
+        average: An average pooling, adaptive or not, :class:`Mean` or :class:`Sum`.
     """
 
     def __init__(self, average: nn.Module) -> None:
@@ -63,6 +71,8 @@ class WindowSum(nn.Module):
             Shape ``()``, or ``(1, 1, *output)`` where the places differ.
         """
         with _disable_current_modes():
+            if isinstance(self.average, Sum):
+                return torch.ones((), dtype=torch.float64)
             if isinstance(self.average, Mean):
                 dims = [d % len(shape) for d in self.average.dims]
                 if 0 in dims:

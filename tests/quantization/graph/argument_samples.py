@@ -292,6 +292,20 @@ ARITHMETIC = {
             lambda y, p: torch.addcdiv(input=y, tensor1=y, tensor2=p.abs() + 1), (8, 1, 1)
         ),
     },
+    "slice_scatter": {
+        "from": function(lambda y: torch.slice_scatter(y, y[:, 1:].flip(1), 1, start=1)),
+        "keywords": function(
+            lambda y: y.slice_scatter(src=y[..., 1:-2].sigmoid(), dim=-1, start=1, end=4, step=1)
+        ),
+        "all": function(lambda y: torch.slice_scatter(y, y.flip(1))),
+        "step": function(
+            lambda y: torch.slice_scatter(y, y[:, :4], 1, step=2), refused="every n-th place"
+        ),
+    },
+    "select_scatter": {
+        "first": function(lambda y: torch.select_scatter(y, y[:, 0] + y[:, 1], 1, 0)),
+        "last": function(lambda y: y.select_scatter(src=y[..., 0].tanh(), dim=-1, index=-1)),
+    },
     "where": {
         "number": function(lambda y, p: torch.where(p > 0, y, -1e9).softmax(-1), (6, 6)),
         "keyword": function(
@@ -450,6 +464,19 @@ AVERAGES = {
             lambda y: y.mean((2, 3), dtype=torch.float64), refused="dtype=torch.float64"
         ),
     },
+    "sum": {
+        "axis": function(lambda y: y.sum(axis=(2, 3))),
+        "all": function(lambda y: y.sum()),
+        "keepdim": function(lambda y: torch.sum(y, (-1, -2), True)),
+        "keepdims": function(lambda y: torch.sum(y, dim=[3], keepdims=True)),
+        "channels": function(lambda y: y.reshape(y.shape[0], 2, 4, 6, 6).sum(1)),
+        "batch": function(lambda y: y.sum(0)),
+        "dim_computed": function(lambda y: y.sum(y.dim() - 1)),
+        "float32": function(lambda y: y.sum((2, 3), dtype=torch.float32)),
+        "float64": function(
+            lambda y: y.sum((2, 3), dtype=torch.float64), refused="dtype=torch.float64"
+        ),
+    },
     "resize": {
         "corners": module(lambda: nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)),
         "size": function(
@@ -523,11 +550,15 @@ MOVES = {
         "channels": function(lambda y: F.pad(input=y, pad=[1, 1, 0, 0, 2, 2], value=0.0)),
         "from_shape": function(lambda y: F.pad(y, (0, half(y, 3)))),
         "module": module(lambda: nn.ZeroPad2d((1, -1, 2, 0))),
-        "value": function(lambda y: F.pad(y, (1, 1), value=0.5), refused="value=0.5"),
-        "constant": module(lambda: nn.ConstantPad2d(1, 0.7), refused="value=0.7"),
         "value_computed": function(
             lambda y: F.pad(y, (1, 1), "constant", y.shape[1] / 10), refused=f"value={COMPUTED}"
         ),
+    },
+    "pad_with_value": {
+        "number": function(lambda y: F.pad(y, (1, 1), value=0.5)),
+        "keywords": function(lambda y: F.pad(input=y, pad=(0, 1), mode="constant", value=-1)),
+        "module": module(lambda: nn.ConstantPad2d((1, 0, 2, -1), 0.7)),
+        "lowest": function(lambda y: F.pad(y, (1, 1), value=-torch.inf), refused="a mask"),
     },
     "pad_from_inside": {
         "reflect": function(lambda y: F.pad(y, (1, 2, 2, 1), mode="reflect")),
@@ -536,7 +567,23 @@ MOVES = {
         "module_3d": module(lambda: nn.ReplicationPad3d(1)),
     },
     "identity": {"format": function(lambda y: y.clone(memory_format=torch.channels_last))},
-    "to_device": {"cpu": function(lambda y: y.cpu(memory_format=torch.preserve_format))},
+    "to_device": {
+        "cpu": function(lambda y: y.cpu(memory_format=torch.preserve_format)),
+        "positions": function(lambda y: y.to("cpu", torch.float32, False, True)),
+        "keywords": function(
+            lambda y, p: y.to(device=p.device, dtype=p.dtype, non_blocking=True, copy=True), (1,)
+        ),
+        "device": function(lambda y: y.to(y.device)),
+    },
+    "to_type": {
+        "method": function(lambda y: y.float() + y.flip(1).to(y.dtype)),
+        "dtype": function(
+            lambda y: y.to(dtype=torch.float32, non_blocking=True, copy=True).flip(1)
+        ),
+        "other": function(lambda y, p: y.to(tensor=p) + y.flip(1).type_as(other=p), (1,)),
+        "float64": function(lambda y: y.double().float(), refused="torch.float64"),
+        "half": function(lambda y: y.to(torch.float16).to(y.dtype), refused="torch.float16"),
+    },
     "dropout": {
         "module": module(lambda: nn.Dropout2d(0.3, inplace=True)),
         "off": function(lambda y: F.dropout(y, 0.4, False, True)),

@@ -323,7 +323,7 @@ def given():
 WITHOUT_EFFECT = {
     ("to_device", "device"), ("to_device", "non_blocking"), ("resize_nearest", "align_corners"),
     ("resize_nearest", "antialias"), ("pad", "mode"), ("normalize", "out"),
-    ("norm", "out"),
+    ("norm", "out"), ("pad_with_value", "mode"),
 }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def convert_layer(converter: Converter, node: fx.Node, quantizer: fx.Node, grid:
 # ---- between grids ------------------------------------------------------------------------------
 
 
-@RULES.converts("sub", "cat", "stack")
+@RULES.converts("sub", "cat", "stack", "pad_with_value")
 def convert_on_reals(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Compute on real values, then round."""
     result = converter.copy(node, converter.real)
@@ -175,7 +175,7 @@ def convert_resize(converter: Converter, node: fx.Node, quantizer: fx.Node, grid
     converter.set(quantizer, value, grid)
 
 
-@RULES.converts("avg_pool", "adaptive_avg_pool", "mean")
+@RULES.converts("avg_pool", "adaptive_avg_pool", "mean", "sum")
 def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Average between free scales as ONNX Runtime's kernel does, or by exact sums.
 

@@ -112,7 +112,7 @@ def _is_average(converter: Converter, node: fx.Node) -> bool:
     return isinstance(module_of(converter.model, node), OffsetScaleShiftAverage)
 
 
-@RULES.converts("avg_pool", "adaptive_avg_pool", "mean", when=_is_average)
+@RULES.converts("avg_pool", "adaptive_avg_pool", "mean", "sum", when=_is_average)
 def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Sum over windows, then offset, multiplier and shift."""
     module, (operand,) = module_of(converter.model, node), operands(node)
