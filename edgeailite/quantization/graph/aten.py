@@ -191,9 +191,11 @@ _SAME_ARGUMENTS: dict[str, Callable[..., Any]] = {
     "adaptive_max_pool2d": F.adaptive_max_pool2d_with_indices,
     "adaptive_max_pool3d": F.adaptive_max_pool3d_with_indices,
     "chunk": torch.chunk,
+    "col2im": F.fold,
     "dropout": F.dropout,
     "einsum": torch.einsum,
     "hardtanh": F.hardtanh,
+    "im2col": F.unfold,
     "max_pool2d": F._max_pool2d,  # type: ignore[attr-defined]
     "max_pool2d_with_indices": F.max_pool2d_with_indices,
     "max_pool3d_with_indices": F.max_pool3d_with_indices,

@@ -81,6 +81,25 @@ class IntegerAverage(ExactSums):
         return self.sums(u) / areas * self.multiplier
 
 
+class IntegerFold(ExactSums):
+    """Sums of overlapping windows: ``round(sum(q - z) * M) + z_y`` with ``M = s_x / s_y``.
+
+    Args:
+        source: Grid of the input.
+        output: Grid of the sums.
+        options: `kernel_size`, `dilation`, `padding` and `stride` of ``torch.nn.functional.fold``.
+    """
+
+    def __init__(self, source: Grid, output: Grid, options: Mapping[str, Any]) -> None:
+        super().__init__(source, output)
+        self.options = dict(options)
+
+    def forward(self, q: Tensor, output_size: Any) -> Tensor:
+        """Integers ``(N, C * windows, places)`` in, ``(N, C, *output_size)`` out."""
+        sums = F.fold(self.input.steps(q), output_size, **self.options)
+        return self.output.steps(sums * self.multiplier)
+
+
 class _Step(NamedTuple):
     """Resizing along one axis: ``round(A u / 2^shift)``, with integers in `matrix`."""
 

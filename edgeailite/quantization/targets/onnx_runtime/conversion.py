@@ -29,7 +29,7 @@ from edgeailite.quantization.integer.common_rules import (
     place_layer_call,
 )
 from edgeailite.quantization.integer.conversion import Converter, grid_of
-from edgeailite.quantization.integer.exact_sums import IntegerAverage, IntegerResize
+from edgeailite.quantization.integer.exact_sums import IntegerAverage, IntegerFold, IntegerResize
 from edgeailite.quantization.integer.grid import (
     ApplyScale,
     Grid,
@@ -84,7 +84,7 @@ def convert_layer(converter: Converter, node: fx.Node, quantizer: fx.Node, grid:
 # ---- between grids ------------------------------------------------------------------------------
 
 
-@RULES.converts("sub", "cat", "stack", "pad_with_value")
+@RULES.converts("sub", "cat", "stack", "maximum", "pad_with_value")
 def convert_on_reals(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Compute on real values, then round."""
     result = converter.copy(node, converter.real)
@@ -167,9 +167,27 @@ def convert_matmul(converter: Converter, node: fx.Node, quantizer: fx.Node, grid
 @RULES.converts("resize", "resize_cubic")
 def convert_resize(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Sum products of integers and dyadic weights."""
+    _place_sized(converter, IntegerResize, node, quantizer, grid, ("size", "scale_factor"))
+
+
+@RULES.converts("fold")
+def convert_fold(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Sum overlapping windows of integers."""
+    _place_sized(converter, IntegerFold, node, quantizer, grid, ("output_size",))
+
+
+def _place_sized(
+    converter: Converter,
+    operator: type[IntegerResize | IntegerFold],
+    node: fx.Node,
+    quantizer: fx.Node,
+    grid: Grid,
+    names: tuple[str, ...],
+) -> None:
+    """Call an operator on a value and on sizes, the arguments of these names."""
     options = arguments(node)
-    source, *sizes = (options.pop(name) for name in ("input", "size", "scale_factor"))
-    module = IntegerResize(converter.grid(source), grid, options)
+    source, *sizes = (options.pop(name) for name in ("input", *names))
+    module = operator(converter.grid(source), grid, options)
     value = converter.call(str(quantizer.target), module, converter.values[source])
     value.args = (*value.args, *fx.map_arg(tuple(sizes), converter.value))
     converter.set(quantizer, value, grid)
