@@ -345,7 +345,7 @@ def _rewrite_identity(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _rewrite_cast(graph: fx.Graph, node: fx.Node) -> None:
-    """A cast to the type that a value has, where it is, is no operation; others are methods."""
+    """A cast to the type that a value has, where it is, is none or a copy; others are methods."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     one, other = source.meta.get("val"), node.meta.get("val")
@@ -354,7 +354,10 @@ def _rewrite_cast(graph: fx.Graph, node: fx.Node) -> None:
         and isinstance(other, Tensor)
         and (one.dtype, one.device) == (other.dtype, other.device)
     ):
-        _replace(node, source)
+        if source.meta.get(MEMORY) == node.meta.get(MEMORY):
+            _replace(node, source)
+        else:  # copy=True: a module may overwrite the source
+            node.target, node.args, node.kwargs = torch.clone, (source,), {}
         return
     node.op, node.target = "call_method", _name(node)
     node.kwargs = {k: v for k, v in node.kwargs.items() if k not in ("layout", "pin_memory")}

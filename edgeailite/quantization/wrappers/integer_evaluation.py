@@ -60,10 +60,12 @@ class IntegerEvaluation:
         self, model: GraphModel, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bool:
         """Return True if the simulation may round apart with inputs of these shapes."""
-        if self.is_needed or not self._averages or _asks_for_simulation(model):
+        if self.is_needed or not self._averages:
             return self.is_needed
         shapes = tuple(tensor.shape for tensor in flatten((args, kwargs))[0])
         if shapes not in self._is_wide:
+            if _asks_for_simulation(model):
+                return False
             self._is_wide[shapes] = _has_wide_sums(model, args, kwargs)
         return self._is_wide[shapes]
 
