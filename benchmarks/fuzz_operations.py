@@ -497,7 +497,11 @@ def pointwise_calls() -> Iterator[tuple[str, str, str]]:
         known = {"nn": calls["modules"], "Tensor": calls["methods"]}.get(kind, calls["functions"])
         for name in sorted(vars(owner)):
             call = name if kind == "Tensor" else getattr(owner, name)
-            is_plain = not name.endswith("_") and (kind in ("nn", "Tensor") or callable(call))
+            is_plain = (
+                not name.startswith("_")
+                and not name.endswith("_")
+                and (kind in ("nn", "Tensor") or callable(call))
+            )
             if is_plain and any(call is c or (kind == "Tensor" and call == c) for c in known):
                 yield kind, name, _ARGUMENTS.get(name, "")
 
@@ -677,6 +681,50 @@ def extreme(g: Growth) -> str:
     axes: Any = g.axis(v) if len(g.shape(v)) == 3 or g.chance(0.5) else (2, 3)
     keep = g.one("", ", keepdim=True") if len(g.shape(v)) > 3 else ", keepdim=True"
     return g.add(g.one(f"{v}.amax({axes}{keep})", f"torch.amin({v}, {axes}{keep})"))
+
+
+@makes("max", "max_with_indices", weight=0.5)
+def max_along(g: Growth) -> str:
+    """Values of a pair, or the largest value of all."""
+    v, name = g.value(3, 4, 4), g.one("max", "min")
+    if g.chance(0.3):
+        return g.add(f"{v} - torch.{name}({v})")
+    axis = g.axis(v)
+    keep = "" if len(g.shape(v)) > 3 and g.chance(0.5) else ", keepdim=True"
+    call = g.one(f"{v}.{name}({axis}{keep})", f"torch.{name}({v}, dim={axis}{keep})")
+    return g.add(f"{call}{g.one('[0]', '.values')}")
+
+
+@makes("maximum", weight=0.7)
+def maximum(g: Growth) -> str:
+    """Of two values."""
+    (a, b), name = _pair(g), g.one("max", "min")
+    return g.add(g.one(f"torch.{name}imum({a}, {b})", f"torch.{name}({a}, {b})"))
+
+
+@makes("unfold", weight=0.5)
+def unfold(g: Growth) -> str:
+    """Windows of an image, a column each."""
+    v = g.value(4, when=lambda shape: min(shape[2:]) >= 3 and math.prod(shape[1:]) <= 600)
+    options = f"{g.one(2, 3, (1, 2))}, padding={g.number(0, 1)}, stride={g.one(1, 2)}"
+    module = g.part(f"nn.Unfold({options})")
+    return g.add(g.one(f"{module}({v})", f"F.unfold({v}, {options})"))
+
+
+@makes("unfold_axis", weight=0.5)
+def unfold_axis(g: Growth) -> str:
+    """Windows along an axis."""
+    v = g.value(3, 4, when=lambda shape: shape[-1] >= 3)
+    return g.add(f"{v}.unfold(-1, {g.number(1, 3)}, {g.number(1, 2)})")
+
+
+@makes("fold", weight=0.3)
+def fold(g: Growth) -> str:
+    """Windows of an image, put back."""
+    v = g.value(4, when=lambda shape: min(shape[2:]) >= 3 and math.prod(shape[1:]) <= 600)
+    options = f"{g.one(2, 3)}, {g.one(1, 1, 2)}, 1, {g.one(1, 2)}"
+    columns = g.add(f"F.unfold({v}, {options})")
+    return g.add(f"F.fold({columns}, {g.shape(v)[2:]}, {options})")
 
 
 @makes("resize_nearest")

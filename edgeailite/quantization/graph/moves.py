@@ -67,6 +67,16 @@ row(
     methods=("amax", "amin"),
 )
 row(
+    "max",  # of all values; along an axis, or of two tensors, it is another row
+    traits.MOVE,
+    "input, other=None, keepdim=False",
+    aliases={"dim": "other", "axis": "other"},
+    variant=variants.maxima,
+    onnx=("ReduceMax", "ReduceMin"),
+    functions=(torch.max, torch.min),
+    methods=("max", "min"),
+)
+row(
     "pad",
     traits.MOVE_IN_CHANNEL,
     "input, pad, mode='constant', value=0",
@@ -281,3 +291,11 @@ row(
     modules=(nn.ChannelShuffle,),
     functions=(F.channel_shuffle,),
 )
+row(
+    "unfold",
+    traits.MOVE,
+    "input, kernel_size, dilation=1, padding=0, stride=1",
+    modules=(nn.Unfold,),
+    functions=(F.unfold,),
+)
+row("unfold_axis", traits.VIEW, "input, dimension, size, step", methods=("unfold",))

@@ -178,6 +178,14 @@ EINSUM = row(
     variant=variants.between_tensors,
     functions=(torch.einsum,),
 )
+row(
+    "maximum",  # or minimum, of two tensors
+    ADD.traits,
+    "input, other",
+    variant=variants.between_tensors,
+    functions=(torch.maximum, torch.minimum),
+    methods=("maximum", "minimum"),
+)
 CAT = row(
     "cat",
     replace(traits.ARITHMETIC, keeps_sign=True, joins_grids=True, concatenates=True),
@@ -265,4 +273,12 @@ SUM = row(
     variant=variants.sum_of_floats,
     functions=(torch.sum,),
     methods=("sum",),
+)
+row(
+    "fold",
+    replace(traits.ARITHMETIC, reads_one=True, keeps_sign=True),
+    "input, output_size, kernel_size, dilation=1, padding=0, stride=1",
+    variant=variants.few_overlaps,
+    modules=(nn.Fold,),
+    functions=(F.fold,),
 )

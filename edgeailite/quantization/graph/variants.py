@@ -6,6 +6,7 @@ reason in the report names the argument and its value.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ HIDING = (
     "integers hide values by a constant mask, with -10,000 or less, in front of a softmax alone"
 )
 """Reason of ``masked_fill`` and ``where`` that are no such mask."""
+LOGARITHM = "log_softmax has no integer form"
+"""Reason of what a deployed network leaves out: the order of its operand's values is the same."""
 # Attributes of a tensor that are no tensors.
 _SIZES_AND_TYPES = frozenset(
     ("shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cuda", "itemsize", "nbytes")
@@ -229,6 +232,17 @@ def sum_of_floats(call: BoundCall) -> Variant | None:
     return mean_of_floats(call)
 
 
+def few_overlaps(call: BoundCall) -> Variant | None:
+    """Sums of up to 256 windows: float32 holds those of 16-bit integers."""
+    found = fixed_options(call)
+    if found is not None:
+        return found
+    given = (call.arguments[name] for name in ("kernel_size", "dilation", "stride"))
+    sides = [value if isinstance(value, tuple | list) else (value, value) for value in given]
+    counts = [min(k, -(-(d * (k - 1) + 1) // s)) for k, d, s in zip(*sides, strict=True)]
+    return None if math.prod(counts) <= 256 else refused("kernel_size", tuple(sides[0]))
+
+
 def interpolation(call: BoundCall) -> Variant | None:
     """Nearest neighbours move values, averages stay between them, cubic functions overshoot."""
     mode = str(call.arguments["mode"])
@@ -247,6 +261,11 @@ def known_axes(call: BoundCall) -> Variant | None:
         return refused("dim", call.arguments["dim"])
     given = ((name, call.arguments.get(name)) for name in ("weight", "bias"))
     return next((refused(name, v) for name, v in given if not is_scalar(v)), None)
+
+
+def logarithm_of_softmax(call: BoundCall) -> Variant | None:
+    """A loss needs it, a deployed network does not."""
+    return "unknown", LOGARITHM
 
 
 def statistics_of_each_image(call: BoundCall) -> Variant | None:
@@ -286,6 +305,16 @@ def values_with_places(call: BoundCall) -> Variant | None:
     if not call.arguments["return_indices"] and not function.endswith(_PLACES):
         return None
     return ("max_pool" if "kernel_size" in call.arguments else "adaptive_max_pool") + _PLACES, ""
+
+
+def maxima(call: BoundCall) -> Variant | None:
+    """With an axis the result is a pair; of two tensors it is their maximum."""
+    other = call.arguments["other"]
+    if other is None:
+        return None
+    if is_number(other):
+        return "max_with_indices", ""
+    return between_tensors(call) or ("maximum", "")
 
 
 def padding(call: BoundCall) -> Variant | None:

@@ -209,6 +209,10 @@ ARITHMETIC = {
         "alpha": function(lambda y: torch.add(y, y.flip(1), alpha=2), refused="alpha=2"),
         "number": function(lambda y: y + 0.5),
     },
+    "maximum": {
+        "keyword": function(lambda y: torch.maximum(y, other=y.flip(1))),
+        "constant": function(lambda y, w: y.minimum(w), (8, 6, 6)),
+    },
     "sub": {
         "keywords": function(lambda y: torch.sub(other=y.flip(1), input=y)),
         "alpha": function(lambda y: y.sub(y.flip(1), alpha=0.5), refused="alpha=0.5"),
@@ -426,6 +430,31 @@ FUNCTIONS = {
     },
 }
 
+LOGARITHMS = {
+    "log_softmax": {
+        "function": function(lambda y: F.log_softmax(y, 1), refused="log_softmax has no integer"),
+    },
+}
+
+WINDOWS = {
+    "fold": {
+        "options": function(
+            lambda y: F.fold(F.unfold(y, (3, 2), 1, 1, 2), (6, 6), (3, 2), 1, 1, 2)
+        ),
+        "module": module(
+            lambda: nn.Fold((7, 6), 2, dilation=(1, 2), padding=(1, 0)),
+            lambda y, part: part(y.relu().reshape(y.shape[0], 8, 36)[..., :32]),
+        ),
+        "from_shape": function(
+            lambda y: F.fold(F.unfold(y, 2), (y.shape[2], y.shape[3]), kernel_size=2)
+        ),
+        "kernel_computed": function(
+            lambda y: F.fold(y.flatten(2)[..., :16], (6, 6), half(y, 1) // 2, 2),
+            refused=f"kernel_size={COMPUTED}",
+        ),
+    },
+}
+
 AVERAGES = {
     "avg_pool": {
         "ceil": module(lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True)),
@@ -544,6 +573,20 @@ MOVES = {
         "recomputed": function(
             lambda y: F.interpolate(y, scale_factor=1.7, recompute_scale_factor=True)
         ),
+    },
+    "max": {
+        "all": function(lambda y: y.max() - torch.min(y)),
+        "axis": function(lambda y: torch.max(y, axis=1, keepdim=True)[0]),
+        "method": function(lambda y: y.min(-1).values),
+        "two": function(lambda y: torch.max(y, y.flip(1)) + y.min(other=y.tanh())),
+    },
+    "unfold": {
+        "options": function(lambda y: F.unfold(y, (3, 2), (1, 2), (2, 1), stride=2)),
+        "module": module(lambda: nn.Unfold(2, padding=1)),
+    },
+    "unfold_axis": {
+        "twice": function(lambda y: y.unfold(2, 3, 2).unfold(3, 3, 3)),
+        "keywords": function(lambda y: y.relu().unfold(dimension=-1, size=2, step=3)),
     },
     "pad": {
         "negative": function(lambda y: F.pad(y, (-1, 0, 1, -1))),
@@ -679,7 +722,7 @@ MOVES = {
     "channel_shuffle": {"keyword": function(lambda y: F.channel_shuffle(y, groups=4))},
 }
 
-TABLES = (LAYERS, ACTIVATIONS, ARITHMETIC, FUNCTIONS, AVERAGES, MOVES)
+TABLES = (LAYERS, ACTIVATIONS, ARITHMETIC, FUNCTIONS, AVERAGES, WINDOWS, LOGARITHMS, MOVES)
 SAMPLES = {
     f"{row}_{name}": sample
     for table in TABLES

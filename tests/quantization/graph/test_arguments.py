@@ -288,7 +288,7 @@ def row_called(node, part):
     called = operation_of(node)
     if node.op == "call_module":
         called = operation_of_module(part)
-    elif called.name == "unknown" or called.name.endswith("_with_indices"):
+    elif called.name in ("unknown", "maximum") or called.name.endswith("_with_indices"):
         find = operation_of_method if node.op == "call_method" else operation_of_function
         called = find(node.target)
     return operation_of(node) if operation_of(node).name in VARIANTS else called

@@ -1,4 +1,4 @@
-"""Sums along axes, writes into a part, padding with a number: integers on all levels."""
+"""Sums along axes, writes into a part, padding, windows, maxima: integers on all levels."""
 
 import copy
 
@@ -38,6 +38,10 @@ CALLS = {
     "select": lambda y: torch.select_scatter(y, y[..., 0] + y[..., 1], -1, -1),
     "rows": write_rows,
     "inside": write_inside,
+    "columns": lambda y: F.fold(F.unfold(y, 3, 1, 1, 2), (6, 6), 3, 1, 1, 2),
+    "windows": lambda y: y.unfold(2, 3, 1).unfold(3, 2, 2).tanh(),
+    "larger": lambda y: torch.maximum(y, y.flip(1)) - torch.min(y, y.sigmoid()),
+    "largest": lambda y: 0.5 * y.max(1)[0] + y.min(dim=1).values - y.max(),
     "cast": lambda y: y.to(torch.float32).sigmoid() * y.float().to(y.dtype),
 }
 

@@ -69,7 +69,7 @@ def convert_layer(converter: Converter, node: fx.Node, quantizer: fx.Node, grid:
     converter.set(quantizer, value, grid)
 
 
-@RULES.converts("add", "cat", "stack")
+@RULES.converts("add", "cat", "stack", "maximum")
 def convert_joining(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """All operands are multiples of the result's scale already."""
     assert all(converter.grid(a).scale == grid.scale for a in operands(node))
