@@ -433,8 +433,14 @@ def adaptive_avg_pool(g: Growth) -> str:
     return g.add(g.one(f"{module}({v})", f"F.adaptive_avg_pool{axes}d({v}, {size})"))
 
 
+@makes("sum", weight=0.5)
+def sum_along(g: Growth) -> str:
+    """As a mean."""
+    return mean(g, "sum")
+
+
 @makes("mean")
-def mean(g: Growth) -> str:
+def mean(g: Growth, name: str = "mean") -> str:
     """Over axes of all kinds."""
     v = g.value(3, 4, 4, 5)
     axes: Any = g.axis(v)
@@ -443,7 +449,7 @@ def mean(g: Growth) -> str:
     keep = g.one("", ", keepdim=True", ", True")
     if len(g.shape(v)) == 3 and not keep and g.chance(0.5):
         keep = ", keepdim=True"
-    return g.add(g.one(f"{v}.mean({axes}{keep})", f"torch.mean({v}, {axes}{keep})"))
+    return g.add(g.one(f"{v}.{name}({axes}{keep})", f"torch.{name}({v}, {axes}{keep})"))
 
 
 _RESIZES = {3: "linear", 4: "bilinear", 5: "trilinear"}
@@ -491,7 +497,11 @@ def pointwise_calls() -> Iterator[tuple[str, str, str]]:
         known = {"nn": calls["modules"], "Tensor": calls["methods"]}.get(kind, calls["functions"])
         for name in sorted(vars(owner)):
             call = name if kind == "Tensor" else getattr(owner, name)
-            is_plain = not name.endswith("_") and (kind in ("nn", "Tensor") or callable(call))
+            is_plain = (
+                not name.startswith("_")
+                and not name.endswith("_")
+                and (kind in ("nn", "Tensor") or callable(call))
+            )
             if is_plain and any(call is c or (kind == "Tensor" and call == c) for c in known):
                 yield kind, name, _ARGUMENTS.get(name, "")
 
@@ -673,6 +683,50 @@ def extreme(g: Growth) -> str:
     return g.add(g.one(f"{v}.amax({axes}{keep})", f"torch.amin({v}, {axes}{keep})"))
 
 
+@makes("max", "max_with_indices", weight=0.5)
+def max_along(g: Growth) -> str:
+    """Values of a pair, or the largest value of all."""
+    v, name = g.value(3, 4, 4), g.one("max", "min")
+    if g.chance(0.3):
+        return g.add(f"{v} - torch.{name}({v})")
+    axis = g.axis(v)
+    keep = "" if len(g.shape(v)) > 3 and g.chance(0.5) else ", keepdim=True"
+    call = g.one(f"{v}.{name}({axis}{keep})", f"torch.{name}({v}, dim={axis}{keep})")
+    return g.add(f"{call}{g.one('[0]', '.values')}")
+
+
+@makes("maximum", weight=0.7)
+def maximum(g: Growth) -> str:
+    """Of two values."""
+    (a, b), name = _pair(g), g.one("max", "min")
+    return g.add(g.one(f"torch.{name}imum({a}, {b})", f"torch.{name}({a}, {b})"))
+
+
+@makes("unfold", weight=0.5)
+def unfold(g: Growth) -> str:
+    """Windows of an image, a column each."""
+    v = g.value(4, when=lambda shape: min(shape[2:]) >= 3 and math.prod(shape[1:]) <= 600)
+    options = f"{g.one(2, 3, (1, 2))}, padding={g.number(0, 1)}, stride={g.one(1, 2)}"
+    module = g.part(f"nn.Unfold({options})")
+    return g.add(g.one(f"{module}({v})", f"F.unfold({v}, {options})"))
+
+
+@makes("unfold_axis", weight=0.5)
+def unfold_axis(g: Growth) -> str:
+    """Windows along an axis."""
+    v = g.value(3, 4, when=lambda shape: shape[-1] >= 3)
+    return g.add(f"{v}.unfold(-1, {g.number(1, 3)}, {g.number(1, 2)})")
+
+
+@makes("fold", weight=0.3)
+def fold(g: Growth) -> str:
+    """Windows of an image, put back."""
+    v = g.value(4, when=lambda shape: min(shape[2:]) >= 3 and math.prod(shape[1:]) <= 600)
+    options = f"{g.one(2, 3)}, {g.one(1, 1, 2)}, 1, {g.one(1, 2)}"
+    columns = g.add(f"F.unfold({v}, {options})")
+    return g.add(f"F.fold({columns}, {g.shape(v)[2:]}, {options})")
+
+
 @makes("resize_nearest")
 def resize_nearest(g: Growth) -> str:
     """By factors and to sizes."""
@@ -695,6 +749,31 @@ def pad(g: Growth) -> str:
     return g.add(f"F.pad({v}, {widths})")
 
 
+@makes("pad_with_value", weight=0.5)
+def pad_with_value(g: Growth) -> str:
+    """With a number that lies on no grid of the value, mostly."""
+    v = g.value(3, 4, 4, 5, when=lambda shape: min(shape[2:]) >= 3)
+    widths = tuple(g.number(-1, 2) for _ in range(2 * g.number(1, len(g.shape(v)) - 2)))
+    value = g.one(1.0, -1, 0.37, -2.5)
+    if len(g.shape(v)) == 4 and g.chance(0.3):
+        return g.add(f"{g.part(f'nn.ConstantPad2d({g.number(1, 2)}, {value})')}({v})")
+    return g.add(f"F.pad({v}, {widths}, value={value})")
+
+
+@makes("slice_scatter", "select_scatter", weight=0.5)
+def scatter(g: Growth) -> str:
+    """A part along an axis written anew; in place, which symbolic tracing cannot follow, some."""
+    v = g.value(3, 4, 4, when=lambda shape: min(shape[1:]) >= 3)
+    axis = g.number(1, len(g.shape(v)) - 1)
+    if g.chance(0.4):
+        part = f"{v}.select({axis}, 0) + {v}.select({axis}, -1)"
+        return g.add(f"torch.select_scatter({v}, {part}, {axis}, {g.one(0, 1, -1)})")
+    start, end = g.one((0, 1), (1, g.shape(v)[axis]), (1, g.shape(v)[axis] - 1), (0, None))
+    length = (end or g.shape(v)[axis]) - start
+    part = f"torch.tanh({v}.narrow({axis}, 0, {length}))"
+    return g.add(f"torch.slice_scatter({v}, {part}, {axis}, {start}, {end})")
+
+
 @makes("pad_from_inside")
 def pad_from_inside(g: Growth) -> str:
     """Reflected, repeated, circular."""
@@ -705,6 +784,14 @@ def pad_from_inside(g: Growth) -> str:
         kind = g.one("Replication", "Reflection")
         return g.add(f"{g.part(f'nn.{kind}Pad{axes}d({g.number(1, 2)})')}({v})")
     return g.add(f"F.pad({v}, {widths}, mode={g.one('reflect', 'replicate', 'circular')!r})")
+
+
+@makes("to_type", weight=0.2)
+def to_type(g: Growth) -> str:
+    """Of float32 to float32."""
+    v = g.value()
+    how = g.one("float()", "to(torch.float32)", f"type_as({v})", f"to({v}.dtype)", "to('cpu')")
+    return g.add(f"{v}.{how}")
 
 
 @makes("identity", "to_device", "dropout", "drop_path", weight=0.2)

@@ -34,6 +34,7 @@ ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 REASONS = (
     "edgeailite/quantization/report/reasons.py",
     "edgeailite/quantization/graph/variants.py",
+    "edgeailite/quantization/graph/casts.py",
     "edgeailite/quantization/graph/average_calls.py",
     "edgeailite/quantization/prepare/masks.py",
     "edgeailite/quantization/graph/opened_calls.py",

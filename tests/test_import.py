@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -67,13 +66,10 @@ def test_training_and_export_need_no_optional_package(tmp_path):
 
 @pytest.mark.slow
 def test_import_costs_at_most_half_a_second_more_than_torch():
-    best = {"import torch": float("inf"), "import edgeailite": float("inf")}
-    for _ in range(3):
-        for code in best:
-            started = time.perf_counter()
-            run(code)
-            best[code] = min(best[code], time.perf_counter() - started)
-    assert best["import edgeailite"] <= best["import torch"] + 0.5
+    code = "import time, torch; started = time.perf_counter(); import edgeailite\n"
+    code += "print(time.perf_counter() - started)"
+    # The best of three, where the machine is busy with other things.
+    assert any(float(run(code)) <= 0.5 for _ in range(3))
 
 
 @pytest.mark.parametrize("module", [edgeailite.quantization, quantize])

@@ -1,3 +1,4 @@
+import copy
 import sys
 from pathlib import Path
 
@@ -54,9 +55,22 @@ def test_rates_follow_from_the_geometry():
         bearing.impact_rate("cage", 50.0)
 
 
+@pytest.fixture(scope="module")
+def float_digits():
+    """The network of the digits, trained in float as the example does."""
+    torch.manual_seed(0)
+    model, task, options = digits.make_model(), digits.make_task(), tinyml_common.Options()
+    rate, batch_size = task.learning_rate, options.batch_size
+    tinyml_common.train(model, task, options.float_epochs, rate, batch_size)
+    return model
+
+
 @pytest.mark.parametrize(("bits", "allowed"), [(8, 0.5), (4, 1.0), (2, 4.0)])
-def test_digits_are_nearly_as_good_as_in_float(bits, allowed, tmp_path):
-    results = digits.main(tinyml_common.Options(weight_bits=bits, output_dir=tmp_path))
+def test_digits_are_nearly_as_good_as_in_float(bits, allowed, float_digits, monkeypatch, tmp_path):
+    monkeypatch.setattr(digits, "make_model", lambda: copy.deepcopy(float_digits))
+    results = digits.main(
+        tinyml_common.Options(weight_bits=bits, float_epochs=0, batch_size=64, output_dir=tmp_path)
+    )
     assert results["float"] > 94
     assert results["ONNX Runtime"] >= results["float"] - allowed
     assert results["differing"] == 0
@@ -65,7 +79,9 @@ def test_digits_are_nearly_as_good_as_in_float(bits, allowed, tmp_path):
 
 @pytest.mark.parametrize("wrapper", tinyml_common.WRAPPERS)
 @pytest.mark.parametrize("example", [bearing, regression])
-def test_every_wrapper_runs_every_example(wrapper, example, tmp_path, capsys):
+def test_every_wrapper_runs_every_example(wrapper, example, monkeypatch, tmp_path, capsys):
+    make_data = example.make_data
+    monkeypatch.setattr(example, "make_data", lambda count, seed: make_data(count // 4, seed))
     options = tinyml_common.Options(wrapper, float_epochs=2, epochs=2, output_dir=tmp_path)
     results = example.main(options)
     assert results["differing"] == 0

@@ -18,6 +18,9 @@ from references.edgeailite.scripts import train_classification_main
 from tests.references.helpers import assert_same_run, equal, read_result
 
 SCRIPT = Path(train_classification_main.__file__)
+IN_TWO_PROCESSES = [
+    *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+]
 
 
 @pytest.fixture(scope="module")
@@ -157,22 +160,20 @@ def test_resumed_run_equals_an_uninterrupted_one(run_script, float_run, monkeypa
 
 
 @pytest.mark.slow
-def test_killed_process_resumes_to_the_same_numbers(arguments, tmp_path):
-    arguments = [*arguments, "--model_name", "mobilenetv1_x0p25", "--epochs", "3"]
-
-    def command(name, *more):
-        return [sys.executable, str(SCRIPT), *arguments, "--save_path", str(tmp_path / name), *more]
-
-    subprocess.run(command("whole"), check=True, capture_output=True)
-    killed = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL)
+def test_killed_process_resumes_to_the_same_numbers(arguments, run_script, tmp_path):
+    more = ["--model_name", "mobilenetv1_x0p25", "--epochs", "3"]
+    command = [sys.executable, str(SCRIPT), *arguments, *more]
+    killed = subprocess.Popen(
+        [*command, "--save_path", str(tmp_path / "killed")],
+        stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     while not (tmp_path / "killed" / "checkpoint.pth").exists():
         assert killed.poll() is None
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    resume = command("killed", "--resume", str(tmp_path / "killed"))
-    subprocess.run(resume, check=True, capture_output=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    run_script("killed", *more, "--resume", str(tmp_path / "killed"))
+    assert_same_run(run_script("whole", *more), tmp_path / "killed")
 
 
 def test_calibration_then_validation(run_script, float_run):
@@ -490,17 +491,14 @@ def test_diverged_training_stops(run_script):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(arguments, tmp_path):
+def test_two_processes_train_as_one(arguments, run_script, tmp_path):
     """Both start from the same weights and see the same images; BN statistics stay frozen."""
     more = ["--model_name", "mobilenetv1_x0p25", "--freeze_bn", "True", "--epochs", "1"]
     more += ["--batch_size", "12", "--rand_crop", "False", "--rand_flip", "False"]
-    one, two = tmp_path / "one", tmp_path / "two"
+    one, two = run_script("one", *more), tmp_path / "two"
+    double = [*IN_TWO_PROCESSES, str(SCRIPT), *arguments, *more, "--save_path", str(two)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    single = [sys.executable, str(SCRIPT), *arguments, *more, "--save_path", str(one)]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    double = [*launcher, "--nproc_per_node", "2", *single[1:-1], str(two)]
-    for command in (single, double):
-        subprocess.run(command, check=True, capture_output=True, env=environment)
+    subprocess.run(double, check=True, capture_output=True, env=environment)
     a, b = load_checkpoint(one), load_checkpoint(two)
     for name, value in a["model"].items():
         torch.testing.assert_close(b["model"][name], value, rtol=1e-3, atol=1e-4, msg=name)
@@ -530,7 +528,6 @@ def test_compiled_run_computes_what_an_eager_one_does(run_script, float_run):
     [("training", "pact2"), ("calibration", "pact2"), ("training", "qat_fx")],
 )
 def test_two_processes_quantize(arguments, float_run, tmp_path, phase, method):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     more = ["--phase", phase, "--quantize", "True", "--pretrained", str(float_run)]
     more += ["--quantize_method", method]
     if method == "qat_fx":
@@ -546,7 +543,7 @@ def test_two_processes_quantize(arguments, float_run, tmp_path, phase, method):
         "from references.edgeailite.scripts.train_classification_main import main\n"
         "main()\n"
     )
-    command = [*launcher, "--nproc_per_node", "2", str(script), *arguments, *more]
+    command = [*IN_TWO_PROCESSES, str(script), *arguments, *more]
     command += ["--epochs", "2", "--lr", "0.001", "--save_path", str(tmp_path / "run")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, env=environment)

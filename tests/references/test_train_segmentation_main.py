@@ -169,49 +169,43 @@ def test_weights_of_a_classifier_start_the_encoder(run_segmentation, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.15, 0.85])
 def test_killed_process_resumes_to_the_same_weights(
-    segmentation_arguments, tmp_path, trained, moment
+    segmentation_arguments, run_segmentation, tmp_path, trained, moment
 ):
     """SIGKILL at several points of the run, within an epoch and between two."""
     model = ("--model_name", "unet_aspp_mobilenetv2_tv_edgeailite", "--img_resize", "32", "64")
-    arguments = [*segmentation_arguments, *model, "--epochs", "3"]
-
-    def command(folder, *more):
-        return [sys.executable, str(SCRIPT), *arguments, "--save_path", str(folder), *more]
-
+    more = [*model, "--epochs", "3"]
     whole, cut = trained / "whole", tmp_path / "cut"
     if not whole.exists():
         started = time.monotonic()
-        subprocess.run(command(whole), check=True, capture_output=True)
+        run_segmentation(whole, *more)
         (trained / "seconds").write_text(str(time.monotonic() - started))
-    killed = subprocess.Popen(command(cut), stdout=subprocess.DEVNULL)
-    first = time.monotonic()
+    killed = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *segmentation_arguments, *more, "--save_path", str(cut)],
+        stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     while not (cut / "checkpoint.pth").exists():
         assert killed.poll() is None
         time.sleep(0.01)
-    # The first epoch is done; of what is left, wait for a share.
-    left = max(0.0, float((trained / "seconds").read_text()) - (time.monotonic() - first))
-    time.sleep(moment * left)
+    # The first of three epochs is done; of what is left, wait for a share.
+    time.sleep(moment * float((trained / "seconds").read_text()) * 2 / 3)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     if not (cut / "result.json").exists():
-        subprocess.run(command(cut, "--resume", str(cut)), check=True, capture_output=True)
+        run_segmentation(cut, *more, "--resume", str(cut))
     assert_same_run(whole, cut)
 
 
 @pytest.mark.slow
-def test_two_processes_compute_what_one_does(segmentation_arguments, tmp_path):
+def test_two_processes_compute_what_one_does(segmentation_arguments, run_segmentation, tmp_path):
     model = ("--model_name", "deeplabv3plus_mobilenetv2_tv_edgeailite", "--img_resize", "32", "64")
-    more = ["--epochs", "1", "--freeze_bn", "True", "--rand_flip", "False"]
+    more = [*model, "--epochs", "1", "--freeze_bn", "True", "--rand_flip", "False"]
     more += ["--rand_crop", "False", "--rand_scale", "1", "1", "--lr", "1e-3"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    run = [str(SCRIPT), *segmentation_arguments, *model, *more, "--save_path"]
+    one, two = run_segmentation("one", *more), tmp_path / "two"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    run = [str(SCRIPT), *segmentation_arguments, *more, "--save_path", str(two)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for command in (
-        [sys.executable, *run, str(one)],
-        [*launcher, "--nproc_per_node", "2", *run, str(two)],
-    ):
-        subprocess.run(command, check=True, capture_output=True, env=environment)
+    command = [*launcher, "--nproc_per_node", "2", *run]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
     alone, together = read_result(one)["val"], read_result(two)["val"]
     for name in ("loss", "miou", "accuracy"):
         assert together[name] == pytest.approx(alone[name], rel=1e-3)

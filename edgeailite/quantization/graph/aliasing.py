@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.calls import argument, operation_of, traits_of
+from edgeailite.quantization.graph.casts import is_copy
 from edgeailite.quantization.graph.in_place import Aliasing, InPlaceError
 from edgeailite.quantization.graph.operations import SCALAR
 from edgeailite.quantization.graph.variants import is_constant
@@ -58,7 +59,7 @@ class TracedAliasing(Aliasing):
     def viewed(self, node: fx.Node) -> fx.Node | None:
         """Return the tensor whose memory, all or part of it, the result of a call shares."""
         traits = traits_of(node)
-        if not traits.views or traits.splits or node.target in _COPIES:
+        if not traits.views or traits.splits or node.target in _COPIES or is_copy(node):
             return None
         operand = node.all_input_nodes[0]
         if traits_of(operand).splits and not self.is_split(operand):

@@ -191,9 +191,11 @@ _SAME_ARGUMENTS: dict[str, Callable[..., Any]] = {
     "adaptive_max_pool2d": F.adaptive_max_pool2d_with_indices,
     "adaptive_max_pool3d": F.adaptive_max_pool3d_with_indices,
     "chunk": torch.chunk,
+    "col2im": F.fold,
     "dropout": F.dropout,
     "einsum": torch.einsum,
     "hardtanh": F.hardtanh,
+    "im2col": F.unfold,
     "max_pool2d": F._max_pool2d,  # type: ignore[attr-defined]
     "max_pool2d_with_indices": F.max_pool2d_with_indices,
     "max_pool3d_with_indices": F.max_pool3d_with_indices,
@@ -343,18 +345,22 @@ def _rewrite_identity(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _rewrite_cast(graph: fx.Graph, node: fx.Node) -> None:
-    """A cast to the type that a value has."""
+    """A cast to the type that a value has, where it is, is none or a copy; others are methods."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     one, other = source.meta.get("val"), node.meta.get("val")
-    is_cast = _name(node) == "type_as" or node.target._overloadname == "dtype"  # type: ignore[union-attr]
     if (
         isinstance(one, Tensor)
         and isinstance(other, Tensor)
-        and is_cast
-        and one.dtype == other.dtype
+        and (one.dtype, one.device) == (other.dtype, other.device)
     ):
-        _replace(node, source)
+        if source.meta.get(MEMORY) == node.meta.get(MEMORY):
+            _replace(node, source)
+        else:  # copy=True: a module may overwrite the source
+            node.target, node.args, node.kwargs = torch.clone, (source,), {}
+        return
+    node.op, node.target = "call_method", _name(node)
+    node.kwargs = {k: v for k, v in node.kwargs.items() if k not in ("layout", "pin_memory")}
 
 
 _REWRITTEN: dict[str, Callable[[fx.Graph, fx.Node], None]] = {

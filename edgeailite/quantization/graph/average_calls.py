@@ -9,9 +9,15 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from edgeailite.quantization.graph.calls import argument, arguments, operation_of
-from edgeailite.quantization.graph.operations import ADAPTIVE_AVG_POOL, AVG_POOL, MEAN, SCALAR
+from edgeailite.quantization.graph.operations import (
+    ADAPTIVE_AVG_POOL,
+    AVG_POOL,
+    MEAN,
+    SCALAR,
+    SUM,
+)
 from edgeailite.quantization.graph.variants import contains_node, refused
-from edgeailite.quantization.graph.window_sums import Mean
+from edgeailite.quantization.graph.window_sums import AdaptiveSum, Mean, Sum, WindowSum
 
 _POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 _ADAPTIVE = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
@@ -30,9 +36,10 @@ def average_module(node: fx.Node, module: nn.Module | None) -> nn.Module:
         return module
     given = arguments(node)
     del given["input"]
-    if operation_of(node) is MEAN:
-        dims = given["dim"]
-        return Mean([dims] if isinstance(dims, int) else dims, bool(given["keepdim"]))
+    if operation_of(node) in (MEAN, SUM):
+        dims = given["dim"] if given["dim"] is not None else ()
+        kind = Mean if operation_of(node) is MEAN else Sum
+        return kind([dims] if isinstance(dims, int) else dims, bool(given["keepdim"]))
     number = _spatial_axes(node)
     if operation_of(node) is ADAPTIVE_AVG_POOL:
         return _ADAPTIVE[number](**given)
@@ -59,9 +66,38 @@ def unknown_windows(node: fx.Node, module: nn.Module | None) -> str:
         listed = dims if isinstance(dims, tuple | list) else [dims]
         if not listed or None in listed or 0 in listed:
             return f"mean over dim={dims!r} includes the batch, which has no fixed size"
-    elif operation_of(node) is AVG_POOL and _covers_the_image(node):
+    return unknown_arguments(node, module)
+
+
+def unknown_arguments(node: fx.Node, module: nn.Module | None) -> str:
+    """Say which argument of an average is no number; empty: all are known.
+
+    Args:
+        node: Call of an average.
+        module: The module it calls, for ``call_module`` nodes.
+    """
+    if module is not None or (operation_of(node) is AVG_POOL and _covers_the_image(node)):
         return ""
+    given = arguments(node)
+    del given["input"]
     return next((refused(k, v)[1] for k, v in given.items() if contains_node(v)), "")
+
+
+def values_in_a_sum(node: fx.Node, module: nn.Module | None, value: torch.Tensor) -> int:
+    """Largest number of values that an average sums; of unknown windows all.
+
+    Args:
+        node: Call of an average.
+        module: The module it calls, for ``call_module`` nodes.
+        value: That it averages.
+    """
+    if unknown_arguments(node, module):
+        return value.numel()
+    average = average_module(node, module)
+    sums = (AdaptiveSum if hasattr(average, "output_size") else WindowSum)(average)
+    axes = spatial_axes(average)
+    shape = (1, *value.shape) if axes is not None and value.dim() == axes + 1 else value.shape
+    return sums.count(shape) or value.numel()
 
 
 def global_average(node: fx.Node, module: nn.Module | None) -> bool | None:

@@ -30,6 +30,7 @@ class ExportForms(TorchFunctionMode):
     * Adaptive maxima: the exporter has them for windows of one size alone.
     * ``squeeze`` of an axis that is longer than 1: the exporter writes a Squeeze all the same.
     * ``amax`` and ``amin`` without axes.
+    * ``F.unfold``: the exporter computes the places of the windows in the file.
     """
 
     def __torch_function__(
@@ -193,6 +194,22 @@ def _extreme(function: Callable[..., Tensor], input: Tensor, *dim: Any, **named:
     return function(input, tuple(range(input.dim())), **named)
 
 
+def _columns(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+) -> Tensor:
+    kernel, spread, pad, step = (_of_axes(v, 2) for v in (kernel_size, dilation, padding, stride))
+    x = F.pad(input, (pad[1], pad[1], pad[0], pad[0]))
+    for i in range(2):
+        x = x.unfold(input.dim() - 2 + i, spread[i] * (kernel[i] - 1) + 1, step[i])
+    x = x[..., :: spread[0], :: spread[1]]  # (..., C, places, places, kernel, kernel)
+    return x.movedim((-2, -1), (-4, -3)).flatten(-5, -3).flatten(-2)
+
+
 _POOLED_AXES = {torch.avg_pool1d: 1, F.avg_pool2d: 2, F.avg_pool3d: 3}
 _POOLS: dict[int, Callable[..., nn.Module]] = {
     1: nn.AvgPool1d,
@@ -220,6 +237,7 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(_MAXIMA, _maxima),
     **dict.fromkeys(_ADAPTIVE_MAXIMA, _adaptive_maxima),
     Tensor.__getitem__: _indexed,
+    F.unfold: _columns,
     **dict.fromkeys((torch.roll, Tensor.roll), _rolled),
     **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
     **dict.fromkeys((torch.amax, torch.amin, Tensor.amax, Tensor.amin), _extreme),

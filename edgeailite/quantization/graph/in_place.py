@@ -129,6 +129,8 @@ class _Memory:
                 with self.graph.inserting_after(self.last):
                     value = self.aliasing.put_back(view, self._present(base), value)
                 value.meta.update(node.meta)
+                if "val" in base.meta:  # of all that the view is a part of
+                    value.meta["val"] = base.meta["val"]
                 self.last = value
             self.now[base] = value
             path.add(base)

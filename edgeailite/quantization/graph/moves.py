@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgeailite.quantization.graph import traits, variants
+from edgeailite.quantization.graph import casts, traits, variants
 from edgeailite.quantization.graph.modes import TrainingOnly
 from edgeailite.quantization.graph.registry import each
 from edgeailite.quantization.graph.registry import register_operation as row
@@ -67,6 +67,16 @@ row(
     methods=("amax", "amin"),
 )
 row(
+    "max",  # of all values; along an axis, or of two tensors, it is another row
+    traits.MOVE,
+    "input, other=None, keepdim=False",
+    aliases={"dim": "other", "axis": "other"},
+    variant=variants.maxima,
+    onnx=("ReduceMax", "ReduceMin"),
+    functions=(torch.max, torch.min),
+    methods=("max", "min"),
+)
+row(
     "pad",
     traits.MOVE_IN_CHANNEL,
     "input, pad, mode='constant', value=0",
@@ -75,6 +85,12 @@ row(
     onnx=("Pad",),
     modules=each(nn, "ZeroPad{}d", "ConstantPad{}d"),
     functions=(F.pad,),
+)
+PAD_WITH_VALUE = row(
+    "pad_with_value",
+    replace(traits.ARITHMETIC, reads_one=True),
+    "input, pad, mode='constant', value=0",
+    attributes={"pad": "padding"},
 )
 row(
     "pad_from_inside",
@@ -98,6 +114,12 @@ row(
     traits.RESHAPE,
     "input, device=None, non_blocking=False, memory_format=None",
     methods=("cpu", "cuda"),
+)
+TO_TYPE = row(  # of what has this type: no operation
+    "to_type",
+    traits.IDENTITY,
+    variant=casts.cast,
+    methods=("to", "type_as", *casts.TYPES),
 )
 row(
     "dropout",
@@ -269,3 +291,11 @@ row(
     modules=(nn.ChannelShuffle,),
     functions=(F.channel_shuffle,),
 )
+row(
+    "unfold",
+    traits.MOVE,
+    "input, kernel_size, dilation=1, padding=0, stride=1",
+    modules=(nn.Unfold,),
+    functions=(F.unfold,),
+)
+row("unfold_axis", traits.VIEW, "input, dimension, size, step", methods=("unfold",))

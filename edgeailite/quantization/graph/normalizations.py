@@ -30,6 +30,14 @@ FUNCTIONAL_SOFTMAX = row(
     variant=variants.known_axes,
     functions=(F.softmax,),
 )
+row(
+    "log_softmax",
+    traits.NONE,
+    variant=variants.logarithm_of_softmax,
+    modules=(nn.LogSoftmax,),
+    functions=(torch.log_softmax, F.log_softmax),
+    methods=("log_softmax",),
+)
 LAYER_NORM = row(
     "layer_norm",
     _NORMALIZATION,

@@ -1,6 +1,7 @@
 """Calls that are written in other operations, which the engine knows.
 
-Attention, masks in front of a softmax, sums with a product or a quotient.
+Attention, masks in front of a softmax, sums with a product or a quotient, writes into a part of a
+tensor. A cast to the type that a value has is none.
 
 Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
 """
@@ -19,13 +20,17 @@ from torch import Tensor, fx
 from edgeailite.quantization.graph.calls import arguments, operation_of
 from edgeailite.quantization.graph.model import TRAINING_ONLY, graph_of, tidy
 from edgeailite.quantization.graph.modes import is_training, rate_in_training
+from edgeailite.quantization.graph.moves import TO_TYPE
 from edgeailite.quantization.graph.normalizations import SOFTMAX
 from edgeailite.quantization.graph.operations import (
     ADD,
     ADDCDIV,
     ADDCMUL,
     ATTENTION,
+    CAT,
     MASKED_FILL,
+    SELECT_SCATTER,
+    SLICE_SCATTER,
     UNKNOWN,
     WHERE,
 )
@@ -40,13 +45,14 @@ if TYPE_CHECKING:
 _KEPT = ("owner", TRAINING_ONLY)
 # A softmax gives 0 for what is put in the place of a value, or is added to it, from here down.
 HIDDEN = -1e4
+_LAST = 2**63 - 1  # the end of an axis of any size, in exported graphs
 
 
 def open_calls(model: GraphModel, computes: Callable[[Operation], bool]) -> None:
     """Write attention as a product, a softmax and a product; masks of a softmax as sums.
 
-    Likewise ``addcmul`` and ``addcdiv``. Calls with a mask that depends on the input, or with
-    dropout in evaluation, stay what they are.
+    Likewise ``addcmul``, ``addcdiv`` and writes into a part; casts that change nothing go. Calls
+    with a mask that depends on the input, or with dropout in evaluation, stay what they are.
 
     Args:
         model: Captured; its graph is changed.
@@ -54,6 +60,7 @@ def open_calls(model: GraphModel, computes: Callable[[Operation], bool]) -> None
     """
     graph = graph_of(model)
     tracer = fx.proxy.GraphAppendingTracer(graph)
+    _drop_casts(graph)
     for node in list(graph.nodes):
         opening = _OPENINGS.get(operation_of(node).name)
         if opening is None or not computes(opening.needs):
@@ -67,6 +74,8 @@ def open_calls(model: GraphModel, computes: Callable[[Operation], bool]) -> None
         before = node.prev
         with graph.inserting_before(node):
             result = opening.open(**{k: _proxy(v, tracer) for k, v in given.items()})
+        if "type" in node.meta:
+            result.node.meta.setdefault("type", node.meta["type"])
         node.replace_all_uses_with(result.node)
         while before.next is not node:
             before = before.next
@@ -75,6 +84,13 @@ def open_calls(model: GraphModel, computes: Callable[[Operation], bool]) -> None
             )
         graph.erase_node(node)
     tidy(model)
+
+
+def _drop_casts(graph: fx.Graph) -> None:
+    """Read float32 values themselves, not what ``x.float()`` and its like make of them."""
+    for node in graph.nodes:
+        if operation_of(node) is TO_TYPE:
+            node.replace_all_uses_with(node.args[0])
 
 
 def _proxy(value: Any, tracer: fx.proxy.GraphAppendingTracer) -> Any:
@@ -176,6 +192,45 @@ def _times(product: Any, value: Any) -> Any:
     return product if isinstance(value, int | float) and value == 1 else product * value
 
 
+# ---- writes into a part -------------------------------------------------------------------------
+
+
+def _is_known_part(node: fx.Node, given: dict[str, Any]) -> bool:
+    given = {"start": None, "end": None, "step": 1, "index": 0, **given}
+    numbers = [given[name] for name in ("dim", "start", "end", "step", "index")]
+    if not all(n is None or isinstance(n, int) for n in numbers) or given["step"] != 1:
+        return False
+    start, end = _ends(given["input"], given["dim"], given["start"], given["end"])
+    return start == 0 or end is None or (start < end and (start < 0) is (end < 0))
+
+
+def _ends(written: fx.Node, dim: int, start: int | None, end: int | None) -> tuple[int, Any]:
+    """Start and end of a part; 0 and None at the ends of the axis, if its size is known."""
+    known = written.meta.get("type")
+    if isinstance(known, TensorType) and dim % len(known.shape):  # a batch has any size
+        size = known.shape[dim]
+        start, end, _ = slice(start, end).indices(size)
+        return start, end if end < size else None
+    return start or 0, None if end == _LAST else end
+
+
+def _write_part(input: Any, src: Any, dim: int, start: Any, end: Any, step: int) -> Any:
+    start, end = _ends(input.node, dim, start, end)
+    rest = (slice(None),) * (dim if dim >= 0 else -dim - 1)
+    before, after = (
+        (*rest, part) if dim >= 0 else (..., part, *rest)
+        for part in (slice(None, start), slice(end, None))
+    )
+    parts = [input[before]] if start else []
+    parts += [src] if end is None else [src, input[after]]
+    return torch.cat(parts, dim) if len(parts) > 1 else src
+
+
+def _write_one(input: Any, src: Any, dim: int, index: int) -> Any:
+    end = index + 1 if index != -1 else None
+    return _write_part(input, src.unsqueeze(dim), dim, index, end, 1)
+
+
 # ---- all of them --------------------------------------------------------------------------------
 
 
@@ -197,6 +252,7 @@ class _Opening:
 
 
 _KNOWN_MASKS = "its mask depends on the input, or it drops weights in evaluation"
+_KNOWN_PARTS = "it writes into a part that is not known, or into every n-th place"
 _OPENINGS = {
     ATTENTION.name: _Opening(SOFTMAX, _attention, _is_known_attention, _KNOWN_MASKS),
     MASKED_FILL.name: _Opening(
@@ -210,4 +266,6 @@ _OPENINGS = {
     ),
     ADDCMUL.name: _Opening(ADD, _add_product),
     ADDCDIV.name: _Opening(ADD, _add_quotient),
+    SLICE_SCATTER.name: _Opening(CAT, _write_part, _is_known_part, _KNOWN_PARTS),
+    SELECT_SCATTER.name: _Opening(CAT, _write_one, _is_known_part, _KNOWN_PARTS),
 }

@@ -178,6 +178,14 @@ EINSUM = row(
     variant=variants.between_tensors,
     functions=(torch.einsum,),
 )
+row(
+    "maximum",  # or minimum, of two tensors
+    ADD.traits,
+    "input, other",
+    variant=variants.between_tensors,
+    functions=(torch.maximum, torch.minimum),
+    methods=("maximum", "minimum"),
+)
 CAT = row(
     "cat",
     replace(traits.ARITHMETIC, keeps_sign=True, joins_grids=True, concatenates=True),
@@ -218,6 +226,21 @@ ADDCDIV = row(
     methods=("addcdiv",),
 )
 
+SLICE_SCATTER = row(
+    "slice_scatter",
+    traits.NONE,
+    "input, src, dim=0, start=None, end=None, step=1",
+    functions=(torch.slice_scatter,),
+    methods=("slice_scatter",),
+)
+SELECT_SCATTER = row(
+    "select_scatter",
+    traits.NONE,
+    "input, src, dim, index",
+    functions=(torch.select_scatter,),
+    methods=("select_scatter",),
+)
+
 # ---- averages -----------------------------------------------------------------------------------
 
 AVG_POOL = row(
@@ -242,4 +265,20 @@ MEAN = row(
     variant=variants.mean_of_floats,
     functions=(torch.mean,),
     methods=("mean",),
+)
+SUM = row(
+    "sum",
+    traits.AVERAGE,
+    "input, dim=None, keepdim=False, dtype=None",
+    variant=variants.sum_of_floats,
+    functions=(torch.sum,),
+    methods=("sum",),
+)
+row(
+    "fold",
+    replace(traits.ARITHMETIC, reads_one=True, keeps_sign=True),
+    "input, output_size, kernel_size, dilation=1, padding=0, stride=1",
+    variant=variants.few_overlaps,
+    modules=(nn.Fold,),
+    functions=(F.fold,),
 )

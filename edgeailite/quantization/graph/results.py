@@ -28,8 +28,8 @@ PARAMETRIZATION = row("parametrization", traits.NONE, modules=(parametrize.Param
 VALUES_AND_PLACES = row(
     "values_and_places",
     traits.NONE,
-    functions=(torch.max, torch.min, torch.topk, torch.sort, torch.median, torch.mode),
-    methods=("max", "min", "topk", "sort", "median", "mode", "kthvalue"),
+    functions=(torch.topk, torch.sort, torch.median, torch.mode),
+    methods=("topk", "sort", "median", "mode", "kthvalue"),
 )
 """In float; the result is a pair, where an axis is given."""
 NO_FLOATS = row(
@@ -57,6 +57,7 @@ ADAPTIVE_MAX_POOL_WITH_INDICES = row(
     "adaptive_max_pool_with_indices",
     replace(traits.MOVE_IN_CHANNEL, splits=True),
 )
+MAX_WITH_INDICES = row("max_with_indices", replace(traits.MOVE, splits=True))
 MAX_UNPOOL = row(
     "max_unpool",
     traits.MOVE_IN_CHANNEL,
@@ -75,8 +76,8 @@ def part_of(node: fx.Node) -> Operation | None:
     if not isinstance(source, fx.Node):
         return None
     operation, known = source.meta["call"].operation, source.meta.get("type")
-    if operation in (MAX_POOL_WITH_INDICES, ADAPTIVE_MAX_POOL_WITH_INDICES):
-        return operation_named("index") if key == 0 else ELEMENT
+    if operation in (MAX_POOL_WITH_INDICES, ADAPTIVE_MAX_POOL_WITH_INDICES, MAX_WITH_INDICES):
+        return operation_named("index") if key in (0, "values") else ELEMENT
     if operation.traits.splits or operation.name == "scalar":
         return None
     if known is not None:

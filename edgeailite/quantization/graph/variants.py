@@ -6,6 +6,7 @@ reason in the report names the argument and its value.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ HIDING = (
     "integers hide values by a constant mask, with -10,000 or less, in front of a softmax alone"
 )
 """Reason of ``masked_fill`` and ``where`` that are no such mask."""
+LOGARITHM = "log_softmax has no integer form"
+"""Reason of what a deployed network leaves out: the order of its operand's values is the same."""
 # Attributes of a tensor that are no tensors.
 _SIZES_AND_TYPES = frozenset(
     ("shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cuda", "itemsize", "nbytes")
@@ -55,7 +58,7 @@ def is_number(value: Any) -> bool:
     """
     if not isinstance(value, fx.Node):
         return isinstance(value, int | float)
-    if not is_scalar(value) or value.op == "get_attr":
+    if not is_scalar(value) or value.op == "get_attr" or _is_tensor(value):
         return False
     source, key = (*value.args, None)[:2]
     if value.target == "size" or (
@@ -63,6 +66,14 @@ def is_number(value: Any) -> bool:
     ):
         return isinstance(key, int) and key != 0
     return all(map(is_number, value.all_input_nodes))
+
+
+def _is_tensor(scalar: fx.Node) -> bool:
+    """Return True for what torch makes of numbers, as ``torch.arange(x.shape[1])``."""
+    if "type" in scalar.meta:
+        return hasattr(scalar.meta["type"], "dtype")
+    owner = getattr(scalar.target, "__module__", None)  # torch's builtins name none
+    return scalar.op == "call_function" and owner not in ("_operator", "builtins", "math")
 
 
 def _is_shape(node: fx.Node) -> bool:
@@ -212,6 +223,26 @@ def mean_of_floats(call: BoundCall) -> Variant | None:
     return None if dtype in (None, torch.float32) else refused("dtype", dtype)
 
 
+def sum_of_floats(call: BoundCall) -> Variant | None:
+    """A sum of booleans or integers is one; others are as averages."""
+    source, known = call.arguments["input"], getattr(call.node.meta.get("type"), "dtype", None)
+    counts = source.meta["call"].operation.name == "no_floats"
+    if counts or (known is not None and not known.is_floating_point):
+        return "no_floats", ""
+    return mean_of_floats(call)
+
+
+def few_overlaps(call: BoundCall) -> Variant | None:
+    """Sums of up to 256 windows: float32 holds those of 16-bit integers."""
+    found = fixed_options(call)
+    if found is not None:
+        return found
+    given = (call.arguments[name] for name in ("kernel_size", "dilation", "stride"))
+    sides = [value if isinstance(value, tuple | list) else (value, value) for value in given]
+    counts = [min(k, -(-(d * (k - 1) + 1) // s)) for k, d, s in zip(*sides, strict=True)]
+    return None if math.prod(counts) <= 256 else refused("kernel_size", tuple(sides[0]))
+
+
 def interpolation(call: BoundCall) -> Variant | None:
     """Nearest neighbours move values, averages stay between them, cubic functions overshoot."""
     mode = str(call.arguments["mode"])
@@ -230,6 +261,11 @@ def known_axes(call: BoundCall) -> Variant | None:
         return refused("dim", call.arguments["dim"])
     given = ((name, call.arguments.get(name)) for name in ("weight", "bias"))
     return next((refused(name, v) for name, v in given if not is_scalar(v)), None)
+
+
+def logarithm_of_softmax(call: BoundCall) -> Variant | None:
+    """A loss needs it, a deployed network does not."""
+    return "unknown", LOGARITHM
 
 
 def statistics_of_each_image(call: BoundCall) -> Variant | None:
@@ -271,12 +307,24 @@ def values_with_places(call: BoundCall) -> Variant | None:
     return ("max_pool" if "kernel_size" in call.arguments else "adaptive_max_pool") + _PLACES, ""
 
 
+def maxima(call: BoundCall) -> Variant | None:
+    """With an axis the result is a pair; of two tensors it is their maximum."""
+    other = call.arguments["other"]
+    if other is None:
+        return None
+    if is_number(other):
+        return "max_with_indices", ""
+    return between_tensors(call) or ("maximum", "")
+
+
 def padding(call: BoundCall) -> Variant | None:
-    """Reflection and replication move values; a constant must be zero to lie on every grid."""
+    """Reflection and replication move values; zero lies on every grid, and no other constant."""
     if call.arguments["mode"] != "constant":
         return "pad_from_inside", ""
     value = call.arguments["value"]
-    return None if value in (0, 0.0, None) else refused("value", value)
+    if contains_node(value):
+        return refused("value", value)
+    return None if value in (0, None) else ("pad_with_value", "")
 
 
 def dropping_in_training(call: BoundCall) -> Variant | None:

@@ -26,11 +26,19 @@ class Mean(nn.Module):
         return x.mean(self.dims, self.keepdim)
 
 
+class Sum(Mean):
+    """``x.sum(dims, keepdim)`` as a module: a mean that is not divided; without dims of all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return x.sum(self.dims, self.keepdim)
+
+
 class WindowSum(nn.Module):
     """The sums that an average divides by its areas.
 
     Args:
-        average: An average pooling, adaptive or not, or :class:`Mean`.
+        average: An average pooling, adaptive or not, :class:`Mean` or :class:`Sum`.
     """
 
     def __init__(self, average: nn.Module) -> None:
@@ -50,11 +58,32 @@ class WindowSum(nn.Module):
             return x.sum(tuple(range(2, x.dim())), keepdim=True)
         if all(w.stride == w.kernel and not w.padding and not w.missing for w, _ in windows):
             return _sum_blocks(x, [w for w, _ in windows])
+        if x.dtype is torch.float64:  # which ONNX Runtime does not convolve
+            return _multiply(x, [_mask_of(w, size) for w, size in windows])
         pads = [n for w, _ in reversed(windows) for n in (0, w.missing)]
         x = F.pad(x, pads) if any(pads) else x
         ones = torch.ones(x.shape[1], 1, *(w.kernel for w, _ in windows), device=x.device)
         stride, padding = [w.stride for w, _ in windows], [w.padding for w, _ in windows]
         return _CONVOLUTIONS[len(windows)](x, ones, None, stride, padding, 1, x.shape[1])
+
+    def average_exactly(self, x: Tensor, areas: Tensor | None) -> Tensor:
+        """Averages of integers, or multiples of a power of two: a sum in float64, one division.
+
+        Args:
+            x: Any shape.
+            areas: As of :meth:`areas`; None for a mean, which may take the batch.
+        """
+        if areas is None:
+            averages: Tensor = self.average(x.double())
+            return averages.float()
+        return (self(x.double()) / areas).float()
+
+    def count(self, shape: Sequence[int]) -> int | None:
+        """Largest number of values in a sum; None if it takes the batch, which has any size."""
+        if not isinstance(self.average, Mean):
+            return math.prod(window.kernel for window, _ in self.windows(shape))
+        dims = {d % len(shape) for d in self.average.dims or range(len(shape))}
+        return None if 0 in dims else math.prod(shape[d] for d in dims)
 
     def areas(self, shape: Sequence[int]) -> Tensor:
         """Divisor of each sum, for an input of `shape`; float64.
@@ -63,6 +92,8 @@ class WindowSum(nn.Module):
             Shape ``()``, or ``(1, 1, *output)`` where the places differ.
         """
         with _disable_current_modes():
+            if isinstance(self.average, Sum):
+                return torch.ones((), dtype=torch.float64)
             if isinstance(self.average, Mean):
                 dims = [d % len(shape) for d in self.average.dims]
                 if 0 in dims:
@@ -106,9 +137,14 @@ class AdaptiveSum(WindowSum):
         """Shape as the average's."""
         if not self._differ(x.shape):
             return super().forward(x)
-        for axis, windows in enumerate(self._masks(x.shape), 2):
-            x = (windows.to(x.device) @ x.movedim(axis, -2)).movedim(-2, axis)
-        return x
+        return _multiply(x, self._masks(x.shape))
+
+    def count(self, shape: Sequence[int]) -> int | None:
+        """As of :class:`WindowSum`."""
+        if not self._differ(shape):
+            return super().count(shape)
+        with _disable_current_modes():
+            return math.prod(int(windows.sum(1).max()) for windows in self._masks(shape))
 
     def areas(self, shape: Sequence[int]) -> Tensor:
         """As of :class:`WindowSum`."""
@@ -135,9 +171,28 @@ class AdaptiveSum(WindowSum):
 
 def _mask(size: int, wanted: int) -> Tensor:
     """As torch's adaptive average pools lay their windows."""
-    places, windows = torch.arange(size), torch.arange(wanted).unsqueeze(1)
+    windows = torch.arange(wanted).unsqueeze(1)
     starts, ends = windows * size // wanted, ((windows + 1) * size + wanted - 1) // wanted
+    return _between(starts, ends, size)
+
+
+def _mask_of(window: Windows, size: int) -> Tensor:
+    with _disable_current_modes():
+        starts = torch.arange(len(window.lengths)).unsqueeze(1) * window.stride - window.padding
+        return _between(starts, starts + window.kernel, size)
+
+
+def _between(starts: Tensor, ends: Tensor, size: int) -> Tensor:
+    """1 at places of windows, else 0: ``(windows, size)``."""
+    places = torch.arange(size)
     return ((places >= starts) & (places < ends)).float()
+
+
+def _multiply(x: Tensor, masks: list[Tensor]) -> Tensor:
+    """Sums of windows along each axis of an image."""
+    for axis, windows in enumerate(masks, 2):
+        x = (windows.to(x.device, x.dtype) @ x.movedim(axis, -2)).movedim(-2, axis)
+    return x
 
 
 def _sum_blocks(x: Tensor, windows: list[Windows]) -> Tensor:

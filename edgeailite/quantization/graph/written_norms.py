@@ -19,7 +19,6 @@ from edgeailite.quantization.graph.norm_along import NormAlong
 from edgeailite.quantization.graph.normalizations import NORM, VECTOR_NORM
 from edgeailite.quantization.graph.operations import CLAMP, MEAN
 from edgeailite.quantization.graph.patterns import only_user
-from edgeailite.quantization.graph.value_types import TensorType
 from edgeailite.quantization.graph.variants import is_constant
 
 if TYPE_CHECKING:
@@ -62,7 +61,6 @@ def recognize_norms(model: GraphModel) -> None:
     Args:
         model: Captured; its graph is changed.
     """
-    _drop_casts(graph_of(model))
     for node in list(graph_of(model).nodes):
         norm = next((n for n in _norms_at(node) if _is_closed(n.between, node)), None)
         if norm is not None:
@@ -76,28 +74,6 @@ def _is_closed(between: list[fx.Node], last: fx.Node) -> bool:
     """Return True if nothing but the last node reads what lies before it."""
     own = {*between, last}
     return all(user in own for node in between for user in node.users)
-
-
-def _drop_casts(graph: fx.Graph) -> None:
-    """Read float32 values themselves, not what ``x.float()`` and its like make of them."""
-    for name in ("float", "type_as", "to"):
-        for node in graph.find_nodes(op="call_method", target=name):
-            source, given = node.args[0], [*node.args[1:], *node.kwargs.values()]
-            assert isinstance(source, fx.Node)
-            if all(map(_is_float32, (node, source))) and (name != "to" or _is_dtype(given)):
-                node.replace_all_uses_with(source)
-
-
-def _is_float32(node: fx.Node) -> bool:
-    known = node.meta.get("type")
-    return isinstance(known, TensorType) and known.dtype is torch.float32
-
-
-def _is_dtype(given: list[Any]) -> bool:
-    """Return True for the arguments of ``x.to(torch.float32)`` and ``x.to(y.dtype)``."""
-    if len(given) != 1 or not isinstance(given[0], fx.Node):
-        return given == [torch.float32]
-    return given[0].target is getattr and given[0].args[1] == "dtype"
 
 
 # ---- a norm from behind -------------------------------------------------------------------------

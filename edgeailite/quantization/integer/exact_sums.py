@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.average_calls import spatial_axes
 from edgeailite.quantization.graph.window_sums import AdaptiveSum, WindowSum
-from edgeailite.quantization.integer.grid import Dequantize, Grid, Requantize
+from edgeailite.quantization.integer.grid import Dequantize, Grid, Quantize, Requantize
 from edgeailite.quantization.integer.table import TabledOperator
 
 _DOUBLE_BITS = 53
@@ -53,10 +53,11 @@ class IntegerAverage(ExactSums):
     """Averages: ``round(sum(q - z) / n * M) + z_y`` with ``M = s_x / s_y``.
 
     The division comes first: ONNX Runtime multiplies a factor behind a convolution of ones into the
-    ones, whose sum is not exact then.
+    ones, whose sum is not exact then. Sums that may need more than 24 bits, as the shape says, are
+    in float64, and so is their division.
 
     Args:
-        average: An average pooling, adaptive or not, or a mean.
+        average: An average pooling, adaptive or not, a mean or a sum.
         source: Grid of the input.
         output: Grid of the averages.
     """
@@ -75,10 +76,58 @@ class IntegerAverage(ExactSums):
         return self.output.steps(self._average(u))
 
     def _average(self, u: Tensor) -> Tensor:
-        areas = self.made_once(
-            (*u.shape[1:], u.device), lambda: self.sums.areas(u.shape).float().to(u.device)
-        )
-        return self.sums(u) / areas * self.multiplier
+        is_wide = self.is_wide(u.shape)
+        if is_wide and self.axes is None:
+            return self.sums.average_exactly(u, None) * self.multiplier
+        areas = self.made_once((*u.shape[1:], u.device), lambda: self.sums.areas(u.shape))
+        if is_wide:
+            return self.sums.average_exactly(u, areas.to(u.device)) * self.multiplier
+        return self.sums(u) / areas.float().to(u.device) * self.multiplier
+
+    def is_wide(self, shape: Sequence[int]) -> bool:
+        """Return True if float32 may not hold a sum of an input of this shape."""
+        count = self.sums.count(shape)
+        return count is None or count * self.input.grid.max_magnitude > 1 << EXACT_BITS
+
+
+class PowerOfTwoAverage(IntegerAverage):
+    """Averages between power-of-two scales, in the operation itself where float32 holds its sums.
+
+    Args:
+        average: As of :class:`IntegerAverage`.
+        source: Grid of the input.
+        output: Grid of the averages.
+    """
+
+    def __init__(self, average: nn.Module, source: Grid, output: Grid) -> None:
+        super().__init__(average, source, output)
+        self.result = Quantize(output)
+
+    def forward(self, q: Tensor) -> Tensor:
+        """Integers in and out, shapes as the average's."""
+        is_image = self.axes is not None and q.dim() == self.axes + 1
+        if self.is_wide((1, *q.shape) if is_image else q.shape):
+            return super().forward(q)
+        return self.result(self.sums.average(self.input(q)))
+
+
+class IntegerFold(ExactSums):
+    """Sums of overlapping windows: ``round(sum(q - z) * M) + z_y`` with ``M = s_x / s_y``.
+
+    Args:
+        source: Grid of the input.
+        output: Grid of the sums.
+        options: `kernel_size`, `dilation`, `padding` and `stride` of ``torch.nn.functional.fold``.
+    """
+
+    def __init__(self, source: Grid, output: Grid, options: Mapping[str, Any]) -> None:
+        super().__init__(source, output)
+        self.options = dict(options)
+
+    def forward(self, q: Tensor, output_size: Any) -> Tensor:
+        """Integers ``(N, C * windows, places)`` in, ``(N, C, *output_size)`` out."""
+        sums = F.fold(self.input.steps(q), output_size, **self.options)
+        return self.output.steps(sums * self.multiplier)
 
 
 class _Step(NamedTuple):

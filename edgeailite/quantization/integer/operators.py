@@ -74,8 +74,8 @@ class IntegerGlobalAverage(IntegerOperator):
         else:
             count = x.shape[2] * x.shape[3]
             multiplier = self.input.scale / (self.output.scale * count)
-            sums = self.input.centered(x).sum((2, 3), keepdim=True)
-            y = self.output.integers(sums * multiplier)
+            sums = self.input.centered(x).double().sum((2, 3), keepdim=True)
+            y = self.output.integers(sums.float() * multiplier)
         return y if self.keepdim else y.flatten(1)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from edgeailite._extras import needs_extra
 from edgeailite.quantization.graph.calls import argument, arguments, operation_of, traits_of
 from edgeailite.quantization.graph.model import graph_of, module_of
-from edgeailite.quantization.graph.operations import CAT, MEAN
+from edgeailite.quantization.graph.operations import CAT, MEAN, SUM
 from edgeailite.quantization.graph.running import value_shapes
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.methods.weight_ranges import start_weight_ranges
@@ -223,9 +223,9 @@ def _through(
 
 
 def _mixes_channels(node: fx.Node, rank: int) -> bool:
-    """Return True for a mean over other axes than those of an image, and for padded channels."""
+    """Return True for a mean or sum over other axes than an image's, and for padded channels."""
     given = arguments(node)
-    if operation_of(node) is MEAN:
+    if operation_of(node) in (MEAN, SUM):
         dims = given["dim"] if isinstance(given["dim"], tuple | list) else [given["dim"]]
         return not dims or any(not isinstance(d, int) or d % rank < 2 for d in dims)
     pads = given.get("pad", ())

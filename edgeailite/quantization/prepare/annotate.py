@@ -188,7 +188,7 @@ def _is_quantized_here(model: GraphModel, node: fx.Node, policy: Policy, target:
     """Return True if this node's value, not that of what is fused behind it, gets a quantizer."""
     operation, traits = operation_of(node), traits_of(node)
     if is_constant(node):
-        return any(_needs_grids(operation_of(user), target) for user in readers_of(node))
+        return any(_reads_grid_of_constant(user, target) for user in readers_of(node))
     if operation in _NEVER or not node.users or is_known_not_to_be_float(node):
         return False
     if node.meta[HOLDS_MASK]:
@@ -239,6 +239,13 @@ def _needs_grids(operation: Operation, target: Target) -> bool:
     """
     makes_grid = is_function(operation) or operation.traits.is_activation
     return target.computes(operation) and not makes_grid
+
+
+def _reads_grid_of_constant(user: fx.Node, target: Target) -> bool:
+    """Return True for a reader of a constant; a function reads one that an operation moved."""
+    operation = operation_of(user)
+    is_table = operation.traits.is_pointwise and target.computes(operation)
+    return is_table or _needs_grids(operation, target)
 
 
 def _feeds(node: fx.Node, wanted: Callable[[Operation], bool]) -> bool:

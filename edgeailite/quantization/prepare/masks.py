@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.graph.calls import arguments, operands, operation_of, traits_of
 from edgeailite.quantization.graph.constants import is_known_before_the_input
 from edgeailite.quantization.graph.model import graph_of, module_of
+from edgeailite.quantization.graph.moves import PAD_WITH_VALUE
 from edgeailite.quantization.graph.normalizations import NORMALIZATIONS
 from edgeailite.quantization.graph.operations import ATTENTION, MUL, SUB, UNKNOWN
 from edgeailite.quantization.graph.patterns import constants_in, softmax_dim
@@ -93,8 +94,11 @@ def _is_large(model: GraphModel, node: fx.Node, of_large: bool) -> bool:
 
 def _joins(node: fx.Node) -> bool:
     """Return True where such a product is a mask: beside other values, and where all is float."""
-    operation = operation_of(node)
-    return traits_of(node).joins_grids or operation is SUB or operation is UNKNOWN
+    return _puts_together(node) or operation_of(node) is UNKNOWN
+
+
+def _puts_together(node: fx.Node) -> bool:
+    return traits_of(node).joins_grids or operation_of(node) in (SUB, PAD_WITH_VALUE)
 
 
 def _refuse_product(product: fx.Node) -> None:
@@ -122,9 +126,10 @@ def _is_refused(model: GraphModel, node: fx.Node, masked: bool) -> bool:
         return masked and not _is_bounded(model, node)
     if masked:
         return operation not in NORMALIZATIONS and not is_constant(node)
-    if softmax_dim(node) is not None or not (traits.joins_grids or operation is SUB):
+    if softmax_dim(node) is not None or not _puts_together(node):
         return False
-    return any(_is_mask(model, constant) for constant in constants_in(node))
+    put = _numbers_in(node) if operation is PAD_WITH_VALUE else constants_in(node)
+    return any(_is_mask(model, constant) for constant in put)
 
 
 def _holds_mask(model: GraphModel, node: fx.Node, masked: bool) -> bool:
@@ -140,7 +145,7 @@ def _holds_mask(model: GraphModel, node: fx.Node, masked: bool) -> bool:
 
 
 def _numbers_in(node: fx.Node) -> list[Any]:
-    """Numbers and constants that ``masked_fill`` or ``where`` puts in the place of values."""
+    """Numbers and constants that ``masked_fill``, ``where`` or ``pad`` puts among values."""
     given = arguments(node)
     found = [given[name] for name in ("value", "input", "other") if name in given]
     return [n for n in found if not isinstance(n, fx.Node) or is_constant(n)]

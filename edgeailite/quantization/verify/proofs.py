@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.graph.model import graph_of, module_of
 from edgeailite.quantization.graph.recording import Hook
 from edgeailite.quantization.integer.affine import IntegerAffine, IntegerPReLU
-from edgeailite.quantization.integer.exact_sums import IntegerAverage, IntegerResize
+from edgeailite.quantization.integer.exact_sums import IntegerAverage, IntegerFold, IntegerResize
 from edgeailite.quantization.integer.grid import (
     ApplyScale,
     Grid,
@@ -149,6 +149,7 @@ def _(operator: IntegerLayer, length: int | None) -> str:
 @proof.register(IntegerSoftmax)
 @proof.register(IntegerNormalization)
 @proof.register(IntegerAverage)
+@proof.register(IntegerFold)
 @proof.register(IntegerResize)
 def _(operator: IntegerOperator, length: int | None) -> str:
     return SINGLE_ROUNDINGS

@@ -46,6 +46,6 @@ class Evaluation:
         self, model: GraphModel, args: tuple[Any, ...], kwargs: dict[str, Any], integers: bool
     ) -> Any:
         """Run a batch, with integers where they are asked for and differ from the simulation."""
-        if integers and self._integers.is_needed:
+        if integers and self._integers.is_needed_for(model, args, kwargs):
             return self._integers.run(model, args, kwargs)
         return model(*args, **kwargs)

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
+from edgeailite.quantization.graph.average_calls import values_in_a_sum
 from edgeailite.quantization.graph.behavior import named_tensors
-from edgeailite.quantization.graph.calls import arguments, operation_of
+from edgeailite.quantization.graph.calls import arguments, operation_of, traits_of
 from edgeailite.quantization.graph.hooks import has_forward_hooks
 from edgeailite.quantization.graph.model import graph_of, module_of, program_of, target_of
 from edgeailite.quantization.graph.operations import PRELU
 from edgeailite.quantization.graph.patterns import is_function
+from edgeailite.quantization.graph.running import GraphRunner
 from edgeailite.quantization.graph.structure import Place, flatten, rebuild
 from edgeailite.quantization.integer.exact_sums import always_has_dyadic_weights
 from edgeailite.quantization.modules.activation import FakeQuantize
@@ -48,8 +50,24 @@ class IntegerEvaluation:
     def __init__(self, model: GraphModel, convert: Callable[[GraphModel], GraphModel]) -> None:
         self._convert = convert
         self.is_needed = _may_round_apart(model)
+        self._averages = _averages_in(model)
+        self._is_wide: dict[tuple[torch.Size, ...], bool] = {}
         self._state: tuple[Any, ...] | None = None
         self._graph: GraphModel | None = None
+
+    @torch.compiler.disable
+    def is_needed_for(
+        self, model: GraphModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        """Return True if the simulation may round apart with inputs of these shapes."""
+        if self.is_needed or not self._averages:
+            return self.is_needed
+        shapes = tuple(tensor.shape for tensor in flatten((args, kwargs))[0])
+        if shapes not in self._is_wide:
+            if _asks_for_simulation(model):
+                return False
+            self._is_wide[shapes] = _has_wide_sums(model, args, kwargs)
+        return self._is_wide[shapes]
 
     @torch.compiler.disable
     def run(self, model: GraphModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -122,6 +140,36 @@ def _may_round_apart(model: GraphModel) -> bool:
     return longest > EXACT_BITS or any(
         not spec.power_of_two and spec.scale_bits is None for spec in specs
     )
+
+
+def _averages_in(model: GraphModel) -> bool:
+    """Return True if there are averages with sums whose length the images decide."""
+    return any(
+        traits_of(node).averages and target_of(model).computes(operation_of(node))
+        for node in graph_of(model).nodes
+        if "output_quantizer" not in node.kwargs  # a module of the target, which checks itself
+    )
+
+
+@torch.no_grad()
+def _has_wide_sums(model: GraphModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return True if a sum of so many values may need more bits than float32 has."""
+    bits = max((q.spec.bit_width for q in quantizers(model).values()), default=0)
+    found = False
+
+    def check(node: fx.Node, values: list[Any]) -> None:
+        nonlocal found
+        if traits_of(node).averages and "output_quantizer" not in node.kwargs:
+            found = found or values_in_a_sum(node, module_of(model, node), values[0]) << bits > (
+                1 << EXACT_BITS
+            )
+
+    inputs = graph_of(model).find_nodes(op="placeholder")
+    given = {**dict(zip((str(n.target) for n in inputs), args, strict=False)), **kwargs}
+    GraphRunner(model, before=check).run(
+        *(given.get(str(n.target), n.args[0] if n.args else None) for n in inputs)
+    )
+    return found
 
 
 def _rounds_weights(node: fx.Node, bits: int) -> bool:

@@ -14,7 +14,9 @@ from tests.quantization.zoo import ZOO
 def test_onnx_runtime_gives_the_simulation(name, options, tmp_path):
     case = ZOO[name]
     wrapper, inputs = trained(case.make(), case.shapes, **options), batch(case.shapes, 8)
-    path = wrapper.export(inputs, tmp_path / "m.onnx", format="FAKEQ_MODEL")
+    path = wrapper.export(
+        inputs, tmp_path / "m.onnx", format="FAKEQ_MODEL", dynamic_batch=not options
+    )
     with torch.no_grad():
         expected = outputs(wrapper(*inputs))
     session_options = onnxruntime.SessionOptions()

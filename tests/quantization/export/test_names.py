@@ -15,7 +15,7 @@ NETS = ("residual", "shared_convolution", "shared_unit", "squeeze_and_excite", "
 
 
 def export(wrapper, shapes, path, **options):
-    file = wrapper.export(batch(shapes, 2), path / "model.onnx", **options)
+    file = wrapper.export(batch(shapes, 2), path / "model.onnx", dynamic_batch=False, **options)
     return file, onnx.load(str(file)).graph
 
 
@@ -43,7 +43,7 @@ def test_every_quantizer_has_the_tensor_of_its_name(name, form, tmp_path):
 def test_tensors_hold_the_integers_of_their_quantizers(name, options, tmp_path):
     case = ZOO[name]
     wrapper, inputs = trained(case.make(), case.shapes, **options), batch(case.shapes, 2)
-    file = wrapper.export(inputs, tmp_path / "model.onnx")
+    file = wrapper.export(inputs, tmp_path / "model.onnx", dynamic_batch=False)
     converted, expected = wrapper.convert().module, {}
     for module in converted.modules():
         if isinstance(module, IntegerOperator) and module.quantizer_path:

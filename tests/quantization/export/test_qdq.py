@@ -14,7 +14,7 @@ T = onnx.TensorProto
 def test_weights_are_int8_in_range_and_biases_int32(bits, per_channel, tmp_path):
     case = ZOO["residual"]
     wrapper = trained(case.make(), case.shapes, bitwidth_weights=bits, per_channel_q=per_channel)
-    path = wrapper.export(batch(case.shapes, 2), tmp_path / "m.onnx")
+    path = wrapper.export(batch(case.shapes, 2), tmp_path / "m.onnx", dynamic_batch=False)
     graph = onnx.load(str(path)).graph
     tensors = {t.name: t for t in graph.initializer}
     readers = {name: node for node in graph.node for name in node.input}
@@ -35,7 +35,7 @@ def test_narrow_activations_are_clipped_before_they_are_stored(bits, tmp_path):
     case = ZOO["residual"]
     wrapper = trained(case.make(), case.shapes, bitwidth_activations=bits)
     inputs = batch(case.shapes, 8)
-    path = wrapper.export(inputs, tmp_path / "m.onnx")
+    path = wrapper.export(inputs, tmp_path / "m.onnx", dynamic_batch=False)
     expected = outputs(wrapper.convert()(*inputs))
     for level in OPTIMIZATIONS:
         assert run_onnx(path, inputs, level)[0].equal(expected[0])

@@ -209,6 +209,10 @@ ARITHMETIC = {
         "alpha": function(lambda y: torch.add(y, y.flip(1), alpha=2), refused="alpha=2"),
         "number": function(lambda y: y + 0.5),
     },
+    "maximum": {
+        "keyword": function(lambda y: torch.maximum(y, other=y.flip(1))),
+        "constant": function(lambda y, w: y.minimum(w), (8, 6, 6)),
+    },
     "sub": {
         "keywords": function(lambda y: torch.sub(other=y.flip(1), input=y)),
         "alpha": function(lambda y: y.sub(y.flip(1), alpha=0.5), refused="alpha=0.5"),
@@ -291,6 +295,20 @@ ARITHMETIC = {
         "keywords": function(
             lambda y, p: torch.addcdiv(input=y, tensor1=y, tensor2=p.abs() + 1), (8, 1, 1)
         ),
+    },
+    "slice_scatter": {
+        "from": function(lambda y: torch.slice_scatter(y, y[:, 1:].flip(1), 1, start=1)),
+        "keywords": function(
+            lambda y: y.slice_scatter(src=y[..., 1:-2].sigmoid(), dim=-1, start=1, end=4, step=1)
+        ),
+        "all": function(lambda y: torch.slice_scatter(y, y.flip(1))),
+        "step": function(
+            lambda y: torch.slice_scatter(y, y[:, :4], 1, step=2), refused="every n-th place"
+        ),
+    },
+    "select_scatter": {
+        "first": function(lambda y: torch.select_scatter(y, y[:, 0] + y[:, 1], 1, 0)),
+        "last": function(lambda y: y.select_scatter(src=y[..., 0].tanh(), dim=-1, index=-1)),
     },
     "where": {
         "number": function(lambda y, p: torch.where(p > 0, y, -1e9).softmax(-1), (6, 6)),
@@ -412,6 +430,31 @@ FUNCTIONS = {
     },
 }
 
+LOGARITHMS = {
+    "log_softmax": {
+        "function": function(lambda y: F.log_softmax(y, 1), refused="log_softmax has no integer"),
+    },
+}
+
+WINDOWS = {
+    "fold": {
+        "options": function(
+            lambda y: F.fold(F.unfold(y, (3, 2), 1, 1, 2), (6, 6), (3, 2), 1, 1, 2)
+        ),
+        "module": module(
+            lambda: nn.Fold((7, 6), 2, dilation=(1, 2), padding=(1, 0)),
+            lambda y, part: part(y.relu().reshape(y.shape[0], 8, 36)[..., :32]),
+        ),
+        "from_shape": function(
+            lambda y: F.fold(F.unfold(y, 2), (y.shape[2], y.shape[3]), kernel_size=2)
+        ),
+        "kernel_computed": function(
+            lambda y: F.fold(y.flatten(2)[..., :16], (6, 6), half(y, 1) // 2, 2),
+            refused=f"kernel_size={COMPUTED}",
+        ),
+    },
+}
+
 AVERAGES = {
     "avg_pool": {
         "ceil": module(lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True)),
@@ -448,6 +491,19 @@ AVERAGES = {
         "float32": function(lambda y: y.mean((2, 3), dtype=torch.float32)),
         "float64": function(
             lambda y: y.mean((2, 3), dtype=torch.float64), refused="dtype=torch.float64"
+        ),
+    },
+    "sum": {
+        "axis": function(lambda y: y.sum(axis=(2, 3))),
+        "all": function(lambda y: y.sum()),
+        "keepdim": function(lambda y: torch.sum(y, (-1, -2), True)),
+        "keepdims": function(lambda y: torch.sum(y, dim=[3], keepdims=True)),
+        "channels": function(lambda y: y.reshape(y.shape[0], 2, 4, 6, 6).sum(1)),
+        "batch": function(lambda y: y.sum(0)),
+        "dim_computed": function(lambda y: y.sum(y.dim() - 1)),
+        "float32": function(lambda y: y.sum((2, 3), dtype=torch.float32)),
+        "float64": function(
+            lambda y: y.sum((2, 3), dtype=torch.float64), refused="dtype=torch.float64"
         ),
     },
     "resize": {
@@ -518,16 +574,34 @@ MOVES = {
             lambda y: F.interpolate(y, scale_factor=1.7, recompute_scale_factor=True)
         ),
     },
+    "max": {
+        "all": function(lambda y: y.max() - torch.min(y)),
+        "axis": function(lambda y: torch.max(y, axis=1, keepdim=True)[0]),
+        "method": function(lambda y: y.min(-1).values),
+        "two": function(lambda y: torch.max(y, y.flip(1)) + y.min(other=y.tanh())),
+    },
+    "unfold": {
+        "options": function(lambda y: F.unfold(y, (3, 2), (1, 2), (2, 1), stride=2)),
+        "module": module(lambda: nn.Unfold(2, padding=1)),
+    },
+    "unfold_axis": {
+        "twice": function(lambda y: y.unfold(2, 3, 2).unfold(3, 3, 3)),
+        "keywords": function(lambda y: y.relu().unfold(dimension=-1, size=2, step=3)),
+    },
     "pad": {
         "negative": function(lambda y: F.pad(y, (-1, 0, 1, -1))),
         "channels": function(lambda y: F.pad(input=y, pad=[1, 1, 0, 0, 2, 2], value=0.0)),
         "from_shape": function(lambda y: F.pad(y, (0, half(y, 3)))),
         "module": module(lambda: nn.ZeroPad2d((1, -1, 2, 0))),
-        "value": function(lambda y: F.pad(y, (1, 1), value=0.5), refused="value=0.5"),
-        "constant": module(lambda: nn.ConstantPad2d(1, 0.7), refused="value=0.7"),
         "value_computed": function(
             lambda y: F.pad(y, (1, 1), "constant", y.shape[1] / 10), refused=f"value={COMPUTED}"
         ),
+    },
+    "pad_with_value": {
+        "number": function(lambda y: F.pad(y, (1, 1), value=0.5)),
+        "keywords": function(lambda y: F.pad(input=y, pad=(0, 1), mode="constant", value=-1)),
+        "module": module(lambda: nn.ConstantPad2d((1, 0, 2, -1), 0.7)),
+        "lowest": function(lambda y: F.pad(y, (1, 1), value=-torch.inf), refused="a mask"),
     },
     "pad_from_inside": {
         "reflect": function(lambda y: F.pad(y, (1, 2, 2, 1), mode="reflect")),
@@ -536,7 +610,23 @@ MOVES = {
         "module_3d": module(lambda: nn.ReplicationPad3d(1)),
     },
     "identity": {"format": function(lambda y: y.clone(memory_format=torch.channels_last))},
-    "to_device": {"cpu": function(lambda y: y.cpu(memory_format=torch.preserve_format))},
+    "to_device": {
+        "cpu": function(lambda y: y.cpu(memory_format=torch.preserve_format)),
+        "positions": function(lambda y: y.to("cpu", torch.float32, False, True)),
+        "keywords": function(
+            lambda y, p: y.to(device=p.device, dtype=p.dtype, non_blocking=True, copy=True), (1,)
+        ),
+        "device": function(lambda y: y.to(y.device)),
+    },
+    "to_type": {
+        "method": function(lambda y: y.float() + y.flip(1).to(y.dtype)),
+        "dtype": function(
+            lambda y: y.to(dtype=torch.float32, non_blocking=True, copy=True).flip(1)
+        ),
+        "other": function(lambda y, p: y.to(tensor=p) + y.flip(1).type_as(other=p), (1,)),
+        "float64": function(lambda y: y.double().float(), refused="torch.float64"),
+        "half": function(lambda y: y.to(torch.float16).to(y.dtype), refused="torch.float16"),
+    },
     "dropout": {
         "module": module(lambda: nn.Dropout2d(0.3, inplace=True)),
         "off": function(lambda y: F.dropout(y, 0.4, False, True)),
@@ -632,9 +722,10 @@ MOVES = {
     "channel_shuffle": {"keyword": function(lambda y: F.channel_shuffle(y, groups=4))},
 }
 
+TABLES = (LAYERS, ACTIVATIONS, ARITHMETIC, FUNCTIONS, AVERAGES, WINDOWS, LOGARITHMS, MOVES)
 SAMPLES = {
     f"{row}_{name}": sample
-    for table in (LAYERS, ACTIVATIONS, ARITHMETIC, FUNCTIONS, AVERAGES, MOVES)
+    for table in TABLES
     for row, samples in table.items()
     for name, sample in samples.items()
 }

@@ -32,7 +32,8 @@ METHODS = list(registry._BY_METHOD)
 MODULES = list(registry._BY_MODULE)
 TRAITS = [field.name for field in dataclasses.fields(Traits)]
 # Rows that other rows' arguments lead to, with the row that is called.
-VARIANTS = {"resize_nearest": "resize", "resize_cubic": "resize", "pad_from_inside": "pad"}
+VARIANTS = {"resize_nearest": "resize", "resize_cubic": "resize", "pad_from_inside": "pad",
+            "pad_with_value": "pad"}  # fmt: skip
 # Parameters that torch has in C++ only.
 FROM_ELSEWHERE = {
     "to_device": ("device", "non_blocking", "memory_format"),
@@ -44,7 +45,8 @@ FROM_ELSEWHERE = {
     "where": ("condition", "input", "other"),
 }
 # Overloads that are other operations, and parameters of rare overloads that no row reads.
-OTHER_OVERLOADS = {"view.dtype", "conv1d.padding", "conv2d.padding", "conv3d.padding"}
+OTHER_OVERLOADS = {"view.dtype", "conv1d.padding", "conv2d.padding", "conv3d.padding",
+                   "max.dim_max", "min.dim_min"}  # fmt: skip
 NOT_READ = {("expand", "implicit"), ("bmm", "out_dtype")}
 # Two ways to say the same.
 DEFAULTS = {
@@ -389,12 +391,14 @@ def test_a_copy_of_a_row_is_the_row(operation):
 
 ON_ALL = {
     "convolution", "transposed_convolution", "linear", "batch_norm", "relu", "relu6", "hardtanh",
-    "clamp", "add", "cat", "stack", "avg_pool", "adaptive_avg_pool", "mean",
+    "clamp", "add", "cat", "stack", "avg_pool", "adaptive_avg_pool", "mean", "sum",
+    "maximum",
 }  # fmt: skip
 ON_RUNTIMES = ON_ALL | {
     "sub", "mul", "div", "prelu", "matmul", "einsum", "resize", "resize_cubic", "pointwise",
     "softmax", "functional_softmax", "layer_norm", "rms_norm", "group_norm", "instance_norm",
-    "normalize", "vector_norm", "norm", "norm_along",
+    "normalize", "vector_norm", "norm", "norm_along", "pad_with_value",
+    "fold",
 }  # fmt: skip
 COMPUTED = {
     "onnx_runtime": ON_RUNTIMES,
@@ -448,13 +452,17 @@ MOVES = {
     "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
     "pixel_unshuffle": lambda x: F.pixel_unshuffle(x, 2),
     "channel_shuffle": lambda x: F.channel_shuffle(x, 2),
+    "max": lambda x: (x.max(), torch.min(x)),
+    "unfold": lambda x: F.unfold(x, 2, padding=1),
+    "unfold_axis": lambda x: x.unfold(2, 3, 2),
 }
 
 
 # Nothing in an evaluated model, no ONNX form, or one that computes as well (roll has a Concat).
-NOT_WRITTEN = {"dropout", "drop_path", "to_device", "adaptive_max_pool", "repeat_interleave",
-               "expand_as", "flip", "roll",
-               "max_pool_with_indices", "adaptive_max_pool_with_indices", "max_unpool"}  # fmt: skip
+NOT_WRITTEN = {"dropout", "drop_path", "to_device", "to_type", "adaptive_max_pool",
+               "repeat_interleave", "expand_as", "flip", "roll",
+               "max_with_indices", "max_pool_with_indices", "adaptive_max_pool_with_indices",
+               "max_unpool"}  # fmt: skip
 
 
 class AllMoves(nn.Module):

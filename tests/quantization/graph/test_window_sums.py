@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeailite.quantization.graph.window_sums import AdaptiveSum, Mean, WindowSum
+from edgeailite.quantization.graph.window_sums import AdaptiveSum, Mean, Sum, WindowSum
 
 POOLS = {
     "plain": (nn.AvgPool2d(2), (2, 3, 7, 8)),
@@ -22,6 +22,8 @@ POOLS = {
     "adaptive_1d": (nn.AdaptiveAvgPool1d(3), (2, 3, 12)),
     "mean": (Mean((2, 3), True), (2, 3, 5, 6)),
     "mean_of_channels": (Mean((-3,), False), (2, 3, 5, 6)),
+    "sum": (Sum((2, 3), True), (2, 3, 5, 6)),
+    "sum_of_all": (Sum((), False), (2, 3, 5, 6)),
 }
 
 

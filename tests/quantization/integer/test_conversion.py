@@ -122,7 +122,7 @@ def differences(actual: tuple, expected: tuple, converted: nn.Module) -> dict[in
 
 
 def assert_onnx_runtime_equals(wrapper: QuantModule, inputs: tuple, converted: tuple, path) -> None:
-    file = wrapper.export(inputs, path / "model.onnx")
+    file = wrapper.export(inputs, path / "model.onnx", dynamic_batch=False)
     for optimization in OPTIMIZATIONS:
         result = run_onnx(file, inputs, optimization)
         assert_equal(result, converted, f"ONNX Runtime, optimizations {optimization}")
@@ -176,7 +176,7 @@ def test_onnx_runtime_equals_integer_graph_for_every_option(name, tmp_path):
     """Each option with two networks, in turn."""
     options = [o for o in OPTIONS if o != "default"][EXPORTED.index(name) % 3 :: 3]
     networks = make_all({o: (name, OPTIONS[o]) for o in options})
-    assert differing(networks, tmp_path) == {}
+    assert differing(networks, tmp_path, dynamic_batch=False) == {}
 
 
 @pytest.mark.parametrize(("options", "name"), in_turn(FREE, every=2))
@@ -192,7 +192,7 @@ def test_free_scales_are_exact_and_their_simulation_is_but_for_rare_ties(options
 @pytest.mark.parametrize("name", EXPORTED)
 def test_onnx_runtime_of_free_scales(name, tmp_path):
     networks = make_all({options: (name, FREE[options]) for options in FREE})
-    assert differing(networks, tmp_path) == {}
+    assert differing(networks, tmp_path, dynamic_batch=False) == {}
 
 
 @pytest.mark.parametrize("name", ["residual", "conv_transpose2d"])

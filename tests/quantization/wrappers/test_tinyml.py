@@ -297,7 +297,9 @@ def test_a_format_is_taken_under_both_of_its_names(wrapper_type, tmp_path):
     for exporter in (wrapper, wrapper.convert()):
         for name in exporter.formats[:2]:
             files = [
-                exporter.export(x[:1], tmp_path / "m.onnx", **options).read_bytes()
+                exporter.export(
+                    x[:1], tmp_path / "m.onnx", dynamic_batch=False, **options
+                ).read_bytes()
                 for options in (
                     {"format": name},
                     {"model_qconfig_format": name},

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import fx, nn
 
+from edgeailite.quantization.arithmetic.fixed_point import EXACT_BITS
 from edgeailite.quantization.graph.average_calls import (
     average_module,
     global_average,
-    unknown_windows,
+    unknown_arguments,
 )
 from edgeailite.quantization.graph.calls import (
     argument,
@@ -29,7 +32,12 @@ from edgeailite.quantization.integer.common_rules import (
     place_layer_call,
 )
 from edgeailite.quantization.integer.conversion import Converter, grid_of
-from edgeailite.quantization.integer.exact_sums import IntegerAverage, IntegerResize
+from edgeailite.quantization.integer.exact_sums import (
+    IntegerAverage,
+    IntegerFold,
+    IntegerResize,
+    PowerOfTwoAverage,
+)
 from edgeailite.quantization.integer.grid import (
     ApplyScale,
     Grid,
@@ -84,7 +92,7 @@ def convert_layer(converter: Converter, node: fx.Node, quantizer: fx.Node, grid:
 # ---- between grids ------------------------------------------------------------------------------
 
 
-@RULES.converts("sub", "cat", "stack")
+@RULES.converts("sub", "cat", "stack", "maximum", "pad_with_value")
 def convert_on_reals(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Compute on real values, then round."""
     result = converter.copy(node, converter.real)
@@ -167,24 +175,40 @@ def convert_matmul(converter: Converter, node: fx.Node, quantizer: fx.Node, grid
 @RULES.converts("resize", "resize_cubic")
 def convert_resize(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Sum products of integers and dyadic weights."""
+    _place_sized(converter, IntegerResize, node, quantizer, grid, ("size", "scale_factor"))
+
+
+@RULES.converts("fold")
+def convert_fold(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
+    """Sum overlapping windows of integers."""
+    _place_sized(converter, IntegerFold, node, quantizer, grid, ("output_size",))
+
+
+def _place_sized(
+    converter: Converter,
+    operator: type[IntegerResize | IntegerFold],
+    node: fx.Node,
+    quantizer: fx.Node,
+    grid: Grid,
+    names: tuple[str, ...],
+) -> None:
+    """Call an operator on a value and on sizes, the arguments of these names."""
     options = arguments(node)
-    source, *sizes = (options.pop(name) for name in ("input", "size", "scale_factor"))
-    module = IntegerResize(converter.grid(source), grid, options)
+    source, *sizes = (options.pop(name) for name in ("input", *names))
+    module = operator(converter.grid(source), grid, options)
     value = converter.call(str(quantizer.target), module, converter.values[source])
     value.args = (*value.args, *fx.map_arg(tuple(sizes), converter.value))
     converter.set(quantizer, value, grid)
 
 
-@RULES.converts("avg_pool", "adaptive_avg_pool", "mean")
+@RULES.converts("avg_pool", "adaptive_avg_pool", "mean", "sum")
 def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Average between free scales as ONNX Runtime's kernel does, or by exact sums.
 
     On power-of-two grids the exact sum, divided by the count, is what every level computes.
     """
     (operand,) = operands(node)
-    source = converter.grid(operand)
-    is_exact = source.is_power_of_two and grid.is_power_of_two
-    module = None if is_exact else _average(converter, node, source, grid)
+    module = _average(converter, node, converter.grid(operand), grid)
     if module is None:
         _convert_on_one_grid(converter, node, quantizer, grid)
         return
@@ -208,17 +232,31 @@ def _average(
 ) -> IntegerGlobalAverage | IntegerAveragePool | IntegerAverage | None:
     module = module_of(converter.model, node)
     keepdim = global_average(node, module)
-    kernel = has_kernel(source, output=output)
+    is_exact = source.is_power_of_two and output.is_power_of_two
+    kernel = has_kernel(source, output=output) and not is_exact
     if kernel and keepdim is not None:
         return IntegerGlobalAverage(source, output, keepdim)
-    if unknown_windows(node, module):
+    if unknown_arguments(node, module):
         return None
     average = average_module(node, module)
-    # The kernel counts windows that end outside of the image in its own way.
-    is_plain = isinstance(average, nn.AvgPool2d) and not average.ceil_mode
-    if kernel and is_plain and average.divisor_override is None:
+    if is_exact:
+        return PowerOfTwoAverage(average, source, output)
+    if kernel and _has_kernel(average, source):
         return IntegerAveragePool(average, source, output)
     return IntegerAverage(average, source, output)
+
+
+def _has_kernel(average: nn.Module, source: Grid) -> bool:
+    """Return True for a pool whose short sums ONNX Runtime's kernel takes in torch's order.
+
+    It counts windows that end outside of the image in its own way.
+    """
+    if not isinstance(average, nn.AvgPool2d) or average.ceil_mode:
+        return False
+    sides = average.kernel_size
+    count = math.prod(sides) if isinstance(sides, tuple) else sides**2
+    is_short = count * source.max_magnitude <= 1 << EXACT_BITS
+    return is_short and average.divisor_override is None
 
 
 # ---- moves --------------------------------------------------------------------------------------

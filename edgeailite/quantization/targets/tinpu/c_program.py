@@ -120,7 +120,7 @@ class Reader:
             raise _unsupported(
                 node, f"{self._what(node)} reads floats (xnn.layers.QAct() in front makes integers)"
             )
-        elif operation.traits.joins_grids:
+        elif operation is ADD or operation.traits.concatenates:
             joined = argument(node, "tensors") if operation.traits.concatenates else factors(node)
             self.pending[node] = [self.operand(n) for n in joined]
         else:

@@ -69,7 +69,7 @@ def convert_layer(converter: Converter, node: fx.Node, quantizer: fx.Node, grid:
     converter.set(quantizer, value, grid)
 
 
-@RULES.converts("add", "cat", "stack")
+@RULES.converts("add", "cat", "stack", "maximum")
 def convert_joining(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """All operands are multiples of the result's scale already."""
     assert all(converter.grid(a).scale == grid.scale for a in operands(node))
@@ -112,7 +112,7 @@ def _is_average(converter: Converter, node: fx.Node) -> bool:
     return isinstance(module_of(converter.model, node), OffsetScaleShiftAverage)
 
 
-@RULES.converts("avg_pool", "adaptive_avg_pool", "mean", when=_is_average)
+@RULES.converts("avg_pool", "adaptive_avg_pool", "mean", "sum", when=_is_average)
 def convert_average(converter: Converter, node: fx.Node, quantizer: fx.Node, grid: Grid) -> None:
     """Sum over windows, then offset, multiplier and shift."""
     module, (operand,) = module_of(converter.model, node), operands(node)

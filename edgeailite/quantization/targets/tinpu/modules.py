@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from edgeailite.quantization.arithmetic.fixed_point import (
+    EXACT_BITS,
     Requantization,
     average_requantization,
     batch_norm_requantization,
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from edgeailite.quantization.modules.activation import FakeQuantize
 
 
+_BITS = 8  # of a value on this target, at most
+
+
 def average_constants(
     sums: WindowSum, shape: Sequence[int], input_scale: float, output_scale: float
 ) -> tuple[Any, Any, Requantization]:
@@ -44,11 +48,22 @@ def average_constants(
     """
     with _disable_current_modes():
         scales = torch.tensor(input_scale), torch.tensor(output_scale)
-        found = average_requantization(sums.areas(shape), *scales)
+        found = average_requantization(_areas(sums, shape), *scales)
         offset, factor = found.offset.tolist(), found.factor.tolist()
     if isinstance(offset, float):
         return offset, factor, found
     return torch.tensor(offset), torch.tensor(factor), found
+
+
+def _areas(sums: WindowSum, shape: Sequence[int]) -> Tensor:
+    """Divisor of each sum, which needs no more bits than float32 holds."""
+    areas, count = sums.areas(shape), sums.count(shape)
+    if count is not None and count << _BITS > 1 << EXACT_BITS:
+        raise ValueError(
+            f"it sums {count} values of {_BITS} bits, which may need more than {EXACT_BITS} bits. "
+            "Pool in two steps, smaller windows first."
+        )
+    return areas
 
 
 class OffsetScaleShiftBatchNorm(nn.Module):
@@ -171,7 +186,7 @@ class OffsetScaleShiftAverage(nn.Module):
         if not output_quantizer.fake_quant_enabled:
             return self.sums.average(x)
         try:
-            areas = self.sums.areas(x.shape)
+            areas = _areas(self.sums, x.shape)
         except ValueError as error:
             raise ValueError(f"'{self.name}': {error}") from error
         input_scale, scale = input_quantizer.qparams().scale, output_quantizer.qparams().scale

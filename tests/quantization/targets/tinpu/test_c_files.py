@@ -124,6 +124,32 @@ def test_values_with_four_axes_are_computed_to_the_last(tmp_path):
         wrapper.convert().export_c(x, tmp_path)
 
 
+class Sums(nn.Module):
+    """A sum of images behind a sum of neighbouring channels, if that is asked for."""
+
+    def __init__(self, sums_channels=False):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 4)
+        self.sums_channels = sums_channels
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x.sum(1, keepdim=True) + x if self.sums_channels else x
+        return self.head(x.sum((2, 3)))
+
+
+@needs_compiler
+def test_sums_of_images_are_computed_to_the_last(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 9, 8)
+    wrapper = TINPUTinyMLPTQFxModule(Sums(), verbose=False, example_inputs=x).calibrate([x])
+    wrapper.convert().export_c(x, tmp_path)
+    assert int(compile_and_run(tmp_path, MAIN)[1]) == 0
+    wrapper = TINPUTinyMLPTQFxModule(Sums(True), verbose=False, example_inputs=x).calibrate([x])
+    with pytest.raises(ValueError, match="it averages over other axes than height and width"):
+        wrapper.convert().export_c(x, tmp_path)
+
+
 @needs_compiler
 def test_the_documented_program_prints_the_class(tmp_path):
     wrapper, x = trained("conv1d", TINPUTinyMLQATFxModule)
