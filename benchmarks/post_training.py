@@ -83,7 +83,7 @@ def calibrate(task: Task, preset: str, way: str | Sequence[str]) -> QuantModule:
     model, example = copy.deepcopy(task.model), task.calibration[0][:1]
     wrapper: QuantModule
     if preset == PACT2:
-        wrapper = QuantCalibrateModule(model, dummy_input=example, verbose=False)
+        wrapper = QuantCalibrateModule(model, dummy_input=example)
     else:
         wrapper = PTCFxModule(model, qconfig_type=preset, example_inputs=example, verbose=False)
     if way == PLAIN:
@@ -174,7 +174,8 @@ def print_task(
                         skipped.append(f"{PEERS[name].title} was skipped: {reason}")
                         continue
                     print_row(task, reference, preset, PEERS[name].title, output, seconds, "-")
-    print("\n" + "\n".join(skipped))
+    for line in skipped:
+        print(f"\n{line}")
     print_gains(gains)
 
 

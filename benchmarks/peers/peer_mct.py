@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import model_compression_toolkit as mct
 import numpy as np
 import torch
 from driver import Run, drive
@@ -14,6 +13,9 @@ from ptq_accuracy import NETWORKS
 
 def quantize(folder: Path, calibration: np.ndarray) -> Run:
     """Quantize with all calibration images, 10 at a time."""
+    # It imports torchvision, which imports beside a torch of another kind once edgeailite has.
+    import model_compression_toolkit as mct
+
     model = NETWORKS[(folder / "name.txt").read_text()].make()
     model.load_state_dict(torch.load(folder / "weights.pth", weights_only=True))
 
