@@ -1,4 +1,4 @@
-"""What post-training methods reach, and what each of them gains: top-1 and agreement with float.
+"""Post-training methods, beside those of peers: top-1, agreement with float, gain of each method.
 
 Networks and images are those of ``ptq_accuracy.py``; calibration never sees an evaluated image.
 Each scheme is calibrated plainly (batch by batch), with each quality, and with ``best`` less one of
@@ -68,14 +68,12 @@ def best_without(method: str) -> Quality:
 
 
 # Without ranges of activations nothing is calibrated.
-QUALITIES.update(
-    {
-        f"best without {name}": best_without(name)
-        for name in QUALITIES["best"].methods
-        if name != "activation_ranges"
-    }
-)
-WAYS = (PLAIN, *QUALITIES)
+LESS = {
+    f"best without {name}": best_without(name)
+    for name in QUALITIES["best"].methods
+    if name != "activation_ranges"
+}
+WAYS = (PLAIN, *QUALITIES, *LESS)
 
 
 def calibrate(task: Task, preset: str, way: str | Sequence[str]) -> QuantModule:
@@ -221,6 +219,7 @@ def read_arguments() -> argparse.Namespace:
 def main() -> None:
     """Print the tables of each network."""
     args = read_arguments()
+    QUALITIES.update(LESS)
     peers = list(PEERS) if args.peers == [] else args.peers or []
     print(f"# Post-training methods\n\n{environment()}")
     for seed in args.seeds:

@@ -84,22 +84,28 @@ class PeerFailed(RuntimeError):
 def make_environment(packages: Sequence[str], environments: Path) -> Path:
     """Make the environment of these packages, unless it is there; return its interpreter.
 
+    It sees the packages of this environment behind its own; pip installs what does not fit anew.
+
     Raises:
         PeerFailed: They could not be installed.
     """
     folder = environments.resolve() / packages[0]
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    installed = folder / "installed.txt"
-    if installed.is_file() and installed.read_text().split() == list(packages):
+    outer = sysconfig.get_path("purelib")
+    wanted, stamp = "\n".join([sys.version, outer, *packages]), folder / "installed.txt"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
     print(f"making {folder}: {' '.join(packages)}", file=sys.stderr)
-    venv.create(folder, clear=True, with_pip=True)
-    own = sysconfig.get_path("purelib", vars={"base": str(folder)})
-    (Path(own) / "outer.pth").write_text(sysconfig.get_path("purelib"))
+    try:
+        venv.create(folder, clear=True, with_pip=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise PeerFailed(f"no environment could be made in {folder}: {error}") from error
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    (own / "outer.pth").write_text(outer, encoding="utf-8")
     _run([str(python), "-m", "pip", "install", *packages], folder / "install.log")
-    part = installed.with_suffix(".part")
-    part.write_text("\n".join(packages))
-    part.replace(installed)
+    part = stamp.with_suffix(".part")
+    part.write_text(wanted, encoding="utf-8")
+    part.replace(stamp)
     return python
 
 

@@ -1,4 +1,4 @@
-"""What the drivers share: a program that quantizes the network of a folder and runs it.
+"""Shared part of the drivers: a program that quantizes the network of a folder and runs it.
 
     python peer_NAME.py FOLDER RESULT [OPTION ...]
 
@@ -40,8 +40,8 @@ def drive(quantize: Callable[..., Run], batch_size: int = 1) -> None:
     part.replace(result)
 
 
-def onnx_run(model: str | bytes) -> Run:
-    """Return what runs an ONNX model, a path or its bytes, in ONNX Runtime on the CPU."""
+def onnx_run(model: str | Path | bytes) -> Run:
+    """Return a function that runs an ONNX model, a path or its bytes, on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
