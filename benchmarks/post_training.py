@@ -158,9 +158,9 @@ def print_task(
                 started = time.perf_counter()
                 with redirect_stdout(sys.stderr):  # notes of the wrapper: not part of the table
                     wrapper = calibrate(task, preset, way)
-                seconds = time.perf_counter() - started
-                output = logits(wrapper, task.images)
-                differ = num_different(wrapper, [task.images[0][:COMPARED]])
+                    seconds = time.perf_counter() - started
+                    output = logits(wrapper, task.images)
+                    differ = num_different(wrapper, [task.images[0][:COMPARED]])
                 print_row(task, reference, preset, way, output, seconds, differ)
                 if way != PLAIN:
                     gains[f"{preset}, {way}"] = wrapper.post_training

@@ -226,8 +226,9 @@ FX_PRESETS = ("WC8_AT8", "WC8P2_AT8P2", "WC8SYMP2_AT8SYMP2")
 def environment() -> str:
     """The command, the versions and the kind of machine, as Markdown."""
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    if "--data" in words:
-        words[words.index("--data") + 1] = "FOLDER"
+    for option in ("--data", "--runs", "--environments"):
+        if option in words:
+            words[words.index(option) + 1] = "FOLDER"
     threads = torch.get_num_threads()
     return (
         f"`python benchmarks/{shlex.join(words)}`\n\n"
