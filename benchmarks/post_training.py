@@ -22,6 +22,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from peers import PEERS, PeerFailed, run_peer, write_network
 from ptq_accuracy import (
@@ -117,23 +118,60 @@ def print_activations(task: Task, preset: str) -> None:
         print("| " + " | ".join([path, *(f"{value:.2f}" for value in found[path])]) + " |")
 
 
-def print_row(
-    task: Task,
-    reference: Tensor,
-    scheme: str,
-    way: str,
-    output: Tensor,
-    seconds: float,
-    differ: str,
-) -> None:
+class Measured(NamedTuple):
+    """A way to calibrate, and what came of it.
+
+    Attributes:
+        way: Its name.
+        output: Logits of the evaluated images, (N, classes).
+        seconds: Time that calibrating took.
+        differ: Values that differ where it is deployed.
+        gains: Effect of what was tried.
+    """
+
+    way: str
+    output: Tensor
+    seconds: float
+    differ: str = "-"
+    gains: Sequence[MethodGain] = ()
+
+
+def measure(task: Task, preset: str, way: str) -> Measured:
+    """Calibrate in one way, evaluate, and count the values that differ."""
+    started = time.perf_counter()
+    with redirect_stdout(sys.stderr):  # notes of the wrapper: not part of the table
+        wrapper = calibrate(task, preset, way)
+        seconds = time.perf_counter() - started
+        output = logits(wrapper, task.images)
+        differ = num_different(wrapper, [task.images[0][:COMPARED]])
+    return Measured(way, output, seconds, differ, wrapper.post_training)
+
+
+def print_row(task: Task, reference: Tensor, preset: str, measured: Measured) -> None:
     """One row of a network's table."""
-    top1 = percent_correct(reference, task.labels)
-    found = score(task, reference, output)
+    found = score(task, reference, measured.output)
+    change = found.top1 - percent_correct(reference, task.labels)
     print(
-        f"| {SCHEMES[scheme]} ({scheme}) | {way} | {found.top1:.2f} | {found.top1 - top1:+.2f} | "
-        f"{found.agreement:.2f} | {found.sqnr:.2f} | {seconds:.1f} | {differ} |",
+        f"| {SCHEMES[preset]} ({preset}) | {measured.way} | {found.top1:.2f} | {change:+.2f} | "
+        f"{found.agreement:.2f} | {found.sqnr:.2f} | {measured.seconds:.1f} | {measured.differ} |",
         flush=True,
     )
+
+
+def print_peers(
+    task: Task, reference: Tensor, preset: str, names: list[str], environments: Path
+) -> None:
+    """The rows of the peers with this kind of scales; one that fails says why in its row."""
+    chosen = {name: PEERS[name] for name in names if PEERS[name].preset == preset}
+    with TemporaryDirectory() as folder:
+        network = write_network(task, Path(folder)) if chosen else Path(folder)
+        for name, peer in chosen.items():
+            try:
+                measured = Measured(peer.title, *run_peer(name, network, environments))
+                print_row(task, reference, preset, measured)
+            except PeerFailed as error:
+                why = str(error).replace("|", "/")
+                print(f"| {SCHEMES[preset]} ({preset}) | {peer.title} | skipped: {why} ||||||")
 
 
 def print_task(
@@ -149,37 +187,19 @@ def print_task(
         "| values that differ |\n|---|---|---|---|---|---|---|---|",
         flush=True,
     )
-    gains: dict[str, list[MethodGain]] = {}
-    skipped = []
-    with TemporaryDirectory() as folder:
-        network = write_network(task, Path(folder)) if peers else Path(folder)
-        for preset in presets:
-            for way in ways:
-                started = time.perf_counter()
-                with redirect_stdout(sys.stderr):  # notes of the wrapper: not part of the table
-                    wrapper = calibrate(task, preset, way)
-                    seconds = time.perf_counter() - started
-                    output = logits(wrapper, task.images)
-                    differ = num_different(wrapper, [task.images[0][:COMPARED]])
-                print_row(task, reference, preset, way, output, seconds, differ)
-                if way != PLAIN:
-                    gains[f"{preset}, {way}"] = wrapper.post_training
-            for name in peers:
-                if PEERS[name].preset == preset:
-                    try:
-                        output, seconds = run_peer(name, network, environments)
-                    except PeerFailed as reason:
-                        skipped.append(f"{PEERS[name].title} was skipped: {reason}")
-                        continue
-                    print_row(task, reference, preset, PEERS[name].title, output, seconds, "-")
-    for line in skipped:
-        print(f"\n{line}")
+    gains: dict[str, Sequence[MethodGain]] = {}
+    for preset in presets:
+        for way in ways:
+            measured = measure(task, preset, way)
+            print_row(task, reference, preset, measured)
+            gains[f"{preset}, {way}"] = measured.gains
+        print_peers(task, reference, preset, peers, environments)
     print_gains(gains)
 
 
-def print_gains(gains: dict[str, list[MethodGain]]) -> None:
+def print_gains(gains: dict[str, Sequence[MethodGain]]) -> None:
     """Table of what each quality tried and kept."""
-    if not gains:
+    if not any(gains.values()):
         return
     print(
         "\n| scheme, quality | tried | changed | SQNR dB | seconds | kept |\n"
