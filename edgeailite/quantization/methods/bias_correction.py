@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from edgeailite.quantization.graph.recording import hooked
 from edgeailite.quantization.methods.channel_means import (
-    activation_behind,
     correctable_bias,
     fit_bias,
     over_processes,
@@ -22,6 +21,7 @@ from edgeailite.quantization.methods.stored_weights import shift_bias
 from edgeailite.quantization.modules.layer import per_output
 from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
+    activation_behind,
     added_half_scale,
     float_copy,
     layer_calls,

@@ -13,12 +13,11 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from tqdm import tqdm
 
 from edgeailite.quantization.arithmetic.rounding import straight_through
 from edgeailite.quantization.graph.model import module_of
-from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.graph.running import NodeRun, input_values, sweep
 from edgeailite.quantization.methods.blocks import Block, find_blocks
 from edgeailite.quantization.methods.channel_means import correctable_bias
@@ -30,6 +29,7 @@ from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
     added_half_scale,
     float_copy,
+    output_quantizer,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ ELEMENTS_PER_ITERATION = 1 << 19
 # Smallest number of layers of a block.
 LAYERS_PER_BLOCK = 2
 # Per iteration: steps of a weight's grid, and of the activation's for a bias.
-LEARNING_RATE = 5e-3
+LEARNING_RATE = 2e-3
 # Part of the values at a block's inputs that are the float ones.
 FLOAT_PART = 0.5
 # Iterations between two looks at the held-out images, and looks without a gain that end a block.
@@ -333,8 +333,7 @@ class _TunedLayer:
 
 def _unit(model: GraphModel, call: LayerCall, bias: Tensor) -> Tensor | float:
     """Distance that a bias moves by for one: a step of the activation behind the layer."""
-    behind = quantizer_behind(call.node)
-    module: nn.Module | None = None if behind is None else module_of(model, behind)
-    if isinstance(module, FakeQuantize):
-        return module.qparams().scale.detach()
+    quantizer = output_quantizer(model, call)
+    if quantizer is not None:
+        return quantizer.qparams().scale.detach()
     return max(float(bias.abs().mean()), math.ulp(1.0)) / 64

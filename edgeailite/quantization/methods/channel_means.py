@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from edgeailite.quantization.graph.model import module_of
-from edgeailite.quantization.graph.patterns import quantizer_behind
-from edgeailite.quantization.modules.activation import FakeQuantize
-
 if TYPE_CHECKING:
-    from edgeailite.quantization.graph.model import GraphModel
-    from edgeailite.quantization.modules.layer_calls import LayerCall
+    from edgeailite.quantization.modules.layer_calls import Activation, LayerCall
 
-Activation = Callable[[Tensor], Tensor]
 
 # Newton steps of a bias; they are as if at least this part of its channel's values moved with it.
 _STEPS = 3
@@ -77,20 +70,6 @@ def some_outputs(call: LayerCall, outputs: list[Tensor]) -> Tensor:
     rows = [y.movedim(call.channel_axis, -1).flatten(0, -2) for y in outputs]
     stride = max(sum(map(len, rows)) // _VALUES, 1) | 1
     return torch.cat([part[::stride] for part in rows]).float()
-
-
-def activation_behind(model: GraphModel, call: LayerCall) -> Activation:
-    """Return the activation function behind a layer, which a quantizer absorbed, or the identity.
-
-    It takes and returns outputs of shape ``(n, C)``.
-    """
-    behind = quantizer_behind(call.node)
-    quantizer = None if behind is None else module_of(model, behind)
-    return quantizer.float_activation if isinstance(quantizer, FakeQuantize) else _as_it_is
-
-
-def _as_it_is(y: Tensor) -> Tensor:
-    return y
 
 
 def fit_bias(activate: Activation, made: Tensor, wanted: Tensor, bias: Tensor) -> Tensor:

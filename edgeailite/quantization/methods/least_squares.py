@@ -19,7 +19,6 @@ from edgeailite.quantization.arithmetic.qparams import weight_scale
 from edgeailite.quantization.graph.model import graph_of
 from edgeailite.quantization.graph.running import NodeRun, sweep, value_shapes
 from edgeailite.quantization.methods.channel_means import (
-    activation_behind,
     fit_bias,
     some_outputs,
 )
@@ -35,6 +34,7 @@ from edgeailite.quantization.methods.stored_weights import (
 from edgeailite.quantization.modules.bias import min_weight_scale
 from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
+    activation_behind,
     added_half_scale,
     float_copy,
     layer_call,

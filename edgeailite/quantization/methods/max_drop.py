@@ -33,7 +33,7 @@ _NUM_NAMED = 5
 
 @dataclass
 class DropResult:
-    """How far calibration went.
+    """Result of a calibration that goes as far as it takes.
 
     Attributes:
         max_drop: What was asked for, in the metric's units; percent for agreement.

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.graph.calls import argument, operation_of
 from edgeailite.quantization.graph.model import graph_of, module_of
 from edgeailite.quantization.graph.operations import LINEAR, TRANSPOSED_CONVOLUTION
+from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.graph.recording import Hook, hooked
 from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.modules.activation import FakeQuantize
@@ -21,6 +22,10 @@ from edgeailite.quantization.modules.layer import FoldedLayer, QuantLayer
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
+
+
+# An activation function of values of shape (n, C).
+Activation = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,26 @@ def layer_calls(model: GraphModel) -> list[LayerCall]:
     """Calls of all quantizing layers, in the order of the graph; a shared layer has several."""
     found = (layer_call(model, node) for node in graph_of(model).nodes)
     return [call for call in found if call is not None]
+
+
+def output_quantizer(model: GraphModel, call: LayerCall) -> FakeQuantize | None:
+    """Quantizer behind a layer, if its output is quantized there; else None."""
+    behind = quantizer_behind(call.node)
+    module = None if behind is None else module_of(model, behind)
+    return module if isinstance(module, FakeQuantize) else None
+
+
+def activation_behind(model: GraphModel, call: LayerCall) -> Activation:
+    """Return the activation function behind a layer, which a quantizer absorbed, or the identity.
+
+    It takes and returns outputs of shape ``(n, C)``.
+    """
+    quantizer = output_quantizer(model, call)
+    return _as_it_is if quantizer is None else quantizer.float_activation
+
+
+def _as_it_is(y: Tensor) -> Tensor:
+    return y
 
 
 def disable_quantization(model: nn.Module) -> None:

@@ -7,14 +7,15 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from tqdm import tqdm
 
 from edgeailite.quantization.graph.model import compare_first_batch, graph_of, target_of
-from edgeailite.quantization.graph.running import as_batches
+from edgeailite.quantization.graph.running import as_batches, iterate_batches
+from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.gains import render_gains
 from edgeailite.quantization.methods.max_drop import DropResult, calibrate_until
 from edgeailite.quantization.methods.post_training import methods_named, post_training
 from edgeailite.quantization.modules.pact2 import quantizers
-from edgeailite.quantization.wrappers.calibration import feed, reestimate
 from edgeailite.quantization.wrappers.exporting import Exporter
 
 if TYPE_CHECKING:
@@ -79,16 +80,19 @@ class Calibrator(Exporter):
             self._calibrate_until(data, num_batches, max_drop, metric)
         elif quality is None:
             with self._calibrating():
-                feed(self, self.module, data, num_batches)
+                _feed(self, data, self._num_inputs, num_batches)
         else:
             methods_named(quality)
             self._calibrate_at_once(self._batches(data, num_batches), quality)
         return self
 
+    @property
+    def _num_inputs(self) -> int:
+        return len(graph_of(self.module).find_nodes(op="placeholder"))
+
     def _batches(self, data: Iterable[Any], num_batches: int | None) -> list[tuple[Any, ...]]:
         """Return all batches, in memory; the model is compared with the original on the first."""
-        num_inputs = len(graph_of(self.module).find_nodes(op="placeholder"))
-        batches = as_batches(data, num_inputs, num_batches)
+        batches = as_batches(data, self._num_inputs, num_batches)
         if batches:
             compare_first_batch(self.module, batches[0], {})
         return batches
@@ -160,5 +164,29 @@ class Calibrator(Exporter):
             ValueError: `data` gave no batch.
         """
         self.eval()
-        reestimate(self.module, data, num_batches)
+        batches = as_batches(data, self._num_inputs, num_batches)
+        reestimate_batch_norms(self.module, batches)
         return self
+
+
+def _feed(
+    forward: Callable[..., Any], data: Iterable[Any], num_inputs: int, num_batches: int | None
+) -> None:
+    """Run batch by batch, with a progress bar.
+
+    Args:
+        forward: Called with the inputs of each batch.
+        data: Tensors, or tuples that begin with the model's inputs.
+        num_inputs: Number of the model's inputs.
+        num_batches: Number of batches to take; None: all.
+
+    Raises:
+        ValueError: `data` gave no batch.
+    """
+    shown = tqdm(data, "calibrating", total=num_batches, leave=False, disable=None)
+    is_empty = True
+    for batch in iterate_batches(shown, num_inputs, num_batches):
+        forward(*batch)
+        is_empty = False
+    if is_empty:
+        raise ValueError("There was no batch to calibrate with: the data is empty.")
