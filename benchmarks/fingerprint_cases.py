@@ -151,8 +151,8 @@ def _torch_mapping(_model: nn.Module, _batches: Batches) -> Any:
 ALL_METHODS = TrainingMethods(learned_ranges="all", damping=0.02, distillation=0.5)
 EVERY_RANGE = ["equalization", "activation_ranges", "weight_ranges", "biases"]
 WITHOUT_DATA = ["bias_absorption", "equalization", "activation_ranges", "analytic_biases"]
-LEARNED = ["activation_ranges", "weight_ranges", "learned_rounding"]
-BLOCKS = ["equalization", "activation_ranges", "block_rounding"]
+FITTED = ["activation_ranges", "weight_ranges", "least_squares"]
+BLOCKS = ["equalization", "activation_ranges", "block_tuning"]
 
 
 def pact2_configs() -> dict[str, Config]:
@@ -251,8 +251,8 @@ def fx_configs() -> dict[str, Config]:
         "ptc fast": _ptc("fast", qconfig_type="WT8SYMP2_AT8SYMP2"),
         "ptc ranges": _ptc(EVERY_RANGE, qconfig_type="WC4_AT8"),
         "ptc without_data": _ptc(WITHOUT_DATA, qconfig_type="WT8SYMP2_AT8SYMP2"),
-        "ptc learned_rounding": _ptc(LEARNED, "long", qconfig_type="WC4_AT8"),
-        "ptc block_rounding": _ptc(BLOCKS, "long", qconfig_type="WC8SYMP2_AT8SYMP2"),
+        "ptc least_squares": _ptc(FITTED, "long", qconfig_type="WC4_AT8"),
+        "ptc block_tuning": _ptc(BLOCKS, "long", qconfig_type="WC8SYMP2_AT8SYMP2"),
     }
 
 

@@ -13,7 +13,7 @@ import copy
 import time
 from pathlib import Path
 
-from ptq_accuracy import Task, available_tasks, logits, percent_correct, score
+from ptq_accuracy import Task, available_tasks, environment, logits, percent_correct, score
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule
@@ -37,7 +37,7 @@ def wrap(model: nn.Module, found: MixedPrecision) -> PTCFxModule:
 def print_row(task: Task, name: str, found: MixedPrecision) -> None:
     """Calibrate with these bits and evaluate."""
     wrapper = wrap(task.model, found).calibrate(task.calibration, quality="fast")
-    evaluated = score(task, logits(task.model, task.images), wrapper)
+    evaluated = score(task, logits(task.model, task.images), logits(wrapper, task.images))
     weights = sum(layer.num_weights for layer in found.sensitivities)
     macs = sum(layer.num_macs for layer in found.sensitivities)
     print(
@@ -84,7 +84,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with cifar10_small and imagenet_samples")
     args = parser.parse_args()
     print("# Mixed precision\n")
-    for task in available_tasks(args.data):
+    print(environment())
+    for task in available_tasks(args.data, ("resnet20", "mobilenet_v1_025")):
         print_task(task)
 
 

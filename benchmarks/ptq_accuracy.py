@@ -1,13 +1,13 @@
 """Post-training accuracy on real data: top-1, agreement with float, and SQNR of the logits.
 
-Networks and images are those of ``--data`` (what is absent is skipped): a CIFAR ResNet-20 and a
-MobileNetV1 of width 0.25. Calibration never sees an evaluated image.
+Networks and images are those of ``--data`` (what is absent is skipped): a CIFAR ResNet-20, a
+MobileNetV1 of width 0.25 and a MobileNetV2. Calibration never sees an evaluated image.
 
     python benchmarks/ptq_accuracy.py --data FOLDER
 
 ``FOLDER/cifar10_small`` holds ``resnet20.pth``, ``train/CLASS/*.png`` and ``val/CLASS/*.png``;
-``FOLDER/imagenet_samples`` holds ``mobilenet_v1_025.pth``, ``calibration/*.jpg`` and
-``evaluation/*.jpg``.
+``FOLDER/imagenet_samples`` holds ``mobilenet_v1_025.pth``, ``mobilenet_v2.pth``,
+``calibration/*.jpg`` and ``evaluation/*.jpg``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -41,8 +41,9 @@ from edgeailite.quantization.report import sqnr
 from edgeailite.quantization.verify import verify
 
 BATCH_SIZE = 50
-RESNET20 = Path("cifar10_small/resnet20.pth")
-MOBILENET = Path("imagenet_samples/mobilenet_v1_025.pth")
+CIFAR10 = Path("cifar10_small")
+IMAGENET = Path("imagenet_samples")
+RESNET20 = CIFAR10 / "resnet20.pth"
 
 
 class BasicBlock(nn.Module):
@@ -94,6 +95,14 @@ class Task:
     calibration: list[Tensor]
     images: list[Tensor]
     labels: Tensor
+    seed: int = 0
+
+    def spread(self, count: int | None) -> Task:
+        """The same with at most `count` images to evaluate, evenly spread over all."""
+        images, total = torch.cat(self.images), len(self.labels)
+        chosen = torch.arange(min(count or total, total)) * total // min(count or total, total)
+        batches = list(images[chosen].split(BATCH_SIZE))
+        return replace(self, images=batches, labels=self.labels[chosen])
 
 
 def _rgb(path: Path) -> np.ndarray:
@@ -104,11 +113,18 @@ def _stack(paths: list[Path], prepare: Callable[[np.ndarray], Tensor]) -> Tensor
     return torch.stack([prepare(_rgb(p)) for p in paths])
 
 
+def mobilenet_v1_025() -> nn.Module:
+    """The zoo's network with the activation and the batch norm of the weights."""
+    model = create_model("mobilenetv1_x0p25", activation=nn.ReLU6)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+    return model
+
+
 def load_resnet20(data: Path) -> ResNet20:
     """The float network, in evaluation mode."""
-    model = ResNet20()
-    model.load_state_dict(torch.load(data / RESNET20, weights_only=True))
-    return model.eval()
+    return _with_weights(ResNet20(), data / RESNET20)
 
 
 def cifar10_images(folder: Path) -> tuple[Tensor, Tensor]:
@@ -123,60 +139,74 @@ def cifar10_images(folder: Path) -> tuple[Tensor, Tensor]:
     return _stack(paths, prepare), labels
 
 
-def resnet20_task(data: Path) -> Task:
-    """CIFAR-10: 500 training images to calibrate, all validation images to evaluate."""
-    root = (data / RESNET20).parent
+def cifar10_task(name: str, data: Path, seed: int) -> Task:
+    """CIFAR-10: 500 training images to calibrate, drawn by `seed`; all validation images."""
+    root = data / CIFAR10
     train, _ = cifar10_images(root / "train")
     val, labels = cifar10_images(root / "val")
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:500]
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:500]
     calibration = list(train[chosen].split(BATCH_SIZE))
-    return Task("resnet20", load_resnet20(data), calibration, list(val.split(BATCH_SIZE)), labels)
+    model = _with_weights(NETWORKS[name].make(), root / f"{name}.pth")
+    return Task(name, model, calibration, list(val.split(BATCH_SIZE)), labels, seed)
 
 
-def mobilenet_task(data: Path) -> Task:
+def imagenet_task(name: str, data: Path, seed: int) -> Task:
     """ImageNet samples: 62 images of other classes to calibrate, 500 to evaluate.
 
-    The weights need images that are rotated by 180 degrees.
+    The weights need images that are rotated by 180 degrees. All 62 calibrate; a `seed` other than 0
+    draws their order, and with it their batches and those held out.
     """
-    root = (data / MOBILENET).parent
+    root = data / IMAGENET
 
     def prepare(image: np.ndarray) -> Tensor:
         top, left = (image.shape[0] - 224) // 2, (image.shape[1] - 224) // 2
         crop = image[top : top + 224, left : left + 224][::-1, ::-1].copy()
         return (torch.from_numpy(crop) / 127.5 - 1).permute(2, 0, 1)
 
-    model = create_model("mobilenetv1_x0p25", activation=nn.ReLU6)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 1e-3
-    xnn.utils.load_weights(
-        model,
-        torch.load(data / MOBILENET, weights_only=True),
-        strict=True,
-        verbose=False,
-    )
     val = sorted((root / "evaluation").glob("*.jpg"))
     labels = torch.tensor([int(p.name.split("_")[0]) for p in val])
     seen = _stack(sorted((root / "calibration").glob("*.jpg")), prepare)
-    images = _stack(val, prepare)
-    calibration, images = list(seen.split(31)), list(images.split(BATCH_SIZE))
-    return Task("mobilenet_v1_025", model.eval(), calibration, images, labels)
+    if seed:
+        seen = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))]
+    images = list(_stack(val, prepare).split(BATCH_SIZE))
+    model = _with_weights(NETWORKS[name].make(), root / f"{name}.pth")
+    return Task(name, model, list(seen.split(31)), images, labels, seed)
 
 
-TASKS = {RESNET20: resnet20_task, MOBILENET: mobilenet_task}
+def _with_weights(model: nn.Module, path: Path) -> nn.Module:
+    weights = torch.load(path, weights_only=True)
+    xnn.utils.load_weights(model, weights, strict=True, verbose=False)
+    return model.eval()
 
 
-def available_tasks(data: Path | None) -> Iterator[Task]:
-    """The tasks whose images and weights are there; what is absent is said."""
+class Network(NamedTuple):
+    """Float network without weights; folder of its weights and images; what reads them."""
+
+    make: Callable[[], nn.Module]
+    folder: Path
+    task: Callable[[str, Path, int], Task]
+
+
+NETWORKS = {
+    "resnet20": Network(ResNet20, CIFAR10, cifar10_task),
+    "mobilenet_v1_025": Network(mobilenet_v1_025, IMAGENET, imagenet_task),
+    "mobilenet_v2": Network(partial(create_model, "mobilenetv2_tv_x1"), IMAGENET, imagenet_task),
+}
+
+
+def available_tasks(
+    data: Path | None, networks: Sequence[str] = tuple(NETWORKS), seed: int = 0
+) -> Iterator[Task]:
+    """The tasks of `networks` whose images and weights are there; what is absent is said."""
     if data is None:
         print("skipped: it needs real images and weights, --data FOLDER; --help says which")
         return
-    print(environment())
-    for needed, make in TASKS.items():
-        if (data / needed).is_file():
-            yield make(data)
+    for name in networks:
+        weights = NETWORKS[name].folder / f"{name}.pth"
+        if (data / weights).is_file():
+            yield NETWORKS[name].task(name, data, seed)
         else:
-            print(f"\nskipped: no {needed} in {data}")
+            print(f"\nskipped: no {weights} in {data}")
 
 
 PACT2_SCHEMES: dict[str, dict[str, Any]] = {
@@ -196,8 +226,9 @@ FX_PRESETS = ("WC8_AT8", "WC8P2_AT8P2", "WC8SYMP2_AT8SYMP2")
 def environment() -> str:
     """The command, the versions and the kind of machine, as Markdown."""
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    if "--data" in words:
-        words[words.index("--data") + 1] = "FOLDER"
+    for option in ("--data", "--runs", "--environments"):
+        if option in words:
+            words[words.index(option) + 1] = "FOLDER"
     threads = torch.get_num_threads()
     return (
         f"`python benchmarks/{shlex.join(words)}`\n\n"
@@ -226,11 +257,10 @@ class Score(NamedTuple):
     sqnr: float
 
 
-def score(task: Task, reference: Tensor, model: nn.Module) -> Score:
-    """Evaluate on all images; `reference` are the float network's logits."""
-    out = logits(model, task.images)
-    agreement = percent_correct(out, reference.argmax(1))
-    return Score(percent_correct(out, task.labels), agreement, sqnr(reference, out))
+def score(task: Task, reference: Tensor, output: Tensor) -> Score:
+    """Compare logits of the evaluated images (N, classes) with the float network's, `reference`."""
+    agreement = percent_correct(output, reference.argmax(1))
+    return Score(percent_correct(output, task.labels), agreement, sqnr(reference, output))
 
 
 def num_different(wrapper: QuantModule, images: list[Tensor]) -> str:
@@ -279,7 +309,7 @@ def print_task(task: Task, num_batches: int) -> None:
         with redirect_stdout(sys.stderr):  # which weights are clipped: not part of the table
             wrapper = calibrate(task, batches)
         seconds = time.perf_counter() - start
-        found = score(task, reference, wrapper)
+        found = score(task, reference, logits(wrapper, task.images))
         row = f"| {name} | {found.top1:.2f} | {found.top1 - top1:+.2f} | {found.agreement:.2f}"
         print(f"{row} | {found.sqnr:.2f} | {seconds:.1f} |", flush=True)
 
@@ -294,6 +324,7 @@ def main() -> None:
         "--batches", type=int, default=20, help="calibration batches; images are repeated"
     )
     args = parser.parse_args()
+    print(environment())
     for task in available_tasks(args.data):
         print_task(task, args.batches)
 

@@ -62,10 +62,11 @@ def run(folder: Path, data: Path, *options: str) -> tuple[dict[str, Any], str, f
     """One run of the script: its result, its command, its seconds."""
     arguments = ["--data_path", str(data), *COMMON[:-1], *options, "--save_path", str(folder)]
     started = time.monotonic()
-    subprocess.run([sys.executable, str(SCRIPT), *arguments, "--gpus"], check=True)
-    command = " ".join(arguments).replace(str(data), "FOLDER").replace(str(folder.parent), "RUNS")
+    command = [sys.executable, str(SCRIPT), *arguments, "--gpus"]
+    subprocess.run(command, stdout=sys.stderr, check=True)  # its log is not part of the table
+    words = " ".join(arguments).replace(str(data), "FOLDER").replace(str(folder.parent), "RUNS")
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return result, f"{command} --gpus", time.monotonic() - started
+    return result, f"{words} --gpus", time.monotonic() - started
 
 
 def plot(path: Path, runs: dict[str, dict[str, Any]], peer: float) -> None:

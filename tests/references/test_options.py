@@ -142,6 +142,10 @@ def test_to_json_round_trip():
             {"ptq": ("fast",), "phase": "calibration", "pretrained": "x", "bias_calibration": True},
             r"--bias_calibration has no effect with --ptq fast",
         ),
+        ({"max_drop": 1.0}, r"--max_drop 1\.0 is a way to calibrate: add --phase calibration"),
+        ({"max_drop": -1.0}, r"--max_drop -1\.0: it is 0 or above"),
+        ({"max_drop": 1.0, "ptq": ("fast",)}, r"--max_drop chooses what --ptq tells"),
+        ({"max_drop": 1.0, "size_budget": 0.5}, r"--max_drop chooses what --size_budget tells"),
         ({"verify": True}, r"--verify compares quantized models: add --quantize True"),
         (
             {"quantize": True, "qconfig_type": "WC4_AT8"},

@@ -344,9 +344,10 @@ def test_post_training_methods_then_validation(run_script, float_run, method):
     )
     result = read_result(folder)
     assert result["epochs"] == 1
-    assert [gain["method"] for gain in result["post_training"]][1:] == [
-        "activation_ranges", "biases",
-    ]  # fmt: skip
+    assert [gain["method"] for gain in result["post_training"]] == [
+        *("activation_ranges + biases", "equalization + activation_ranges + biases"),
+        *("least_squares", "plain"),
+    ]
     assert "activation_ranges" in (folder / "run.log").read_text()
     assert result["val"]["top1"] >= read_result(float_run.parent)["val"]["top1"] - 10
     validated = run_script(

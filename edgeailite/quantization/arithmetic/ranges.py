@@ -74,9 +74,20 @@ def percentile_range(values: Tensor, percent: float, from_zero: bool = False) ->
     Returns:
         Shape ``(2,)``; NaN where a value was NaN or infinite.
     """
+    if percent == 0:
+        return _full_range(values)
     poison = values.sum() * 0.0  # not 0 only if something is not finite; costs no synchronisation
     low = -_largest(-values, 0.0 if from_zero else percent)
     return torch.stack([low, _largest(values, percent)]) + poison
+
+
+def _full_range(values: Tensor) -> Tensor:
+    """Smallest and largest value of all processes, in one pass; NaN where there is one."""
+    low, high = torch.aminmax(values)
+    ends = torch.stack([-low, high])
+    if _world_size() > 1:
+        dist.all_reduce(ends, dist.ReduceOp.MAX)
+    return ends * torch.tensor([-1.0, 1.0], device=ends.device)
 
 
 def mse_range(values: Tensor, spec: QuantSpec) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-# Called after each call of a module with the module, its positional arguments and its result.
-Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
+# Called after each call of a module with the module, its positional arguments and its result, which
+# it may replace by what it returns.
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
 @contextmanager

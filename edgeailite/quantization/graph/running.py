@@ -133,6 +133,10 @@ class NodeRun:
         self._values, self._runner = values, runner
         self.outputs = self._compute()
 
+    def values_of(self, node: fx.Node) -> list[Any]:
+        """Return the value that the operation reads from `node`, for each batch."""
+        return self._values[node]
+
     def recompute(self) -> None:
         """Run the operation again, after something that it reads has changed."""
         self.outputs = self._compute()

@@ -8,9 +8,10 @@ from edgeailite.quantization.methods.analytic_bias_correction import correct_bia
 from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.bias_absorption import absorb_biases
 from edgeailite.quantization.methods.bias_correction import correct_biases
+from edgeailite.quantization.methods.block_tuning import tune_blocks
 from edgeailite.quantization.methods.equalization import equalize
 from edgeailite.quantization.methods.gains import MethodGain, render_gains
-from edgeailite.quantization.methods.learned_rounding import learn_rounding
+from edgeailite.quantization.methods.least_squares import fit_layers
 from edgeailite.quantization.methods.post_training import QUALITIES, methods_named, post_training
 from edgeailite.quantization.methods.registry import METHODS, post_training_method
 from edgeailite.quantization.methods.training import LearnedRanges, TrainingMethods
@@ -28,7 +29,7 @@ __all__ = [
     "correct_biases",
     "correct_biases_analytically",
     "equalize",
-    "learn_rounding",
+    "fit_layers",
     "methods_named",
     "post_training",
     "post_training_method",
@@ -36,4 +37,5 @@ __all__ = [
     "render_gains",
     "search_activation_ranges",
     "search_weight_ranges",
+    "tune_blocks",
 ]

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 # Values of an activation, over all batches, that its error is measured on.
 SAMPLE_SIZE = 1 << 18
+# Parts of the range of these values whose error is computed together.
+_BINS = 1 << 13
 
 
-@post_training_method("activation_ranges")
+@post_training_method("activation_ranges", keeps_function=True)
 @torch.no_grad()
 def search_activation_ranges(model: GraphModel, batches: Batches) -> list[str]:
     """Give every activation the range with the least error; only learning moves it from there.
@@ -113,13 +115,14 @@ def input_energy(call: LayerCall) -> Tensor:
 def _best_range(quantizer: FakeQuantize, values: Tensor, weights: Tensor) -> Tensor:
     """``[low, high]`` with the least weighted squared error on `values` (n, C)."""
     spec, values = quantizer.spec, quantizer.float_activation(values)
+    points, mass = _histogram(values, weights)
     full = torch.stack([values.amin(), values.amax()])
 
     def within(clips: Tensor) -> Tensor:
         return torch.stack([torch.maximum(clips[0], full[0]), torch.minimum(clips[1], full[1])])
 
     def best_of(candidates: list[Tensor]) -> Tensor:
-        return _least_error(candidates, values, weights, spec)
+        return _least_error(candidates, points, mass, spec)
 
     best = best_range(full, best_of, within, spec.power_of_two)
     if spec.power_of_two or spec.symmetric:
@@ -135,13 +138,28 @@ def _best_range(quantizer: FakeQuantize, values: Tensor, weights: Tensor) -> Ten
     return best
 
 
-def _least_error(
-    candidates: list[Tensor], values: Tensor, weights: Tensor, spec: QuantSpec
-) -> Tensor:
+def _histogram(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of the values in each bin between the smallest and the largest, and their weight.
+
+    Args:
+        values: Shape ``(n, C)``.
+        weights: Of each channel, shape ``(C,)``.
+
+    Returns:
+        Both of shape ``(bins,)``; an empty bin has no weight.
+    """
+    low, high = values.amin(), values.amax()
+    place = ((values - low) * ((_BINS - 1) / (high - low).clamp_min(1e-30))).long().flatten()
+    each = weights.expand_as(values).flatten().double()
+    mass = torch.bincount(place, each, minlength=_BINS)
+    total = torch.bincount(place, each * values.flatten(), minlength=_BINS)
+    return (total / mass.clamp_min(1e-300)).float(), mass
+
+
+def _least_error(candidates: list[Tensor], points: Tensor, mass: Tensor, spec: QuantSpec) -> Tensor:
     errors = []
     for clips in candidates:
         scale, zero_point, quant_min, quant_max = activation_qparams(clips, spec)
-        q = (torch.round(values / scale) + zero_point).clamp(quant_min, quant_max)
-        error = ((q - zero_point) * scale - values).square().mean(0)
-        errors.append((error * weights).sum())
+        q = (torch.round(points / scale) + zero_point).clamp(quant_min, quant_max)
+        errors.append((((q - zero_point) * scale - points).square() * mass).sum())
     return candidates[int(torch.stack(errors).argmin())]

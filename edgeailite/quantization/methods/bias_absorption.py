@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.graph.recording import Hook
 
 
-@post_training_method("bias_absorption")
+@post_training_method("bias_absorption", keeps_function=True)
 @torch.no_grad()
 def absorb_biases(model: GraphModel, batches: Batches) -> list[str]:
     """Lower every channel behind a ReLU by its least value, and raise the biases of its readers.

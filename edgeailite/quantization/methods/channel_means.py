@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from edgeailite.quantization.modules.layer_calls import LayerCall
+    from edgeailite.quantization.modules.layer_calls import Activation, LayerCall
+
+
+# Newton steps of a bias; they are as if at least this part of its channel's values moved with it.
+_STEPS = 3
+_FEWEST_MOVING = 0.125
+# Values of a channel that means are taken of.
+_VALUES = 2048
 
 
 class ChannelMeans:
@@ -55,3 +63,29 @@ def correctable_bias(call: LayerCall) -> Tensor | None:
         assert bias is None or isinstance(bias, Tensor)
         return bias
     return call.bias
+
+
+def some_outputs(call: LayerCall, outputs: list[Tensor]) -> Tensor:
+    """Take about 2048 outputs of each channel from all batches, float32, shape ``(n, C)``."""
+    rows = [y.movedim(call.channel_axis, -1).flatten(0, -2) for y in outputs]
+    stride = max(sum(map(len, rows)) // _VALUES, 1) | 1
+    return torch.cat([part[::stride] for part in rows]).float()
+
+
+def fit_bias(activate: Activation, made: Tensor, wanted: Tensor, bias: Tensor) -> Tensor:
+    """Bias with which the mean behind an activation function is right.
+
+    Where the function cuts a value off, moving it changes nothing: the others make up for all.
+
+    Args:
+        activate: The function.
+        made: Values in front of it without the bias, shape ``(n, C)``.
+        wanted: Mean behind it as it should be, shape ``(C,)``.
+        bias: To begin with, shape ``(C,)``.
+    """
+    for _ in range(_STEPS):
+        moved = made + bias
+        found = activate(moved)
+        moving = (found == moved).float().mean(0)
+        bias = bias + (wanted - found.mean(0)) / moving.clamp_min(_FEWEST_MOVING)
+    return bias

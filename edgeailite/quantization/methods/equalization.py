@@ -71,7 +71,7 @@ class _Channels:
         return connected_components(graph, directed=False)[1]
 
 
-@post_training_method("equalization")
+@post_training_method("equalization", keeps_function=True)
 @torch.no_grad()
 def equalize(model: GraphModel, batches: Batches) -> list[str]:
     """Scale every channel to fill its tensor's range, wherever the graph allows it.

@@ -1,31 +1,71 @@
-"""Sequences of post-training methods: a tuned one by one word, or any methods by their names."""
+"""Sequences of post-training methods: a quality by one word, or any methods by their names.
+
+A quality is chosen by evidence: every fourth image is held out, and what does not bring the output
+nearer to float on those is undone. So it is never worse there than plain calibration.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from edgeailite.quantization.arithmetic.sqnr import flat_outputs, sqnr
 from edgeailite.quantization.methods.gains import MethodGain
-from edgeailite.quantization.methods.registry import METHODS, Batches
-from edgeailite.quantization.modules.layer_calls import float_arithmetic
+from edgeailite.quantization.methods.images import split, spread
+from edgeailite.quantization.methods.registry import KEEPING_FUNCTION, METHODS, Batches
+from edgeailite.quantization.modules.layer_calls import float_arithmetic, float_copy
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
 
-# As measured by benchmarks/post_training.py: narrower weights help only where rounding is learned,
-# and biases only where it is not.
-QUALITIES: dict[str, tuple[str, ...]] = {
-    "fast": ("equalization", "activation_ranges", "biases"),
-    "best": ("equalization", "activation_ranges", "weight_ranges", "learned_rounding"),
+# Changes a model; returns the paths of what it changed.
+Change = Callable[[], Collection[str]]
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Ways to calibrate that are tried, and what is then added.
+
+    Attributes:
+        ways: Methods in the order they run in, for each way; the best one is kept.
+        added: Methods that run behind it, each kept where it helps.
+        images_of_ways: Images that a way learns from, at most.
+        images: Images that plain calibration and what is added learn from, at most.
+        held: Images to judge by, at most.
+    """
+
+    ways: tuple[tuple[str, ...], ...]
+    added: tuple[str, ...]
+    images_of_ways: int = 1 << 30
+    images: int = 1 << 30
+    held: int = 1 << 30
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of all methods."""
+        named = [name for way in self.ways for name in way]
+        return tuple(dict.fromkeys([*named, *self.added]))
+
+
+_WAYS = (("activation_ranges", "biases"), ("equalization", "activation_ranges", "biases"))
+QUALITIES: dict[str, Quality] = {
+    "fast": Quality(_WAYS, ("least_squares",), images_of_ways=16, images=48, held=12),
+    "best": Quality(_WAYS, ("least_squares", "block_tuning")),
 }
 
 
 def methods_named(quality: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the methods that a quality stands for, or these methods themselves.
+    """Return the methods that a quality may use, or these methods themselves.
 
     Args:
         quality: A key of :data:`QUALITIES`, alone in a sequence too, or names of registered
@@ -34,9 +74,10 @@ def methods_named(quality: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: There is no such quality or method, or activations would be left without ranges.
     """
+    chosen = _quality(quality)
+    if chosen is not None:
+        return chosen.methods
     names = (quality,) if isinstance(quality, str) else tuple(quality)
-    if len(names) == 1 and names[0] in QUALITIES:
-        return QUALITIES[names[0]]
     unknown = [name for name in names if name not in METHODS]
     if unknown or not names:
         raise ValueError(
@@ -51,35 +92,130 @@ def methods_named(quality: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def _quality(quality: str | Sequence[str]) -> Quality | None:
+    """Return the quality of this name, alone in a sequence too; None for names of methods."""
+    names = (quality,) if isinstance(quality, str) else tuple(quality)
+    return QUALITIES.get(names[0]) if len(names) == 1 else None
+
+
 def post_training(
-    model: GraphModel, batches: Batches, quality: str | Sequence[str]
+    model: GraphModel,
+    batches: Batches,
+    quality: str | Sequence[str],
+    calibrate: Callable[[Batches], Collection[str]],
 ) -> list[MethodGain]:
-    """Run the methods of a quality, one after the other.
+    """Calibrate with a quality, or run methods one after the other.
 
     Args:
         model: Prepared model; it ends in evaluation mode, its ranges fixed.
         batches: Inputs of the model, a tuple for each batch: a few dozen images, none of which it
-            will be evaluated on.
-        quality: See :func:`methods_named`.
+            will be evaluated on. Every fourth is held out.
+        quality: See :func:`methods_named`. Methods that are named all run and are all kept.
+        calibrate: Calibrates `model` plainly, the way that a quality is never worse than on
+            held-out images; returns the paths of its quantizers.
 
     Returns:
-        The effect of each method.
+        The effect of each way and method, in the order they ran in.
 
     Raises:
         ValueError: There is no such quality or method, or no batch.
     """
-    names = methods_named(quality)
+    names, chosen = methods_named(quality), _quality(quality)
     if not batches:
         raise ValueError("There was no batch to calibrate with: the data is empty.")
     model.eval()
-    with torch.no_grad(), float_arithmetic(model):
-        reference = flat_outputs(model(*batch) for batch in batches)
-    gains = []
-    for name in names:
+    learned, held = split(batches)
+    if chosen is None:
+        trials = _Trials(model, held)
+        return [trials.measure(name, trials.methods((name,), learned)) for name in names]
+    learned, few = spread(learned, chosen.images), spread(learned, chosen.images_of_ways)
+    trials = _Trials(model, spread(held, chosen.held))
+    trials.choose({" + ".join(way): trials.methods(way, few) for way in chosen.ways})
+    for name in chosen.added:
+        trials.choose({name: trials.methods((name,), learned)})
+    trials.choose({PLAIN: lambda: calibrate(learned)}, anew=True)
+    return trials.gains
+
+
+class _State(NamedTuple):
+    """State dict of a model, and the model in float where the former no longer tells it."""
+
+    tensors: dict[str, Any]
+    reference: GraphModel | None
+
+
+class _Trials:
+    """Trials, how near each brought the output to float, and the best state so far.
+
+    Args:
+        model: Prepared model.
+        held: Images to judge by.
+
+    Attributes:
+        gains: Of what was tried.
+    """
+
+    def __init__(self, model: GraphModel, held: Batches) -> None:
+        self.gains: list[MethodGain] = []
+        self._model, self._held = model, held
+        self._reference: GraphModel | None = None
+        self._sqnr, self._begin = -math.inf, self._state()
+        with torch.no_grad(), float_arithmetic(model):
+            self._wanted = flat_outputs(model(*batch) for batch in held)
+
+    def methods(self, names: Sequence[str], batches: Batches) -> Change:
+        """Return what runs methods one after the other."""
+        return lambda: {path for name in names for path in self._run(name, batches)}
+
+    def _run(self, name: str, batches: Batches) -> list[str]:
+        if name in KEEPING_FUNCTION:
+            if self._reference is not None:
+                raise ValueError(
+                    f"'{name}' comes behind a method that changes the float function: name it "
+                    "before that one."
+                )
+            return METHODS[name](self._model, batches)
+        if self._reference is None:
+            self._reference = float_copy(self._model)
+        method: Callable[..., list[str]] = METHODS[name]
+        if "reference" in inspect.signature(method).parameters:
+            method = partial(method, reference=self._reference)
+        return method(self._model, batches)
+
+    def measure(self, name: str, change: Change) -> MethodGain:
+        """Change the model, and measure what that did."""
         started = time.perf_counter()
-        changed = METHODS[name](model, batches)
+        changed = change()
         seconds = time.perf_counter() - started
         with torch.no_grad():
-            outputs = flat_outputs(model(*batch) for batch in batches)
-        gains.append(MethodGain(name, len(changed), sqnr(reference, outputs), seconds))
-    return gains
+            outputs = flat_outputs(self._model(*batch) for batch in self._held)
+        return MethodGain(name, len(changed), sqnr(self._wanted, outputs), seconds)
+
+    def choose(self, changes: dict[str, Change], anew: bool = False) -> None:
+        """Try each change, and stay where the output is nearest to float so far.
+
+        Args:
+            changes: What to try, by name.
+            anew: Try it instead of everything so far, not behind it.
+        """
+        best = self._state()
+        begin = self._begin if anew else best
+        tried, kept = [], None
+        for name, change in changes.items():
+            self._set(begin)
+            tried.append(self.measure(name, change))
+            if tried[-1].sqnr > self._sqnr:
+                kept, best, self._sqnr = tried[-1], self._state(), tried[-1].sqnr
+        self._set(best)
+        if anew and kept is not None:
+            self.gains = [replace(gain, kept=False) for gain in self.gains]
+        self.gains += [replace(gain, kept=gain is kept) for gain in tried]
+
+    def _state(self) -> _State:
+        state = self._model.state_dict()
+        copied = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}
+        return _State(copied, self._reference)
+
+    def _set(self, state: _State) -> None:
+        self._model.load_state_dict(state.tensors)
+        self._reference = state.reference

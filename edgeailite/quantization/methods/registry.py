@@ -12,16 +12,23 @@ Method = Callable[[GraphModel, Batches], list[str]]
 AnyMethod = TypeVar("AnyMethod", bound=Callable[..., list[str]])
 
 METHODS: dict[str, Method] = {}
+# Names of those that leave the float function as it is: ranges, scales of channels.
+KEEPING_FUNCTION: set[str] = set()
 
 
-def post_training_method(name: str) -> Callable[[AnyMethod], AnyMethod]:
+def post_training_method(
+    name: str, *, keeps_function: bool = False
+) -> Callable[[AnyMethod], AnyMethod]:
     """Register a post-training method, so that ``calibrate(quality=[name])`` finds it.
 
     The method is called with the prepared model in evaluation mode and the batches, a tuple of the
-    model's inputs for each. It returns the paths of the layers or quantizers that it changed.
+    model's inputs for each. It returns the paths of the layers or quantizers that it changed. One
+    with a parameter ``reference`` is also given the model in float, as it was before the first
+    method that does not keep its function.
 
     Args:
         name: Name to register under.
+        keeps_function: In float the model computes afterwards what it computed before.
 
     Returns:
         A decorator that registers a function and leaves it as it is.
@@ -47,6 +54,8 @@ def post_training_method(name: str) -> Callable[[AnyMethod], AnyMethod]:
                 "Choose another name."
             )
         METHODS[name] = method
+        if keeps_function:
+            KEEPING_FUNCTION.add(name)
         return method
 
     return register

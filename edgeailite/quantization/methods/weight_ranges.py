@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.graph.recording import Hook
 
 
-@post_training_method("weight_ranges")
+@post_training_method("weight_ranges", keeps_function=True)
 @torch.no_grad()
 def search_weight_ranges(model: GraphModel, batches: Batches) -> list[str]:
     """Give every layer's weight the range with the least error, per channel where its spec is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.graph.calls import argument, operation_of
 from edgeailite.quantization.graph.model import graph_of, module_of
 from edgeailite.quantization.graph.operations import LINEAR, TRANSPOSED_CONVOLUTION
+from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.graph.recording import Hook, hooked
 from edgeailite.quantization.graph.running import parameter_value
 from edgeailite.quantization.modules.activation import FakeQuantize
@@ -20,6 +22,10 @@ from edgeailite.quantization.modules.layer import FoldedLayer, QuantLayer
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
+
+
+# An activation function of values of shape (n, C).
+Activation = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,38 @@ def layer_calls(model: GraphModel) -> list[LayerCall]:
     return [call for call in found if call is not None]
 
 
+def output_quantizer(model: GraphModel, call: LayerCall) -> FakeQuantize | None:
+    """Quantizer behind a layer, if its output is quantized there; else None."""
+    behind = quantizer_behind(call.node)
+    module = None if behind is None else module_of(model, behind)
+    return module if isinstance(module, FakeQuantize) else None
+
+
+def activation_behind(model: GraphModel, call: LayerCall) -> Activation:
+    """Return the activation function behind a layer, which a quantizer absorbed, or the identity.
+
+    It takes and returns outputs of shape ``(n, C)``.
+    """
+    quantizer = output_quantizer(model, call)
+    return _as_it_is if quantizer is None else quantizer.float_activation
+
+
+def _as_it_is(y: Tensor) -> Tensor:
+    return y
+
+
 def disable_quantization(model: nn.Module) -> None:
     """Let all quantizers and layers of `model` compute as in float from now on."""
     for module in model.modules():
         if isinstance(module, FakeQuantize | QuantLayer):
             module.fake_quant_enabled = False
+
+
+def float_copy(model: GraphModel) -> GraphModel:
+    """Copy a prepared model; the copy computes as in float."""
+    copied = copy.deepcopy(model)
+    disable_quantization(copied)
+    return copied
 
 
 @contextmanager

@@ -2,68 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from edgeailite.quantization.graph.model import compare_first_batch, graph_of
-from edgeailite.quantization.graph.running import as_batches, iterate_batches
-from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.bias_corrector import BiasCorrector
-from edgeailite.quantization.methods.post_training import post_training
 from edgeailite.quantization.modules.bias_fit import bias_fits, describe_coarser, describe_cut
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers.arguments import warn_user
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
-    from edgeailite.quantization.methods.gains import MethodGain
     from edgeailite.quantization.modules.activation import FakeQuantize
-
-
-def feed(
-    forward: Callable[..., Any], model: GraphModel, data: Iterable[Any], num_batches: int | None
-) -> None:
-    """Run batch by batch, with a progress bar.
-
-    Args:
-        forward: Called with the inputs of each batch.
-        model: Prepared model, of whose inputs the batches are.
-        data: Tensors, or tuples that begin with the model's inputs.
-        num_batches: Number of batches to take; None: all.
-
-    Raises:
-        ValueError: `data` gave no batch.
-    """
-    shown = tqdm(data, "calibrating", total=num_batches, leave=False, disable=None)
-    is_empty = True
-    for batch in iterate_batches(shown, _num_inputs(model), num_batches):
-        forward(*batch)
-        is_empty = False
-    if is_empty:
-        raise ValueError("There was no batch to calibrate with: the data is empty.")
-
-
-def calibrate_at_once(
-    model: GraphModel, data: Iterable[Any], num_batches: int | None, methods: Sequence[str]
-) -> list[MethodGain]:
-    """Run post-training methods on all batches; return the effect of each."""
-    batches = as_batches(data, _num_inputs(model), num_batches)
-    if batches:
-        compare_first_batch(model, batches[0], {})
-    return post_training(model, batches, methods)
-
-
-def reestimate(model: GraphModel, data: Iterable[Any], num_batches: int | None) -> None:
-    """Measure batch norm statistics anew on the quantized model."""
-    reestimate_batch_norms(model, as_batches(data, _num_inputs(model), num_batches))
-
-
-def _num_inputs(model: GraphModel) -> int:
-    return len(graph_of(model).find_nodes(op="placeholder"))
 
 
 def warn_of_missing_ranges(model: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
@@ -343,12 +343,7 @@ class QuantTestModule(_PACT2Module):
         super().train(False)
         return self
 
-    def calibrate(
-        self,
-        data: Iterable[Any],
-        num_batches: int | None = None,
-        quality: str | Sequence[str] | None = None,
-    ) -> NoReturn:
+    def calibrate(self, data: Iterable[Any], *args: Any, **options: Any) -> NoReturn:
         """Refuse to calibrate.
 
         Raises:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +22,14 @@ from edgeailite.quantization.graph.model import (
     target_of,
 )
 from edgeailite.quantization.methods.distillation import Teacher
-from edgeailite.quantization.methods.gains import render_gains
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths, apply_bit_widths
-from edgeailite.quantization.methods.post_training import methods_named
 from edgeailite.quantization.methods.weight_clipping import constrain_weights
 from edgeailite.quantization.methods.weight_ranges import start_weight_ranges
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.prepare.prepare import check_finite_weights
 from edgeailite.quantization.wrappers.arguments import warn_user
-from edgeailite.quantization.wrappers.calibration import (
-    BiasCalibration,
-    calibrate_at_once,
-    feed,
-    reestimate,
-    warn_of_missing_ranges,
-)
+from edgeailite.quantization.wrappers.calibration import BiasCalibration, warn_of_missing_ranges
+from edgeailite.quantization.wrappers.calibrator import Calibrator
 from edgeailite.quantization.wrappers.converted import (
     ConvertedModule,
     as_tuple,
@@ -45,14 +37,12 @@ from edgeailite.quantization.wrappers.converted import (
     integer_graph,
 )
 from edgeailite.quantization.wrappers.evaluation import Evaluation
-from edgeailite.quantization.wrappers.exporting import Exporter
 from edgeailite.quantization.wrappers.progress import Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from edgeailite.quantization.graph.model import GraphModel
-    from edgeailite.quantization.methods.gains import MethodGain
     from edgeailite.quantization.methods.training import TrainingMethods
     from edgeailite.quantization.prepare.target import Target
     from edgeailite.quantization.wrappers.schedule import Schedule
@@ -61,7 +51,7 @@ if TYPE_CHECKING:
 _VIEWS = {"CLIP_MODEL": clip_model, "FAKEQ_MODEL": fakeq_model}
 
 
-class QuantModule(Exporter):
+class QuantModule(Calibrator):
     """A prepared model with a schedule; the model is in ``.module``.
 
     Args:
@@ -79,6 +69,7 @@ class QuantModule(Exporter):
         trains: False: training mode only calibrates: ranges (and biases) learn from the data, batch
             norm and dropout stay in evaluation mode, no gradients.
         post_training: What each method gained in the last :meth:`calibrate` with a `quality`.
+        drop_result: How far the last :meth:`calibrate` with a `max_drop` went; None without.
         integer_evaluation: Evaluation computes the integers that the device will compute, where
             the simulation may differ by a step: with free scales or long sums. False: it simulates.
             The gradient is the simulation's, and a module with a hook asks for it.
@@ -104,7 +95,6 @@ class QuantModule(Exporter):
         self.progress = Progress(schedule)
         self.bias_calibration = BiasCalibration(model, bias_rate)
         self.clip_weights, self.weights_clipped = clip_weights, False
-        self.post_training: list[MethodGain] = []
         if bit_widths is not None:
             apply_bit_widths(model, bit_widths)
         start_weight_ranges(model)
@@ -282,65 +272,6 @@ class QuantModule(Exporter):
         """
         weights = source if isinstance(source, Mapping) else os.fspath(source)
         load_weights(self.module, weights, **options)
-        return self
-
-    def calibrate(
-        self,
-        data: Iterable[Any],
-        num_batches: int | None = None,
-        quality: str | Sequence[str] | None = None,
-    ) -> Self:
-        """Let ranges and biases learn from data, without gradients; ends in evaluation mode.
-
-        Args:
-            data: Batches: a tensor, or a tuple or list that begins with the model's inputs (a
-                data loader's ``(images, target)`` does).
-            num_batches: Number of batches to take; None: all.
-            quality: None: batch by batch, as training mode does that only calibrates. ``'fast'``
-                (seconds) or ``'best'`` (minutes), or names of methods in the order they are to run
-                in: see :func:`~edgeailite.quantization.methods.methods_named`. They
-                work on all batches at once, which are kept in memory; what each gained is printed,
-                and in `post_training`. They replace the wrapper's own bias correction and weight
-                clipping, which don't run.
-
-        Raises:
-            ValueError: `data` gave no batch, or there is no such quality or method.
-        """
-        if quality is None:
-            with self._calibrating():
-                feed(self, self.module, data, num_batches)
-            return self
-        methods = methods_named(quality)
-        self._begin()
-        self.eval()
-        self.post_training = calibrate_at_once(self.module, data, num_batches, methods)
-        self._say(f"post-training\n{render_gains(self.post_training)}")
-        return self
-
-    @contextmanager
-    def _calibrating(self) -> Iterator[None]:
-        """Calibrate in training mode; ends in evaluation mode, at the same epoch of a training."""
-        trains, self.trains = self.trains, False
-        try:
-            with self.progress.held() if trains else nullcontext():
-                self.train()
-                yield
-        finally:
-            self.trains = trains
-            self.eval()
-
-    def reestimate_batch_norms(self, data: Iterable[Any], num_batches: int | None = None) -> Self:
-        """Measure batch norm statistics anew on the quantized network; ends in evaluation mode.
-
-        Args:
-            data: Batches, as of :meth:`calibrate`; training images.
-            num_batches: Number of batches to take; None: all.
-
-        Raises:
-            ValueError: `data` gave no batch.
-        """
-        self.eval()
-        reestimate(self.module, data, num_batches)
         return self
 
     @property

@@ -30,9 +30,7 @@ class Process:
         """Whether this is the process that writes files."""
         return self.rank == 0
 
-    def check_alone(
-        self, *, verify: bool, ptq: Sequence[str] | None, budgets: Mapping[str, float]
-    ) -> None:
+    def check_alone(self, *, verify: bool, at_once: bool, budgets: Mapping[str, float]) -> None:
         """Refuse in several processes what one alone can do.
 
         Raises:
@@ -44,9 +42,10 @@ class Process:
             raise ValueError(
                 "--verify needs one process: validate the checkpoint with it afterwards."
             )
-        if ptq is not None:
-            names = " ".join(ptq)
-            raise ValueError(f"--ptq {names} needs one process: it takes minutes, on one device.")
+        if at_once:
+            raise ValueError(
+                "--ptq and --max_drop need one process: they take minutes, on one device."
+            )
         for name in budgets:
             raise ValueError(f"--{name} needs one process: bits are chosen on one device.")
 

@@ -84,12 +84,14 @@ def fit(
                 recorder.picture("val/input_target_prediction", picture)
             save(options, recorder.folder, steps, task, state, is_best)
 
-    if options.ptq is None:
+    if not options.calibrates_at_once:
         run_epochs(options, steps, data.train, task, state, process, after_epoch)
     else:
         run_post_training(options, steps, data.train, task, state, after_epoch)
         gains = [dataclasses.asdict(gain) for gain in steps.module.post_training]
         recorder.set(post_training=gains)
+        if steps.module.drop_result is not None:
+            recorder.set(drops=steps.module.drop_result.drops)
     state.average.keep()
     recorder.set(epochs=state.epoch, **{f"best_{task.best}": state.best}, history=state.history)
 

@@ -209,16 +209,18 @@ def run_post_training(
     state: TrainingState,
     after_epoch: Callable[[TrainingState, bool], None],
 ) -> None:
-    """Calibrate by the methods of ``--ptq`` instead of epochs; arguments as of `run_epochs`."""
+    """Calibrate by ``--ptq`` or ``--max_drop`` instead of epochs; arguments as of `run_epochs`."""
     if state.epoch:
         return
     set_epoch(train, 0)
     wrapper, batches = steps.module, (images.to(steps.device) for images, _ in train)
     assert isinstance(wrapper, QuantModule)
     wrapper.verbose = False
-    assert options.ptq is not None
-    wrapper.calibrate(batches, quality=options.ptq)
-    logger.info("post-training\n%s", render_gains(wrapper.post_training))
+    wrapper.calibrate(batches, quality=options.ptq, max_drop=options.max_drop)
+    if wrapper.post_training:
+        logger.info("post-training\n%s", render_gains(wrapper.post_training))
+    if wrapper.drop_result is not None:
+        logger.info("%s", wrapper.drop_result)
     results = validate_steps(steps, task)
     row = {f"val_{name}": value for name, value in results.items() if isinstance(value, float)}
     state.epoch, state.best = 1, results[task.best]

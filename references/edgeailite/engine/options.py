@@ -18,7 +18,7 @@ Phase = Literal["training", "calibration", "validation"]
 Quality = Literal[(*QUALITIES, *METHODS)]  # type: ignore[valid-type]
 PresetName = Literal[QConfigType.choices()]  # type: ignore[valid-type]
 
-# Images that --ptq learns from, if --epoch_size does not say: their values are kept in memory.
+# Images that --ptq and --max_drop learn from, if --epoch_size does not say; all are in memory.
 PTQ_IMAGES = 64
 # Options that only one family of wrappers has.
 PACT2_OPTIONS = ("bitwidth_weights", "bitwidth_activations", "per_channel_q", "constrain_bias")
@@ -106,6 +106,8 @@ class Options:
     """Correct biases towards the float model's means. Default: True in calibration only."""
     ptq: tuple[Quality, ...] | None = None
     """Calibrate on 64 images (or epoch_size) at once: fast, best, or methods in their order."""
+    max_drop: float | None = None
+    """Calibrate until so many percent of decisions at most change: plain, fast, best, 16 bits."""
     constrain_bias: Literal["NONE", "SATURATE", "REDUCE_WEIGHT_SCALE"] | None = None
     """What happens to a bias too large for its accumulator. Default: the wrapper's."""
     bit_widths: Path | None = None
@@ -165,10 +167,15 @@ class Options:
         checks = (_check_numbers, _check_phase, _check_quantization, _check_ptq)
         for check in (*checks, _check_methods, _check_budgets):
             check(self)
-        if self.ptq is not None:
+        if self.calibrates_at_once:
             object.__setattr__(self, "epochs", 1)
             if not self.epoch_size:
                 object.__setattr__(self, "epoch_size", float(PTQ_IMAGES))
+
+    @property
+    def calibrates_at_once(self) -> bool:
+        """True if calibration works on all its images at once."""
+        return self.ptq is not None or self.max_drop is not None
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -315,18 +322,26 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _check_ptq(options: Options) -> None:
-    if options.ptq is None:
+    if not options.calibrates_at_once:
         return
-    names = " ".join(options.ptq)
-    try:
-        methods_named(options.ptq)
-    except ValueError as error:
-        raise ValueError(f"--ptq {names}: {error}") from error
+    names = f"--max_drop {options.max_drop}"
+    if options.ptq is not None:
+        names = f"--ptq {' '.join(options.ptq)}"
+        try:
+            methods_named(options.ptq)
+        except ValueError as error:
+            raise ValueError(f"{names}: {error}") from error
+    if options.max_drop is not None:
+        given = ["ptq"] * (options.ptq is not None) + list(options.budgets)
+        if given:
+            raise ValueError(f"--max_drop chooses what {_listed(given)} tells: give one of them.")
+        if options.max_drop < 0:
+            raise ValueError(f"{names}: it is 0 or above.")
     if options.phase != "calibration":
-        raise ValueError(f"--ptq {names} is a way to calibrate: add --phase calibration.")
+        raise ValueError(f"{names} is a way to calibrate: add --phase calibration.")
     if options.bias_calibration is not None:
         raise ValueError(
-            f"--bias_calibration has no effect with --ptq {names}, which corrects biases in its "
+            f"--bias_calibration has no effect with {names}, which corrects biases in its "
             "own way. Leave it out."
         )
 

@@ -46,7 +46,9 @@ def run(options: ClassificationOptions, process: Process) -> dict[str, Any]:
         ValueError: The options, the data or a checkpoint can't be used; the message says why.
         FileNotFoundError: Something that was named does not exist.
     """
-    process.check_alone(verify=options.verify, ptq=options.ptq, budgets=options.budgets)
+    process.check_alone(
+        verify=options.verify, at_once=options.calibrates_at_once, budgets=options.budgets
+    )
     data = build_data(options, process)
     folder = open_run_folder(options, process)
     seed_everything(options.seed)

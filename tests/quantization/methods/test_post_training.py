@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 from functools import partial
 
 import pytest
@@ -12,10 +13,11 @@ from edgeailite.quantization import (
     QuantTestModule,
     TINPUTinyMLPTQFxModule,
 )
+from edgeailite.quantization.methods.block_tuning import tune_blocks
 from edgeailite.quantization.methods.gains import render_gains
-from edgeailite.quantization.methods.learned_rounding import learn_rounding
 from edgeailite.quantization.methods.post_training import QUALITIES, post_training
 from edgeailite.quantization.methods.registry import METHODS
+from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.report import build_report, write_html
 from edgeailite.quantization.verify.compare import verify
 from tests.quantization.helpers import randomize_batch_norms
@@ -31,9 +33,7 @@ WRAPPERS = {
 
 @pytest.fixture(autouse=True)
 def _few_iterations(monkeypatch):
-    for name, blocks in (("learned_rounding", False), ("block_rounding", True)):
-        shorter = partial(learn_rounding, blocks=blocks, iterations=100)
-        monkeypatch.setitem(METHODS, name, shorter)
+    monkeypatch.setitem(METHODS, "block_tuning", partial(tune_blocks, iterations=60))
 
 
 def _network():
@@ -65,7 +65,9 @@ def data():
 def test_every_wrapper_takes_a_quality_and_stays_exact(name, quality, data, tmp_path):
     wrapper = WRAPPERS[name](_network()).calibrate(data, quality=quality)
     assert not wrapper.training
-    assert [gain.method for gain in wrapper.post_training] == list(QUALITIES[quality])
+    ways, added = QUALITIES[quality].ways, QUALITIES[quality].added
+    names = [*(" + ".join(way) for way in ways), *added, "plain"]
+    assert [gain.method for gain in wrapper.post_training] == names
     wrapper.export(X, tmp_path / "model.onnx", dynamic_batch=True)
     comparison = verify(wrapper, data, tmp_path / "model.onnx")
     assert sum(comparison.mismatches.values()) == 0
@@ -101,9 +103,11 @@ def test_gains_are_printed(data, capsys):
     printed = capsys.readouterr().out
     assert "edgeailite: post-training" in printed
     assert render_gains(wrapper.post_training) in printed
-    assert [line.split()[0] for line in printed.splitlines()[2:]] == [
-        "equalization", "activation_ranges", "biases",
+    rows = printed.splitlines()[2:]
+    assert [row.split()[0] for row in rows] == [
+        "activation_ranges", "equalization", "least_squares", "plain",
     ]  # fmt: skip
+    assert sum(row.endswith("rejected") for row in rows) >= 2
 
 
 def test_unknown_quality_and_no_data(data):
@@ -112,7 +116,7 @@ def test_unknown_quality_and_no_data(data):
     with pytest.raises(ValueError, match="no batch to calibrate with"):
         PTCFxModule(_network()).calibrate([], quality="fast")
     with pytest.raises(ValueError, match="no batch to calibrate with"):
-        post_training(PTCFxModule(_network()).module, [], "fast")
+        post_training(PTCFxModule(_network()).module, [], "fast", lambda batches: [])
 
 
 def test_wrapper_that_only_evaluates_does_not_calibrate(data):
@@ -145,10 +149,69 @@ def test_the_report_tells_what_each_method_gained(data, tmp_path):
     report = build_report(wrapper, data)
     assert report.post_training == wrapper.post_training
     assert "activation_ranges" in str(report)
-    assert len(report.to_dict()["post_training"]) == 3
+    assert len(report.to_dict()["post_training"]) == 4
     page = write_html(report, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Post-training methods" in page
     assert "activation ranges" in page
     assert "Post-training methods" not in write_html(
         build_report(wrapper.module), tmp_path / "other.html"
     ).read_text(encoding="utf-8")
+
+
+def _harm(model, batches):
+    """A method that makes everything worse."""
+    for parameter in model.parameters():
+        parameter.data.mul_(-3.0)
+    for quantizer in quantizers(model).values():
+        quantizer.clips_act.mul_(0.01)
+    return ["all"]
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.filterwarnings("ignore:.*the NPU computes.*:UserWarning")
+def test_where_nothing_helps_the_plain_calibration_stays(name, data, monkeypatch):
+    for method in ("activation_ranges", "equalization", "biases", "least_squares"):
+        monkeypatch.setitem(METHODS, method, _harm)
+    x = torch.cat(data)
+    learned = [x[:8][torch.arange(8) % 4 != 3], x[8:][torch.arange(8) % 4 != 3]]
+    plain = WRAPPERS[name](_network()).calibrate(learned)
+    wrapper = WRAPPERS[name](_network()).calibrate(data, quality="fast")
+    assert [gain.kept for gain in wrapper.post_training] == [False, False, False, True]
+    expected = plain.module.state_dict()
+    for key, value in wrapper.module.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=0.0, atol=0.0, msg=key)
+
+
+def test_a_method_that_harms_is_undone_alone(data, monkeypatch):
+    without = dataclasses.replace(QUALITIES["fast"], added=())
+    monkeypatch.setitem(QUALITIES, "short", without)
+    expected = PTCFxModule(_network(), verbose=False).calibrate(data, quality="short")
+    monkeypatch.setitem(METHODS, "least_squares", _harm)
+    wrapper = PTCFxModule(_network(), verbose=False).calibrate(data, quality="fast")
+    by_name = {gain.method: gain for gain in wrapper.post_training}
+    assert not by_name["least_squares"].kept
+    assert sum(gain.kept for gain in wrapper.post_training) == 1
+    with torch.no_grad():
+        assert torch.equal(wrapper(data[0]), expected(data[0]))
+
+
+def test_later_methods_are_given_the_float_model(data, monkeypatch):
+    """It is the model as it was before the first method that changes its function."""
+    given = []
+
+    def look(model, batches, reference):
+        given.append(reference(*batches[0]))
+        return []
+
+    monkeypatch.setitem(METHODS, "look", look)
+    wrapper = PTCFxModule(_network(), verbose=False)
+    wrapper.calibrate(data, quality=("equalization", "activation_ranges", "biases", "look"))
+    with torch.no_grad():
+        expected = _network()(data[0][torch.arange(8) % 4 != 3])
+    torch.testing.assert_close(given[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_method_that_keeps_the_function_comes_first(data):
+    wrapper = PTCFxModule(_network(), verbose=False)
+    with pytest.raises(ValueError, match="'equalization' comes behind a method that changes"):
+        wrapper.calibrate(data, quality=("activation_ranges", "biases", "equalization"))

@@ -14,6 +14,7 @@ def shift_biases():
     @post_training_method("shift_biases")
     def shift(model, batches):
         assert len(batches) == 2
+        assert [len(batch[0]) for batch in batches] == [3, 3]
         for call in layer_calls(model):
             call.bias.data += 1.0
         return [call.path for call in layer_calls(model)]
@@ -28,9 +29,9 @@ def test_every_method_of_the_package_is_registered():
         "analytic_biases",
         "bias_absorption",
         "biases",
-        "block_rounding",
+        "block_tuning",
         "equalization",
-        "learned_rounding",
+        "least_squares",
         "weight_ranges",
     }
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeailite.quantization.methods.mixed_precision.result import MixedPrecision
-from edgeailite.quantization.methods.mixed_precision.sensitivity import output_quantizer
-from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls
+from edgeailite.quantization.modules.layer_calls import LayerCall, layer_calls, output_quantizer
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel

@@ -12,15 +12,14 @@ from tqdm import tqdm
 
 from edgeailite.quantization.arithmetic.spec import QuantSpec
 from edgeailite.quantization.arithmetic.sqnr import flat_outputs
-from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.modes import in_mode
-from edgeailite.quantization.graph.patterns import quantizer_behind
 from edgeailite.quantization.methods.mixed_precision.result import LayerSensitivity
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import (
     LayerCall,
     float_arithmetic,
     layer_calls,
+    output_quantizer,
     run_in_float,
 )
 
@@ -95,13 +94,6 @@ def _count_macs(
 
     run_in_float(model, [batch], [(call.layer, hook_of(p, call)) for p, call in layers.items()])
     return {path: count // len(batch[0]) for path, count in macs.items()}
-
-
-def output_quantizer(model: GraphModel, call: LayerCall) -> FakeQuantize | None:
-    """Quantizer behind a layer, if its output is quantized there; else None."""
-    behind = quantizer_behind(call.node)
-    module = None if behind is None else module_of(model, behind)
-    return module if isinstance(module, FakeQuantize) else None
 
 
 @contextmanager
