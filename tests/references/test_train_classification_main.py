@@ -344,10 +344,11 @@ def test_post_training_methods_then_validation(run_script, float_run, method):
     )
     result = read_result(folder)
     assert result["epochs"] == 1
-    assert [gain["method"] for gain in result["post_training"]] == [
-        *("activation_ranges + biases", "equalization + activation_ranges + biases"),
-        *("least_squares", "plain"),
-    ]
+    *tried, plain = [gain["method"] for gain in result["post_training"]]
+    assert tried[:2] == ["activation_ranges + biases", "equalization + activation_ranges + biases"]
+    assert all(name.endswith(" + least_squares") for name in tried[2:])
+    assert len(tried) > 2
+    assert plain == "plain"
     assert "activation_ranges" in (folder / "run.log").read_text()
     assert result["val"]["top1"] >= read_result(float_run.parent)["val"]["top1"] - 10
     validated = run_script(

@@ -101,14 +101,14 @@ class PowerOfTwoAverage(IntegerAverage):
 
     def __init__(self, average: nn.Module, source: Grid, output: Grid) -> None:
         super().__init__(average, source, output)
-        self.result = Quantize(output)
+        self.quantize = Quantize(output)
 
     def forward(self, q: Tensor) -> Tensor:
         """Integers in and out, shapes as the average's."""
         is_image = self.axes is not None and q.dim() == self.axes + 1
         if self.is_wide((1, *q.shape) if is_image else q.shape):
             return super().forward(q)
-        return self.result(self.sums.average(self.input(q)))
+        return self.quantize(self.sums.average(self.input(q)))
 
 
 class IntegerFold(ExactSums):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Change = Callable[[], Collection[str]]
 
 PLAIN = "plain"
+# Ways so near to the best one, in dB, that what is added behind them decides.
+CLOSE = 3.0
 
 
 @dataclass(frozen=True)
@@ -127,25 +129,48 @@ def post_training(
     learned, held = split(batches)
     if chosen is None:
         trials = _Trials(model, held)
-        return [trials.measure(name, trials.methods((name,), learned)) for name in names]
+        for name in names:
+            trials.run((name,), learned)
+        return trials.gains
     learned, few = spread(learned, chosen.images), spread(learned, chosen.images_of_ways)
     trials = _Trials(model, spread(held, chosen.held))
-    trials.choose({" + ".join(way): trials.methods(way, few) for way in chosen.ways})
+    begin = trials.state(())
+    found = [trials.run(way, few, begin) for way in chosen.ways]
+    nearest = max(state.sqnr for state in found)
+    followed = [state for state in found if state.sqnr >= nearest - CLOSE]
     for name in chosen.added:
-        trials.choose({name: trials.methods((name,), learned)})
-    trials.choose({PLAIN: lambda: calibrate(learned)}, anew=True)
+        found += [trials.run((name,), learned, state) for state in followed]
+        followed = [_best(found)]
+    found.append(trials.measure(PLAIN, lambda: calibrate(learned), begin))
+    trials.end(_best(found))
     return trials.gains
 
 
 class _State(NamedTuple):
-    """State dict of a model, and the model in float where the former no longer tells it."""
+    """Model after methods.
 
+    Attributes:
+        methods: Their names.
+        rows: Where their gains are.
+        sqnr: SQNR of the output on held-out images.
+        tensors: State dict of the model.
+        reference: The model in float, where the former no longer tells it.
+    """
+
+    methods: tuple[str, ...]
+    rows: tuple[int, ...]
+    sqnr: float
     tensors: dict[str, Any]
     reference: GraphModel | None
 
 
+def _best(states: list[_State]) -> _State:
+    """Return the state whose output is nearest to float, the earliest of equal ones."""
+    return max(states, key=lambda state: -math.inf if math.isnan(state.sqnr) else state.sqnr)
+
+
 class _Trials:
-    """Trials, how near each brought the output to float, and the best state so far.
+    """Trials, and how near each brought the output to float.
 
     Args:
         model: Prepared model.
@@ -159,15 +184,17 @@ class _Trials:
         self.gains: list[MethodGain] = []
         self._model, self._held = model, held
         self._reference: GraphModel | None = None
-        self._sqnr, self._begin = -math.inf, self._state()
         with torch.no_grad(), float_arithmetic(model):
             self._wanted = flat_outputs(model(*batch) for batch in held)
 
-    def methods(self, names: Sequence[str], batches: Batches) -> Change:
-        """Return what runs methods one after the other."""
-        return lambda: {path for name in names for path in self._run(name, batches)}
+    def run(self, names: tuple[str, ...], batches: Batches, begin: _State | None = None) -> _State:
+        """Run methods one after the other; from a state, or from the model as it is."""
+        label = " + ".join((*(begin.methods if begin else ()), *names))
+        changes = (path for name in names for path in self._apply(name, batches))
+        state = self.measure(label, lambda: set(changes), begin)
+        return state._replace(methods=(*(begin.methods if begin else ()), *names))
 
-    def _run(self, name: str, batches: Batches) -> list[str]:
+    def _apply(self, name: str, batches: Batches) -> list[str]:
         if name in KEEPING_FUNCTION:
             if self._reference is not None:
                 raise ValueError(
@@ -182,40 +209,28 @@ class _Trials:
             method = partial(method, reference=self._reference)
         return method(self._model, batches)
 
-    def measure(self, name: str, change: Change) -> MethodGain:
+    def measure(self, label: str, change: Change, begin: _State | None = None) -> _State:
         """Change the model, and measure what that did."""
+        if begin is not None:
+            self._model.load_state_dict(begin.tensors)
+            self._reference = begin.reference
         started = time.perf_counter()
         changed = change()
         seconds = time.perf_counter() - started
         with torch.no_grad():
             outputs = flat_outputs(self._model(*batch) for batch in self._held)
-        return MethodGain(name, len(changed), sqnr(self._wanted, outputs), seconds)
+        found = sqnr(self._wanted, outputs)
+        rows = (*(begin.rows if begin else ()), len(self.gains))
+        self.gains.append(MethodGain(label, len(changed), found, seconds))
+        return self.state(rows, found)
 
-    def choose(self, changes: dict[str, Change], anew: bool = False) -> None:
-        """Try each change, and stay where the output is nearest to float so far.
-
-        Args:
-            changes: What to try, by name.
-            anew: Try it instead of everything so far, not behind it.
-        """
-        best = self._state()
-        begin = self._begin if anew else best
-        tried, kept = [], None
-        for name, change in changes.items():
-            self._set(begin)
-            tried.append(self.measure(name, change))
-            if tried[-1].sqnr > self._sqnr:
-                kept, best, self._sqnr = tried[-1], self._state(), tried[-1].sqnr
-        self._set(best)
-        if anew and kept is not None:
-            self.gains = [replace(gain, kept=False) for gain in self.gains]
-        self.gains += [replace(gain, kept=gain is kept) for gain in tried]
-
-    def _state(self) -> _State:
+    def state(self, rows: tuple[int, ...], sqnr: float = -math.inf) -> _State:
+        """Return the model as it is."""
         state = self._model.state_dict()
         copied = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}
-        return _State(copied, self._reference)
+        return _State((), rows, sqnr, copied, self._reference)
 
-    def _set(self, state: _State) -> None:
-        self._model.load_state_dict(state.tensors)
-        self._reference = state.reference
+    def end(self, best: _State) -> None:
+        """Let the model end in a state; what did not lead there is rejected."""
+        self._model.load_state_dict(best.tensors)
+        self.gains = [replace(g, kept=i in best.rows) for i, g in enumerate(self.gains)]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.spec import QuantSpec
 
 MIN_AVERAGING_WEIGHT = 0.001
+# What is added in front of a softmax hides a value if it lowers it by so much: grids end there.
+MASK_REACH = 1024.0
 # Half steps of a softmax's result with 8 bits.
 _STEPS_OF_SOFTMAX = 512
 _FLAGS = ("observer_enabled", "fake_quant_enabled")
@@ -129,7 +131,8 @@ class FakeQuantize(RangeObserver):
         inplace: Overwrite the input, as ``ReLU(inplace=True)`` does.
         softmax_dim: Axis of a softmax behind, for a sum with a constant, which may be a mask:
             values whose exponentials, all together, are less than half a step of 8 bits do not
-            widen the range. None: all values do.
+            widen the range, and neither do those of rows that are masked as a whole. None: all
+            values do.
 
     State:
         clips_act, num_batches_tracked: See :class:`RangeObserver`.
@@ -190,7 +193,9 @@ class FakeQuantize(RangeObserver):
         x = self._without_infinity(x)
         if self.softmax_dim is not None:
             reach = math.log(x.shape[self.softmax_dim] * _STEPS_OF_SOFTMAX)
-            x = torch.maximum(x, x.amax(self.softmax_dim, keepdim=True) - reach)
+            top = x.amax(self.softmax_dim, keepdim=True)
+            is_masked = top < top.amax() - MASK_REACH / 2
+            x = torch.where(is_masked, top.amax(), torch.maximum(x, top - reach))
         if self.bounds is None:
             return super().batch_range(x)
         if self.spec.range_rule == "mse":

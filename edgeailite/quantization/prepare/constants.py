@@ -10,6 +10,7 @@ from torch import fx
 from edgeailite.quantization.graph.calls import operation_of, traits_of
 from edgeailite.quantization.graph.operations import DIV, MUL
 from edgeailite.quantization.graph.patterns import is_operand, softmax_dim
+from edgeailite.quantization.modules.activation import MASK_REACH
 
 if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.spec import QuantSpec
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 # Bits of a constant factor, whose products with 8-bit integers are exact in float32, of a constant
 # divisor, and of what is added in front of a softmax: a bias and a mask may be one tensor.
 FINE_BITS = 16
-# What is added in front of a softmax hides a value if it lowers it by so much.
-MASK_REACH = 1024.0
 
 
 def readers_of(constant: fx.Node) -> list[fx.Node]:

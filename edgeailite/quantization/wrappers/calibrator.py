@@ -80,7 +80,7 @@ class Calibrator(Exporter):
             self._calibrate_until(data, num_batches, max_drop, metric)
         elif quality is None:
             with self._calibrating():
-                _feed(self, data, self._num_inputs, num_batches)
+                feed(self, data, self._num_inputs, num_batches)
         else:
             methods_named(quality)
             self._calibrate_at_once(self._batches(data, num_batches), quality)
@@ -169,7 +169,7 @@ class Calibrator(Exporter):
         return self
 
 
-def _feed(
+def feed(
     forward: Callable[..., Any], data: Iterable[Any], num_inputs: int, num_batches: int | None
 ) -> None:
     """Run batch by batch, with a progress bar.

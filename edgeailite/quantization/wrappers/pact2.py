@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
@@ -343,7 +343,14 @@ class QuantTestModule(_PACT2Module):
         super().train(False)
         return self
 
-    def calibrate(self, data: Iterable[Any], *args: Any, **options: Any) -> NoReturn:
+    def calibrate(
+        self,
+        data: Iterable[Any],
+        num_batches: int | None = None,
+        quality: str | Sequence[str] | None = None,
+        max_drop: float | None = None,
+        metric: Callable[[nn.Module], float] | None = None,
+    ) -> NoReturn:
         """Refuse to calibrate.
 
         Raises:

@@ -103,3 +103,31 @@ def test_a_large_factor_alone_is_no_mask():
     with torch.no_grad():
         assert sqnr(original(x), wrapper(x)) > 30
     assert build_report(wrapper, [x]).floats == {}
+
+
+@pytest.mark.parametrize("preset", ["WT8SYMP2_AT8SYMP2", "WC8_AT8"])
+def test_a_row_that_is_masked_as_a_whole_leaves_the_others_their_integers(preset):
+    """Padding of a sequence masks whole rows: their values are no reason for a coarse grid."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            mask = torch.zeros(6, 6)
+            mask[0], mask[2, 3:] = -1e9, -1e9
+            self.register_buffer("mask", mask)
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x):
+            return (4 * self.layer(x) + self.mask).softmax(-1)
+
+    torch.manual_seed(0)
+    model, x = Masked().eval(), torch.randn(4, 6, 6)
+    wrapper = PTCFxModule(
+        copy.deepcopy(model), qconfig_type=preset, example_inputs=x, verbose=False
+    )
+    wrapper.calibrate([x])
+    with torch.no_grad():
+        found, expected = wrapper(x), model(x)
+    assert not build_report(wrapper).floats
+    assert sqnr(expected[:, 1:], found[:, 1:]) > 25
+    torch.testing.assert_close(found[:, 0], torch.full((4, 6), 1 / 6), rtol=0.0, atol=0.01)

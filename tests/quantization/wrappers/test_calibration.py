@@ -16,7 +16,8 @@ from edgeailite.quantization import (
     TINPUTinyMLPTQFxModule,
 )
 from edgeailite.quantization.modules.pact2 import quantizers
-from edgeailite.quantization.wrappers.calibration import BiasCalibration, feed
+from edgeailite.quantization.wrappers.calibration import BiasCalibration
+from edgeailite.quantization.wrappers.calibrator import feed
 
 X = (8, 3, 8, 8)
 
@@ -37,13 +38,13 @@ def test_feed_takes_as_many_batches_as_asked(limit, count):
             taken.append(i)
             yield torch.full((1, 3, 8, 8), float(i)), i
 
-    feed(seen.append, model(), data(), limit)
+    feed(seen.append, data(), 1, limit)
     assert [float(x.mean()) for x in seen] == taken == list(range(count))
 
 
 def test_feed_without_data_says_so():
     with pytest.raises(ValueError, match="no batch to calibrate with"):
-        feed(print, model(), [], None)
+        feed(print, [], 1, None)
 
 
 def test_corrections_go_on_after_a_restart():
