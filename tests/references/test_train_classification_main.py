@@ -358,6 +358,19 @@ def test_post_training_methods_then_validation(run_script, float_run, method):
     assert read_result(validated)["val"] == result["val"]
 
 
+def test_max_drop_calibrates_as_far_as_it_takes(run_script, float_run):
+    common = ("--quantize", "True", "--phase", "calibration", "--pretrained", str(float_run))
+    folder = run_script("drop", *common, "--max_drop", "100")
+    result = read_result(folder)
+    assert list(result["drops"]) == ["plain"]
+    assert "'plain' suffices" in (folder / "run.log").read_text()
+    validated = run_script(
+        *("validated", "--quantize", "True", "--phase", "validation"),
+        *("--pretrained", str(folder / "checkpoint.pth")),
+    )
+    assert read_result(validated)["val"] == result["val"]
+
+
 def test_calibration_does_not_touch_labels_or_batch_norm(run_script, float_run):
     folder = run_script("c", "--phase", "calibration", "--pretrained", str(float_run))
     before, after = load_checkpoint(float_run)["model"], load_checkpoint(folder)["model"]
