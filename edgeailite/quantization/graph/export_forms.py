@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgeailite.quantization.graph.nearest import gather_neighbours
-from edgeailite.quantization.graph.window_sums import AdaptiveSum, WindowSum
+from edgeailite.quantization.graph.window_sums import AdaptiveSum, WindowSum, of_axes
 
 
 class ExportForms(TorchFunctionMode):
@@ -109,7 +109,7 @@ def _maxima(
     if not ceil_mode:
         return function(input, *options)
     axes = _MAXIMA[function]
-    spread = [_of_axes(option, axes) for option in options]
+    spread = [of_axes(option, axes) for option in options]
     plain = [
         _has_plain_windows(input.shape[i - axes], *(o[i] for o in spread)) for i in range(axes)
     ]
@@ -122,11 +122,6 @@ def _maxima(
         own = ([o[i] if j == i else none for j in range(axes)] for o, none in pairs)
         input = function(input, *own, ceil_mode=not plain[i])
     return input
-
-
-def _of_axes(option: Any, axes: int) -> list[int]:
-    given = option if isinstance(option, tuple | list) else [option]
-    return list(given) * (axes if len(given) == 1 else 1)
 
 
 def _has_plain_windows(size: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
@@ -153,7 +148,7 @@ def _rolled(function: Callable[..., Tensor], input: Tensor, shifts: Any, dims: A
     sizes = [input.shape[axis] for axis in axes]
     if not axes or not all(isinstance(size, int) for size in sizes):
         return function(input, shifts, dims)
-    for axis, size, shift in zip(axes, sizes, _of_axes(shifts, len(axes)), strict=True):
+    for axis, size, shift in zip(axes, sizes, of_axes(shifts, len(axes)), strict=True):
         places = torch.tensor([(i - shift) % size for i in range(size)], device=input.device)
         input = input.index_select(axis, places)
     return input
@@ -202,7 +197,7 @@ def _columns(
     padding: Any = 0,
     stride: Any = 1,
 ) -> Tensor:
-    kernel, spread, pad, step = (_of_axes(v, 2) for v in (kernel_size, dilation, padding, stride))
+    kernel, spread, pad, step = (of_axes(v, 2) for v in (kernel_size, dilation, padding, stride))
     x = F.pad(input, (pad[1], pad[1], pad[0], pad[0]))
     for i in range(2):
         x = x.unfold(input.dim() - 2 + i, spread[i] * (kernel[i] - 1) + 1, step[i])

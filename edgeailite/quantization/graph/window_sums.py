@@ -14,6 +14,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
+def of_axes(option: Any, axes: int) -> list[int]:
+    """Return one number for each axis: an option of windows is that, or one number for all."""
+    given = option if isinstance(option, tuple | list) else [option]
+    return list(given) * (axes if len(given) == 1 else 1)
+
+
 class Mean(nn.Module):
     """``x.mean(dims, keepdim)`` as a module."""
 

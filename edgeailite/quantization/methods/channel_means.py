@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from edgeailite.quantization.modules.layer_calls import Activation, LayerCall
@@ -57,12 +57,15 @@ def over_processes(mean: Tensor) -> Tensor:
 
 
 def correctable_bias(call: LayerCall) -> Tensor | None:
-    """Bias that a correction is added to: the batch norm's, else the layer's; None without both."""
+    """Bias that a correction is added to: the batch norm's, else the layer's own.
+
+    None without both, and for a bias that is computed.
+    """
     if call.batch_norm is not None:
         bias = call.batch_norm.bias
         assert bias is None or isinstance(bias, Tensor)
         return bias
-    return call.bias
+    return call.bias if isinstance(call.bias, nn.Parameter) else None
 
 
 def some_outputs(call: LayerCall, outputs: list[Tensor]) -> Tensor:

@@ -19,6 +19,7 @@ from edgeailite.quantization.arithmetic.qparams import weight_scale
 from edgeailite.quantization.graph.model import graph_of
 from edgeailite.quantization.graph.running import NodeRun, sweep, value_shapes
 from edgeailite.quantization.methods.channel_means import (
+    correctable_bias,
     fit_bias,
     some_outputs,
 )
@@ -162,10 +163,12 @@ class _Layer:
 
     def judge(self, weight: Tensor, scale: Tensor) -> _Candidate:
         """Find the bias and the error of a weight, shape ``(G, O, d)``."""
-        made = _by_channel(self.judged.inputs @ weight.mT)
-        bias = (_by_channel(self.judged.outputs) - made).mean(0)
-        bias = fit_bias(self.activate, made, self.wanted, bias)
-        bias = within_integers(self.call, bias, scale)
+        bias = torch.zeros_like(scale) if self.folded.bias is None else self.folded.bias
+        if correctable_bias(self.call) is not None:
+            made = _by_channel(self.judged.inputs @ weight.mT)
+            bias = (_by_channel(self.judged.outputs) - made).mean(0)
+            bias = fit_bias(self.activate, made, self.wanted, bias)
+            bias = within_integers(self.call, bias, scale)
         found = self.activate(_by_channel(self.held.inputs @ weight.mT) + bias)
         return _Candidate(weight, scale, bias, float((found - self.wanted_held).square().mean()))
 
@@ -225,7 +228,7 @@ def _fit(
         return
     inputs, count = run.values_of(call.input_node), _num_rows(call)
     learned, held = (
-        rows_of_batches(call.layer, inputs[part], target.outputs[part], rows)
+        rows_of_batches(call, inputs[part], target.outputs[part], rows)
         for part, rows in (
             (slice(num_learned), count),
             (slice(num_learned, None), min(count, _JUDGED_ROWS)),

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from edgeailite.quantization.methods.images import split
+from edgeailite.quantization.methods.images import divisible, split
 from edgeailite.quantization.methods.mixed_precision.bit_widths import apply_bit_widths
 from edgeailite.quantization.methods.mixed_precision.result import MixedPrecision
 from edgeailite.quantization.methods.mixed_precision.sensitivity import layer_sensitivity
 from edgeailite.quantization.methods.registry import METHODS, Batches
-from edgeailite.quantization.modules.layer_calls import float_arithmetic, layer_calls
+from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.layer_calls import (
+    copied_state,
+    float_arithmetic,
+    layer_calls,
+    quantized_modules,
+)
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
 
 # Gives a number of a model, higher is better.
 Metric = Callable[[nn.Module], float]
-# Calibrates with a quality; None: plainly.
-Calibrate = Callable[[str | None], object]
+# Calibrates on batches with a quality; None: plainly.
+Calibrate = Callable[[Batches, str | None], object]
 
 MORE_BITS = 16
 # Parts of the layers, those first that change the output most, that get more bits.
@@ -52,17 +62,17 @@ class DropResult:
 
     @property
     def holds(self) -> bool:
-        """True if the last step's drop is not above the limit."""
+        """True if a step's drop is not above the limit: the last one's."""
         return bool(self.drops) and self.drop <= self.max_drop
 
     @property
     def step(self) -> str:
-        """Name of the last step."""
-        return list(self.drops)[-1]
+        """Name of the step with the smallest drop, in which the model is."""
+        return min(self.drops, key=lambda step: self.drops[step])
 
     @property
     def drop(self) -> float:
-        """Drop of the last step."""
+        """Drop of that step."""
         return self.drops[self.step]
 
     def __str__(self) -> str:
@@ -122,11 +132,13 @@ def calibrate_until(
 ) -> DropResult:
     """Calibrate plainly, ``fast``, ``best``, and with more bits, until the drop is small enough.
 
+    Where no step's is, the model ends in the step with the smallest.
+
     Args:
         model: Prepared model.
         evaluated: What is deployed: the wrapper of `model`.
         batches: Inputs of the model, a tuple for each batch.
-        calibrate: Calibrates `model`, from the state that it is in, with a quality.
+        calibrate: Calibrates `model`, from the state that it is in, on batches with a quality.
         max_drop: Largest drop of the metric, in its units.
         metric: Gives a model's number, higher is better. None: the percentage of classes on held
             out images that are the float model's.
@@ -135,38 +147,86 @@ def calibrate_until(
     Raises:
         ValueError: `max_drop` is negative, or without a `metric` the output has no classes.
     """
-    if max_drop < 0:
+    if not max_drop >= 0:
         raise ValueError(f"max_drop is {max_drop}; it is 0 or above.")
-    begin = {k: v.clone() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()}
-    _, held = split(batches)
-    with float_arithmetic(model):
-        if metric is None:
-            wanted = decisions(model, held)
-            best, name = 100.0, f"of {sum(d.numel() for d in wanted)} decisions, in percent"
-        else:
-            best, name = float(metric(model)), getattr(metric, "__name__", "metric")
-    result = DropResult(max_drop, name)
+    batches = divisible(model, batches) if batches else batches
+    learned, held = split(batches)
+    measure, whole, name = _measure(model, held, metric)
+    result, steps = DropResult(max_drop, name), _Steps(model)
 
-    def attempt(step: str, quality: str | None) -> bool:
-        model.load_state_dict(begin)
-        calibrate(quality)
-        found = metric(evaluated) if metric else agreement(wanted, evaluated, held)
-        result.drops[step] = best - float(found)
+    def attempt(step: str, quality: str | None, layers: tuple[str, ...] = ()) -> bool:
+        steps.begin(layers)
+        calibrate(learned if quality is None else batches, quality)
+        result.drops[step], result.layers = whole - measure(evaluated), layers
+        steps.keep(result.drop)
         return result.holds
 
     if attempt("plain", None) or attempt("fast", "fast") or attempt("best", "best"):
         return result
-    model.load_state_dict(begin)
-    result.sensitive = _by_sensitivity(model, batches, held)
+    result.sensitive = _by_sensitivity(steps.first(), learned, held)
     for part in _PARTS if may_widen else ():
         chosen = result.sensitive[: max(round(part * len(result.sensitive)), 1)]
-        model.load_state_dict(begin)
-        apply_bit_widths(model, MixedPrecision(dict.fromkeys(chosen, MORE_BITS), activations=True))
-        result.layers = chosen
         plural = "s" if len(chosen) > 1 else ""
-        if attempt(f"{MORE_BITS} bits in {len(chosen)} layer{plural}", "fast"):
-            break
+        if attempt(f"{MORE_BITS} bits in {len(chosen)} layer{plural}", "fast", chosen):
+            return result
+    result.layers = steps.end_in_best()
     return result
+
+
+def _measure(model: GraphModel, held: Batches, metric: Metric | None) -> tuple[Metric, float, str]:
+    """Return what gives a model's number, that of the model in float, and what it is."""
+    with float_arithmetic(model):
+        if metric is not None:
+            return metric, float(metric(model)), getattr(metric, "__name__", "metric")
+        wanted = decisions(model, held)
+    number = sum(classes.numel() for classes in wanted)
+    percent = partial(agreement, wanted, batches=held)
+    return percent, 100.0, f"of {number} decisions, in percent"
+
+
+class _Steps:
+    """States of a model: the first, and the one with the smallest drop.
+
+    Args:
+        model: Prepared model, in its first state.
+    """
+
+    def __init__(self, model: GraphModel) -> None:
+        self._model, self._first = model, copy.deepcopy(model)
+        self._layers: tuple[str, ...] = ()
+        self._best: tuple[float, tuple[str, ...], dict[str, Any]] | None = None
+
+    def first(self) -> GraphModel:
+        """Return a model in the first state."""
+        return copy.deepcopy(self._first)
+
+    def begin(self, layers: tuple[str, ...]) -> None:
+        """Let the model begin anew, these layers and their outputs with more bits."""
+        pairs = zip(*map(quantized_modules, (self._model, self._first)), strict=True)
+        for own, first in pairs:  # a state dict brings bits, and takes none back
+            if isinstance(own, FakeQuantize) and isinstance(first, FakeQuantize):
+                own.spec, own.has_own_bits = first.spec, first.has_own_bits
+            elif isinstance(own, QuantLayer) and isinstance(first, QuantLayer):
+                own.weight_quantizer = copy.copy(first.weight_quantizer)
+                own.bias_spec = first.bias_spec
+        self._model.load_state_dict(self._first.state_dict())
+        if layers:
+            bits = dict.fromkeys(layers, MORE_BITS)
+            apply_bit_widths(self._model, MixedPrecision(bits, activations=True))
+        self._layers = layers
+
+    def keep(self, drop: float) -> None:
+        """Remember the model if its drop is the smallest so far."""
+        if self._best is None or drop < self._best[0] or math.isnan(self._best[0]):
+            self._best = drop, self._layers, copied_state(self._model)
+
+    def end_in_best(self) -> tuple[str, ...]:
+        """Let the model end in the state with the smallest drop; return its layers of more bits."""
+        assert self._best is not None
+        _, layers, state = self._best
+        self.begin(layers)
+        self._model.load_state_dict(state)
+        return layers
 
 
 def _by_sensitivity(model: GraphModel, batches: Batches, held: Batches) -> tuple[str, ...]:

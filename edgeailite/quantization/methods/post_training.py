@@ -15,13 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from edgeailite.quantization.arithmetic.sqnr import flat_outputs, sqnr
 from edgeailite.quantization.methods.gains import MethodGain
-from edgeailite.quantization.methods.images import split, spread
+from edgeailite.quantization.methods.images import divisible, split, spread
 from edgeailite.quantization.methods.registry import KEEPING_FUNCTION, METHODS, Batches
-from edgeailite.quantization.modules.layer_calls import float_arithmetic, float_copy
+from edgeailite.quantization.modules.layer_calls import copied_state, float_arithmetic, float_copy
 
 if TYPE_CHECKING:
     from edgeailite.quantization.graph.model import GraphModel
@@ -126,7 +125,7 @@ def post_training(
     if not batches:
         raise ValueError("There was no batch to calibrate with: the data is empty.")
     model.eval()
-    learned, held = split(batches)
+    learned, held = split(divisible(model, batches))
     if chosen is None:
         trials = _Trials(model, held)
         for name in names:
@@ -226,9 +225,7 @@ class _Trials:
 
     def state(self, rows: tuple[int, ...], sqnr: float = -math.inf) -> _State:
         """Return the model as it is."""
-        state = self._model.state_dict()
-        copied = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}
-        return _State((), rows, sqnr, copied, self._reference)
+        return _State((), rows, sqnr, copied_state(self._model), self._reference)
 
     def end(self, best: _State) -> None:
         """Let the model end in a state; what did not lead there is rejected."""

@@ -131,11 +131,22 @@ def _as_it_is(y: Tensor) -> Tensor:
     return y
 
 
+def quantized_modules(model: nn.Module) -> list[FakeQuantize | QuantLayer]:
+    """Quantizers and quantizing layers of a model, in the order of its modules."""
+    modules = nn.Module.modules(model)
+    return [m for m in modules if isinstance(m, FakeQuantize | QuantLayer)]
+
+
+def copied_state(model: nn.Module) -> dict[str, Any]:
+    """Copy of a state dict, to come back to."""
+    state = model.state_dict()
+    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}
+
+
 def disable_quantization(model: nn.Module) -> None:
     """Let all quantizers and layers of `model` compute as in float from now on."""
-    for module in model.modules():
-        if isinstance(module, FakeQuantize | QuantLayer):
-            module.fake_quant_enabled = False
+    for module in quantized_modules(model):
+        module.fake_quant_enabled = False
 
 
 def float_copy(model: GraphModel) -> GraphModel:
@@ -148,7 +159,7 @@ def float_copy(model: GraphModel) -> GraphModel:
 @contextmanager
 def float_arithmetic(model: nn.Module) -> Iterator[None]:
     """Let all quantizers and layers of `model` compute as in float and observe nothing."""
-    modules = [m for m in model.modules() if isinstance(m, FakeQuantize | QuantLayer)]
+    modules = quantized_modules(model)
     before = [(m, m.fake_quant_enabled, getattr(m, "observer_enabled", None)) for m in modules]
     try:
         for module in modules:

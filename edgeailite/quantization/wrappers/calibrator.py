@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from edgeailite.quantization.graph.model import GraphModel
     from edgeailite.quantization.methods.gains import MethodGain
+    from edgeailite.quantization.methods.registry import Batches
     from edgeailite.quantization.wrappers.progress import Progress
 
 
@@ -66,9 +68,11 @@ class Calibrator(Exporter):
                 the float model's; needs no labels.
 
         Raises:
-            ValueError: `data` gave no batch, there is no such quality or method, or arguments
-                exclude each other.
+            ValueError: `data` gave no batch, there is no such quality or method, arguments exclude
+                each other, or a `quality` is asked for in several processes.
+            RuntimeError: The wrapper only evaluates.
         """
+        self._check_calibration()
         if metric is not None and max_drop is None:
             raise ValueError("metric says what may fall by max_drop: give max_drop too.")
         if max_drop is not None:
@@ -86,12 +90,20 @@ class Calibrator(Exporter):
             self._calibrate_at_once(self._batches(data, num_batches), quality)
         return self
 
+    def _check_calibration(self) -> None:
+        """Raise where a wrapper does not calibrate."""
+
     @property
     def _num_inputs(self) -> int:
         return len(graph_of(self.module).find_nodes(op="placeholder"))
 
     def _batches(self, data: Iterable[Any], num_batches: int | None) -> list[tuple[Any, ...]]:
         """Return all batches, in memory; the model is compared with the original on the first."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            raise ValueError(
+                "quality and max_drop judge by the images of one process, and the processes would "
+                "end with different weights: calibrate in one, and load its state dict in all."
+            )
         batches = as_batches(data, self._num_inputs, num_batches)
         if batches:
             compare_first_batch(self.module, batches[0], {})
@@ -122,10 +134,10 @@ class Calibrator(Exporter):
         self._begin()
         self.eval()
 
-        def calibrate(quality: str | None) -> None:
+        def calibrate(images: Batches, quality: str | None) -> None:
             self.post_training = ()
             with self._silent():
-                self.calibrate(batches, quality=quality)
+                self.calibrate(images, quality=quality)
 
         may_widen = target_of(self.module).takes_presets
         self.drop_result = calibrate_until(

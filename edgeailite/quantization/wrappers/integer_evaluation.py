@@ -20,7 +20,7 @@ from edgeailite.quantization.graph.structure import Place, flatten, rebuild
 from edgeailite.quantization.integer.exact_sums import always_has_dyadic_weights
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer import QuantLayer
-from edgeailite.quantization.modules.layer_calls import layer_calls
+from edgeailite.quantization.modules.layer_calls import layer_calls, quantized_modules
 from edgeailite.quantization.modules.normalization import StandaloneBatchNorm
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers.arguments import warn_user
@@ -42,14 +42,13 @@ class IntegerEvaluation:
     Args:
         model: Prepared model.
         convert: Makes the integer graph of one.
-
-    Attributes:
-        is_needed: The simulation may round apart.
     """
 
     def __init__(self, model: GraphModel, convert: Callable[[GraphModel], GraphModel]) -> None:
         self._convert = convert
-        self.is_needed = _may_round_apart(model)
+        self._quantized = quantized_modules(model)
+        self._specs: tuple[Any, ...] | None = None
+        self._may_round_apart = False
         self._averages = _averages_in(model)
         self._is_wide: dict[tuple[torch.Size, ...], bool] = {}
         self._state: tuple[Any, ...] | None = None
@@ -60,8 +59,12 @@ class IntegerEvaluation:
         self, model: GraphModel, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bool:
         """Return True if the simulation may round apart with inputs of these shapes."""
-        if self.is_needed or not self._averages:
-            return self.is_needed
+        specs = _specs_of(self._quantized)
+        if specs != self._specs:  # bits were chosen, or loaded
+            self._specs, self._may_round_apart = specs, _may_round_apart(model)
+            self._is_wide.clear()
+        if self._may_round_apart or not self._averages:
+            return self._may_round_apart
         shapes = tuple(tensor.shape for tensor in flatten((args, kwargs))[0])
         if shapes not in self._is_wide:
             if _asks_for_simulation(model):
@@ -93,7 +96,7 @@ class IntegerEvaluation:
         return _with_gradient(integer, model(*args, **kwargs))
 
     def _current(self, model: GraphModel) -> GraphModel | None:
-        state = _state_of(model)
+        state = _state_of(model), _specs_of(self._quantized)
         if state != self._state:
             self._state, self._graph = state, self._made(model)
         return self._graph
@@ -191,16 +194,22 @@ def _asks_for_simulation(model: GraphModel) -> bool:
 
 
 def _state_of(model: GraphModel) -> tuple[Any, ...]:
-    """All that the integer graph depends on.
+    """All tensors that the integer graph depends on.
 
     Values that are written through ``.data`` have no new version: hence the hash.
     """
     tensors = [t for kind in ("_parameters", "_buffers") for _, t in named_tensors(model, kind)]
-    specs = [m.spec for m in nn.Module.modules(model) if isinstance(m, FakeQuantize)]
     return (
         *((t.data_ptr(), None if t.is_inference() else t._version) for t in tensors),
-        *map(id, specs),
         *_hashes(tensors),
+    )
+
+
+def _specs_of(modules: list[FakeQuantize | QuantLayer]) -> tuple[Any, ...]:
+    """Grids of quantizers, of weights and of biases."""
+    return tuple(
+        m.spec if isinstance(m, FakeQuantize) else (m.weight_quantizer.spec, m.bias_spec)
+        for m in modules
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
@@ -343,17 +343,6 @@ class QuantTestModule(_PACT2Module):
         super().train(False)
         return self
 
-    def calibrate(
-        self,
-        data: Iterable[Any],
-        num_batches: int | None = None,
-        quality: str | Sequence[str] | None = None,
-        max_drop: float | None = None,
-        metric: Callable[[nn.Module], float] | None = None,
-    ) -> NoReturn:
-        """Refuse to calibrate.
-
-        Raises:
-            RuntimeError: Always: calibrate with QuantCalibrateModule.
-        """
+    def _check_calibration(self) -> NoReturn:
+        """Refuse to calibrate."""
         raise RuntimeError("QuantTestModule only evaluates; calibrate with QuantCalibrateModule.")

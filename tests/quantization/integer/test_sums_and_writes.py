@@ -62,7 +62,7 @@ def test_sums_and_writes_are_integers_in_evaluation_and_in_files(preset, tmp_pat
     model, x = Calls().eval(), torch.randn(2, 3, 6, 6)
     original = copy.deepcopy(model)
     wrapper = PTCFxModule(model, qconfig_type=preset, example_inputs=x, verbose=False)
-    wrapper.calibrate([x])
+    wrapper.calibrate([x], quality="fast")
     assert build_report(wrapper).floats == {}
     found = verify(wrapper, [x, torch.randn(2, 3, 6, 6)], wrapper.export(x, tmp_path / "m.onnx"))
     assert found.mismatches["evaluation vs integer graph"] == 0

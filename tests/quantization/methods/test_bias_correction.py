@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from edgeailite.quantization import PTCFxModule
 from edgeailite.quantization.methods.bias_correction import correct_biases
 from edgeailite.quantization.methods.channel_means import fit_bias
 from edgeailite.quantization.modules.layer_calls import float_copy, layer_calls
@@ -71,3 +72,20 @@ def test_a_bias_moves_what_its_activation_function_lets_through():
 
     bias = fit_bias(relu6, made, relu6(wanted).mean(0), torch.zeros(1))
     torch.testing.assert_close(bias, torch.tensor([-0.5]))
+
+
+def test_a_bias_that_is_computed_stays_and_is_not_reported():
+    class Computed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.ones(4))
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight, self.bias * 2)
+
+    torch.manual_seed(0)
+    x = torch.randn(8, 3)
+    wrapper = PTCFxModule(Computed(), qconfig_type="WC4_AT8", example_inputs=x, verbose=False)
+    wrapper.calibrate([x], quality=("activation_ranges", "biases"))
+    assert [gain.num_changed for gain in wrapper.post_training][1] == 0
+    assert torch.equal(wrapper.module.bias, torch.ones(4))

@@ -1,6 +1,9 @@
+import pytest
 import torch
+from torch import nn
 
-from edgeailite.quantization.methods.images import num_images, split, spread
+from edgeailite.quantization import PTCFxModule
+from edgeailite.quantization.methods.images import divisible, num_images, split, spread
 
 
 def _numbered(*sizes):
@@ -50,3 +53,39 @@ def test_a_batch_whose_tensors_differ_in_length_is_one_image():
     learned, held = split(batches)
     assert len(learned) == 3
     assert held[0] is batches[3]
+
+
+class _Fixed(nn.Module):
+    """Says how many images a batch has."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.layer(x.reshape(8, 12))
+
+
+class _Mixed(nn.Module):
+    """Sums images."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.layer(x) + self.layer(x).sum(0)
+
+
+@pytest.mark.parametrize(("make", "divides"), [(_Fixed, False), (_Mixed, False), (None, True)])
+def test_batches_stay_whole_where_images_alone_are_something_else(make, divides):
+    torch.manual_seed(0)
+    network = nn.Linear(3, 4) if make is None else make()
+    data = [(torch.randn(8, 12) if make is _Fixed else torch.randn(8, 3),) for _ in range(4)]
+    wrapper = PTCFxModule(network, example_inputs=data[0][0], verbose=False).eval()
+    batches = divisible(wrapper.module, data)
+    _, held = split(batches)
+    assert num_images(batches[0]) == (8 if divides else 1)
+    assert sum(len(batch[0]) for batch in held) == 8
+    wrapper.calibrate([x for (x,) in data], quality="fast")
+    assert any(gain.kept for gain in wrapper.post_training)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule
@@ -21,6 +22,26 @@ LAYERS = {
 }
 
 
+class _Called(nn.Module):
+    """A layer's function on a parameter, as some networks write it."""
+
+    def __init__(self, function, shape):
+        super().__init__()
+        self.function, self.weight = function, nn.Parameter(torch.randn(shape))
+
+    def forward(self, x):
+        return self.function(x, self.weight)
+
+
+FUNCTIONS = {
+    "function": (lambda x, w: F.conv2d(x, w, None, 2, 1, groups=2), (6, 2, 3, 3), (3, 4, 8, 9)),
+    "function same": (lambda x, w: F.conv2d(x, w, padding="same"), (6, 4, 3, 5), (3, 4, 6, 6)),
+    "function of one axis": (lambda x, w: F.conv1d(x, w, dilation=2), (6, 4, 3), (3, 4, 11)),
+    "function linear": (F.linear, (6, 4), (3, 7, 4)),
+}
+LAYERS |= {name: (_Called(f, w), x) for name, (f, w, x) in FUNCTIONS.items()}
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("name", LAYERS)
 def test_weights_times_rows_are_the_outputs(name):
@@ -33,7 +54,7 @@ def test_weights_times_rows_are_the_outputs(name):
     call = layer_calls(model.module)[0]
     with torch.no_grad():
         outputs = call.layer.operate(x, call.weight, None)
-        rows = rows_of_batches(call.layer, [x, x], [outputs, outputs], 40)
+        rows = rows_of_batches(call, [x, x], [outputs, outputs], 40)
         groups = call.layer.num_groups
         weight = call.weight.reshape(groups, -1, call.weight[0].numel())
         torch.testing.assert_close(rows.inputs @ weight.mT, rows.outputs, rtol=1e-4, atol=1e-5)

@@ -48,7 +48,8 @@ def test_the_first_step_that_holds_is_the_last(data, capsys):
     assert list(wrapper.drop_result.drops) == ["plain"]
     assert wrapper.drop_result.holds
     assert "'plain' suffices" in capsys.readouterr().out
-    plain = PTCFxModule(copy.deepcopy(network), verbose=False).calibrate(data)
+    learned = [x[torch.arange(8) % 4 != 3] for x in data]  # it is judged by the others
+    plain = PTCFxModule(copy.deepcopy(network), verbose=False).calibrate(learned)
     with torch.no_grad():
         assert torch.equal(wrapper(data[0]), plain(data[0]))
 
@@ -97,6 +98,22 @@ def test_what_cannot_be_reached_is_said(data, capsys):
     printed = capsys.readouterr().out
     assert "not reached: 8.00, at most 0" in printed
     assert f"'{result.sensitive[0]}'" in printed
+    best = TINPUTinyMLPTQFxModule(_network(), 1, verbose=False).calibrate(data, quality="best")
+    with torch.no_grad():
+        assert torch.equal(wrapper(data[0]), best(data[0]))
+
+
+def test_the_model_ends_in_the_step_with_the_smallest_drop(data):
+    """More bits that did not help are taken back."""
+    wrapper = PTCFxModule(_network(), qconfig_type="WC8SYMP2_AT8SYMP2", verbose=False)
+    wrapper.calibrate(data, max_drop=0.0, metric=_metric([80, 70, 79, 78, *[75] * 4]))
+    result = wrapper.drop_result
+    assert (result.step, result.drop, result.layers) == ("fast", 1.0, ())
+    fast = PTCFxModule(_network(), qconfig_type="WC8SYMP2_AT8SYMP2", verbose=False)
+    fast.calibrate(data, quality="fast")
+    assert wrapper.module.state_dict().keys() == fast.module.state_dict().keys()
+    with torch.no_grad():
+        assert torch.equal(wrapper(data[0]), fast(data[0]))
 
 
 @pytest.mark.parametrize(

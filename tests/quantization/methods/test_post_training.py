@@ -238,3 +238,11 @@ def test_ways_that_are_close_are_both_followed(data, monkeypatch):
     kept = [gain.method for gain in wrapper.post_training if gain.kept]
     assert kept[-1] == "equalization + activation_ranges + biases + least_squares"
     assert len(kept) == 2
+
+
+def test_several_processes_are_refused(data, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for options in ({"quality": "fast"}, {"max_drop": 1.0}):
+        with pytest.raises(ValueError, match="end with different weights: calibrate in one"):
+            PTCFxModule(_network(), verbose=False).calibrate(data, **options)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization import PTCFxModule, QATFxModule
+from edgeailite.quantization.methods.mixed_precision import MixedPrecision, apply_bit_widths
 from edgeailite.quantization.verify import verify
 from edgeailite.quantization.wrappers.converted import integer_graph
 from tests.quantization.helpers import seed_everything
@@ -102,6 +103,30 @@ def test_long_sums_of_power_of_two_scales_are_integers_too(tmp_path):
         assert torch.equal(wrapper(x), wrapper.convert()(x))
 
 
+@pytest.mark.parametrize("way", ["chosen", "loaded"])
+def test_bits_that_make_sums_long_are_seen_at_once(way):
+    """Sums of 144 products fit float32 with 8 bits, and not with 16."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)).eval()
+
+    def wrapped():
+        twin = copy.deepcopy(model)
+        return PTCFxModule(twin, qconfig_type="WC8SYMP2_AT8SYMP2", example_inputs=X, verbose=False)
+
+    wrapper = wrapped().calibrate([X])
+    assert torch.equal(wrapper(X), wrapper.module(X))
+    bits = MixedPrecision({"0": 16, "2": 16}, activations=True)
+    if way == "chosen":
+        apply_bit_widths(wrapper.module, bits)
+    else:
+        wide = wrapped()
+        apply_bit_widths(wide.module, bits)
+        wrapper.module.load_state_dict(wide.calibrate([X]).module.state_dict())
+    with torch.no_grad():
+        assert torch.equal(wrapper(X), wrapper.convert()(X))
+        assert not torch.equal(wrapper(X), wrapper.module(X))
+
+
 def train_a_step(wrapper):
     optimizer = torch.optim.SGD(wrapper.parameters(), 0.1)
     wrapper.train()(X).scores.square().mean().backward()
@@ -147,6 +172,14 @@ def widen_a_range(wrapper):
     next(q for q in wrapper.modules() if hasattr(q, "clips_act")).clips_act.mul_(2)
 
 
+def choose_bits_of_a_weight(wrapper):
+    wrapper.module.second.choose_bits(4)
+
+
+def choose_bits_of_an_activation(wrapper):
+    next(q for q in wrapper.modules() if hasattr(q, "clips_act")).choose_bits(4)
+
+
 def replace_a_parameter(wrapper):
     wrapper.module.second.bias = nn.Parameter(wrapper.module.second.bias.detach() + 1)
 
@@ -163,6 +196,8 @@ def replace_a_parameter(wrapper):
         replace_data,
         load,
         widen_a_range,
+        choose_bits_of_a_weight,
+        choose_bits_of_an_activation,
         replace_a_parameter,
     ],
 )
