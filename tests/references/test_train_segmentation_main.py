@@ -3,7 +3,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from edgeailite.models import create_model
 from references.edgeailite.engine.run_folder import load_checkpoint
 from references.edgeailite.scripts import train_segmentation_main
-from tests.references.helpers import assert_same_run, read_result
+from tests.references.helpers import assert_same_run, forks, read_result, start
 
 SCRIPT = Path(train_segmentation_main.__file__)
 # As printed in the documents of the project, but for --gpus and the line breaks.
@@ -166,6 +165,7 @@ def test_weights_of_a_classifier_start_the_encoder(run_segmentation, tmp_path):
         )
 
 
+@forks
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.15, 0.85])
 def test_killed_process_resumes_to_the_same_weights(
@@ -179,17 +179,15 @@ def test_killed_process_resumes_to_the_same_weights(
         started = time.monotonic()
         run_segmentation(whole, *more)
         (trained / "seconds").write_text(str(time.monotonic() - started))
-    killed = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *segmentation_arguments, *more, "--save_path", str(cut)],
-        stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    command = [*segmentation_arguments, *more, "--save_path", str(cut)]
+    killed = start(train_segmentation_main.main, command)
     while not (cut / "checkpoint.pth").exists():
-        assert killed.poll() is None
+        assert killed.is_alive()
         time.sleep(0.01)
     # The first of three epochs is done; of what is left, wait for a share.
     time.sleep(moment * float((trained / "seconds").read_text()) * 2 / 3)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.kill()
+    killed.join()
     if not (cut / "result.json").exists():
         run_segmentation(cut, *more, "--resume", str(cut))
     assert_same_run(whole, cut)
