@@ -47,20 +47,21 @@ def decompose_operators_alone() -> None:
 
 
 def one_by_one(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Decompose as `original` does; it gets the graphs with operators that change their inputs."""
+    """Decompose as `original` does; it gets the graphs that change what others read."""
 
     def decompose(program: Any, registry: Any) -> Any:
         table, composite = _decompositions(registry.opset_version)
         others = [n for n in program.graph.nodes if not _stays(n, table, composite)]
         if not others:
             return program
-        if not all(map(_is_pure, others)):
+        operators = _without_side_effects(others, table, composite)
+        if None in operators:
             return original(program, registry)
         with torch.no_grad(), _detect_fake_mode_from_gm(program.graph_module):
-            parts = [_trace(node, table) for node in others]
-            if not all(map(_is_elementary, parts)):
+            parts = [_trace(*pair, table) for pair in zip(others, operators, strict=True)]
+            if not all(map(_is_elementary, parts, operators)):
                 with _override_composite_implicit_decomp(composite), enable_python_dispatcher():
-                    parts = [_trace(node, table) for node in others]
+                    parts = [_trace(*pair, table) for pair in zip(others, operators, strict=True)]
         if any(part.find_nodes(op="get_attr") for part in parts):
             return original(program, registry)
         for node, part in zip(others, parts, strict=True):
@@ -100,7 +101,41 @@ def _is_pure(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
 
 
-def _trace(node: fx.Node, table: dict[Any, Any]) -> fx.Graph:
+def _without_side_effects(
+    nodes: list[fx.Node], table: dict[Any, Any], composite: dict[Any, Any]
+) -> list[Any]:
+    """The operators that compute the nodes' values and change none; None where there is none.
+
+    One that changes a value in place has such a form where nothing else reads that value, under
+    this name or another.
+    """
+    changed: set[fx.Node] = set()
+
+    def is_new(value: Any) -> bool:
+        if value in changed:
+            return True
+        if value.op != "call_function" or not isinstance(value.target, torch._ops.OpOverload):
+            return False
+        named = any(r.alias_info for r in value.target._schema.returns)
+        return _stays(value, table, composite) and not named
+
+    def form(node: fx.Node) -> Any:
+        if _is_pure(node):
+            return node.target
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.name.endswith("_"):
+            return None
+        value: Any = node.args[0]
+        if list(value.users) != [node] or not is_new(value):
+            return None
+        changed.add(node)
+        name = schema.name.removeprefix("aten::").removesuffix("_")
+        return getattr(getattr(_ATEN, name, None), schema.overload_name or "default", None)
+
+    return [form(node) for node in nodes]
+
+
+def _trace(node: fx.Node, target: Any, table: dict[Any, Any]) -> fx.Graph:
     """Trace one operator; the inputs are the nodes among its arguments."""
     values, spec = pytree.tree_flatten((node.args, node.kwargs))
     nodes = [value for value in values if isinstance(value, fx.Node)]
@@ -109,7 +144,7 @@ def _trace(node: fx.Node, table: dict[Any, Any]) -> fx.Graph:
         left = iter(given)
         filled = [next(left) if isinstance(value, fx.Node) else value for value in values]
         args, kwargs = pytree.tree_unflatten(filled, spec)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return target(*args, **kwargs)
 
     graph: fx.Graph = make_fx(call, decomposition_table=table)(
         *(n.meta["val"] for n in nodes)
@@ -117,8 +152,11 @@ def _trace(node: fx.Node, table: dict[Any, Any]) -> fx.Graph:
     return graph
 
 
-def _is_elementary(part: fx.Graph) -> bool:
+def _is_elementary(part: fx.Graph, target: Any) -> bool:
+    """Find whether a trace cannot be that of a composite operator which is to stay."""
     called: list[Any] = [n.target for n in part.nodes if n.op == "call_function"]
+    if called == [target]:
+        return True
     return all(t in _ELEMENTARY or any(r.alias_info for r in t._schema.returns) for t in called)
 
 
