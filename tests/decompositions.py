@@ -30,7 +30,6 @@ from torch.utils import _pytree as pytree
 _ATEN: Any = torch.ops.aten
 # Beside views, what traces of no composite operator that is to stay consist of.
 _ELEMENTARY = {
-    operator.getitem,
     _ATEN.sym_size.int,
     _ATEN.mean.dim,
     _ATEN.clone.default,
@@ -57,10 +56,12 @@ def one_by_one(original: Callable[..., Any]) -> Callable[..., Any]:
         operators = _without_side_effects(others, table, composite)
         if None in operators:
             return original(program, registry)
-        with torch.no_grad(), _detect_fake_mode_from_gm(program.graph_module):
+        # The dispatcher in Python keeps an open batch size open.
+        fake_mode = _detect_fake_mode_from_gm(program.graph_module)
+        with torch.no_grad(), fake_mode, enable_python_dispatcher():
             parts = [_trace(*pair, table) for pair in zip(others, operators, strict=True)]
             if not all(map(_is_elementary, parts, operators)):
-                with _override_composite_implicit_decomp(composite), enable_python_dispatcher():
+                with _override_composite_implicit_decomp(composite):
                     parts = [_trace(*pair, table) for pair in zip(others, operators, strict=True)]
         if any(part.find_nodes(op="get_attr") for part in parts):
             return original(program, registry)
@@ -116,8 +117,7 @@ def _without_side_effects(
             return True
         if value.op != "call_function" or not isinstance(value.target, torch._ops.OpOverload):
             return False
-        named = any(r.alias_info for r in value.target._schema.returns)
-        return _stays(value, table, composite) and not named
+        return _stays(value, table, composite) and not _is_view(value.target)
 
     def form(node: fx.Node) -> Any:
         if _is_pure(node):
@@ -155,9 +155,13 @@ def _trace(node: fx.Node, target: Any, table: dict[Any, Any]) -> fx.Graph:
 def _is_elementary(part: fx.Graph, target: Any) -> bool:
     """Find whether a trace cannot be that of a composite operator which is to stay."""
     called: list[Any] = [n.target for n in part.nodes if n.op == "call_function"]
-    if called == [target]:
-        return True
-    return all(t in _ELEMENTARY or any(r.alias_info for r in t._schema.returns) for t in called)
+    return called == [target] or all(
+        t in _ELEMENTARY or t.__module__ == "_operator" or _is_view(t) for t in called
+    )
+
+
+def _is_view(target: Any) -> bool:
+    return any(result.alias_info for result in target._schema.returns)
 
 
 def _replace(node: fx.Node, part: fx.Graph, signature: ExportGraphSignature) -> None:

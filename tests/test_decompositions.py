@@ -42,7 +42,7 @@ def refuse(program, registry):
 @pytest.mark.parametrize(
     ("names", "dynamic_batch"),
     [
-        (("adaptive_pools", "shuffle_unit", "moved_then_relu"), True),
+        (("adaptive_pools", "shuffle_unit", "linear_on_sequences"), True),
         (("residual", "transformer"), False),
     ],
 )
