@@ -54,18 +54,19 @@ def one_by_one(original: Callable[..., Any]) -> Callable[..., Any]:
         if not others:
             return program
         operators = _without_side_effects(others, table, composite)
-        if None in operators:
+        if None in operators.values():
             return original(program, registry)
         # The dispatcher in Python keeps an open batch size open.
         fake_mode = _detect_fake_mode_from_gm(program.graph_module)
         with torch.no_grad(), fake_mode, enable_python_dispatcher():
-            parts = [_trace(*pair, table) for pair in zip(others, operators, strict=True)]
-            if not all(map(_is_elementary, parts, operators)):
+            parts = {node: _trace(node, t, table) for node, t in operators.items()}
+            again = [n for n, part in parts.items() if not _is_elementary(part, operators[n])]
+            if again:
                 with _override_composite_implicit_decomp(composite):
-                    parts = [_trace(*pair, table) for pair in zip(others, operators, strict=True)]
-        if any(part.find_nodes(op="get_attr") for part in parts):
+                    parts.update({node: _trace(node, operators[node], table) for node in again})
+        if any(part.find_nodes(op="get_attr") for part in parts.values()):
             return original(program, registry)
-        for node, part in zip(others, parts, strict=True):
+        for node, part in parts.items():
             _replace(node, part, program.graph_signature)
         program.graph_module.recompile()
         return program
@@ -104,7 +105,7 @@ def _is_pure(node: fx.Node) -> bool:
 
 def _without_side_effects(
     nodes: list[fx.Node], table: dict[Any, Any], composite: dict[Any, Any]
-) -> list[Any]:
+) -> dict[fx.Node, Any]:
     """The operators that compute the nodes' values and change none; None where there is none.
 
     One that changes a value in place has such a form where nothing else reads that value, under
@@ -132,7 +133,7 @@ def _without_side_effects(
         name = schema.name.removeprefix("aten::").removesuffix("_")
         return getattr(getattr(_ATEN, name, None), schema.overload_name or "default", None)
 
-    return [form(node) for node in nodes]
+    return {node: form(node) for node in nodes}
 
 
 def _trace(node: fx.Node, target: Any, table: dict[Any, Any]) -> fx.Graph:
