@@ -93,7 +93,8 @@ def _stays(node: fx.Node, table: dict[Any, Any], composite: dict[Any, Any]) -> b
     if node.op in ("placeholder", "output") or target is operator.getitem:
         return True
     if not isinstance(target, torch._ops.OpOverload):
-        return target.__module__ == "_operator" and not isinstance(node.meta["val"], torch.Tensor)
+        of_numbers = getattr(target, "__module__", None) == "_operator"
+        return of_numbers and not isinstance(node.meta["val"], torch.Tensor)
     if target in composite:
         return composite[target] is _special_op_to_preserve_cia
     return target not in table and not _is_cia_op(target) and _is_pure(node)
@@ -121,6 +122,10 @@ def _without_side_effects(
         return _stays(value, table, composite) and not _is_view(value.target)
 
     def form(node: fx.Node) -> Any:
+        if node.target is _ATEN.reshape.default and not all(
+            isinstance(size, int) for size in node.meta["val"].shape
+        ):  # traced alone it may fix an open batch size
+            return None
         if _is_pure(node):
             return node.target
         schema = getattr(node.target, "_schema", None)
