@@ -760,6 +760,15 @@ def pad_with_value(g: Growth) -> str:
     return g.add(f"F.pad({v}, {widths}, value={value})")
 
 
+@makes("pad_below", weight=0.5)
+def pad_below(g: Growth) -> str:
+    """In front of a max pool, as TensorFlow's 'same' padding is written."""
+    v = g.value(4, when=lambda shape: min(shape[2:]) >= 3)
+    widths = tuple(g.number(0, 1) for _ in range(4))
+    padded = f"F.pad({v}, {widths}, value=-torch.inf)"
+    return g.add(f"F.max_pool2d({padded}, {g.number(2, 3)}, {g.number(1, 2)})")
+
+
 @makes("slice_scatter", "select_scatter", weight=0.5)
 def scatter(g: Growth) -> str:
     """A part along an axis written anew; in place, which symbolic tracing cannot follow, some."""

@@ -106,7 +106,10 @@ def same_grid(graph: ProtoGraph, node: NodeProto, other: NodeProto) -> bool:
 
 
 def _pads_with_a_grid_value(graph: ProtoGraph, node: NodeProto, source: NodeProto) -> bool:
-    """Return True if Pad's constant lies on the grid; the node then gets the integer."""
+    """Return True if Pad's constant lies on the grid; the node then gets the integer.
+
+    Minus infinity, which a max pool alone reads, is the least integer.
+    """
     if attributes(node).get("mode", b"constant") != b"constant":
         return True
     given = len(node.input) > 2 and node.input[2] != ""
@@ -114,10 +117,14 @@ def _pads_with_a_grid_value(graph: ProtoGraph, node: NodeProto, source: NodeProt
     scale, zero_point = graph.constant(source.input[1]), graph.constant(source.input[2])
     if value is None or scale is None or zero_point is None:
         return False
-    multiple = np.rint(value / scale)
-    limits, integer = np.iinfo(zero_point.dtype), int(multiple + zero_point.astype(np.int64))
-    if multiple * scale != value or not limits.min <= integer <= limits.max:
-        return False
+    limits = np.iinfo(zero_point.dtype)
+    if np.isneginf(value):
+        integer = limits.min
+    else:
+        multiple = np.rint(value / scale)
+        integer = int(multiple + zero_point.astype(np.int64))
+        if multiple * scale != value or not limits.min <= integer <= limits.max:
+            return False
     name = graph.add_constant(f"{node.output[0]}.value", np.array(integer, zero_point.dtype))
     node.input[:] = [node.input[0], node.input[1], name, *node.input[3:]]
     return True

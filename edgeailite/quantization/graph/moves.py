@@ -41,7 +41,7 @@ row("resize_nearest", traits.MOVE_IN_CHANNEL, _RESIZE_PARAMETERS, onnx=("Resize"
 
 # ---- operations that move values ----------------------------------------------------------------
 
-MAX_POOL = row(
+MAX_POOL = MAX_POOL = row(
     "max_pool",
     traits.MOVE_IN_CHANNEL,
     "input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False",
@@ -91,6 +91,13 @@ PAD_WITH_VALUE = row(
     replace(traits.ARITHMETIC, reads_one=True),
     "input, pad, mode='constant', value=0",
     attributes={"pad": "padding"},
+)
+PAD_BELOW = row(  # with minus infinity, in front of a max pool, which takes no such value
+    "pad_below",
+    traits.MOVE,
+    "input, pad, mode='constant', value=0",
+    attributes={"pad": "padding"},
+    onnx=("Pad",),
 )
 row(
     "pad_from_inside",

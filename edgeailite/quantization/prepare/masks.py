@@ -8,6 +8,7 @@ its result, until a softmax, a layer, or a function that ends at a bound makes o
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 from edgeailite.quantization.graph.calls import arguments, operands, operation_of, traits_of
 from edgeailite.quantization.graph.constants import is_known_before_the_input
 from edgeailite.quantization.graph.model import graph_of, module_of
-from edgeailite.quantization.graph.moves import PAD_WITH_VALUE
+from edgeailite.quantization.graph.moves import MAX_POOL, PAD_BELOW, PAD_WITH_VALUE
 from edgeailite.quantization.graph.normalizations import NORMALIZATIONS
 from edgeailite.quantization.graph.operations import ATTENTION, MUL, SUB, UNKNOWN
 from edgeailite.quantization.graph.patterns import constants_in, softmax_dim
@@ -55,6 +56,8 @@ def refuse_masks(model: GraphModel) -> None:
     """
     large = set[fx.Node]()
     for node in graph_of(model).nodes:
+        if _pads_below(node):
+            node.meta["call"] = replace(node.meta["call"], operation=PAD_BELOW)
         values = _values_in(node)
         if _joins(node) and not large.issuperset(values):
             for value in large.intersection(values):
@@ -73,6 +76,13 @@ def _values_in(node: fx.Node) -> list[fx.Node]:
 
 def _refuse(node: fx.Node) -> None:
     node.meta["call"] = replace(node.meta["call"], operation=UNKNOWN, reason=_REASON)
+
+
+def _pads_below(node: fx.Node) -> bool:
+    """Return True for a padding with minus infinity that max pools alone read."""
+    if operation_of(node) is not PAD_WITH_VALUE or arguments(node)["value"] != -math.inf:
+        return False
+    return bool(node.users) and all(operation_of(user) is MAX_POOL for user in node.users)
 
 
 # ---- products with large numbers, as (1 - seen) * -1e4 ------------------------------------------

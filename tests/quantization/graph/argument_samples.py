@@ -603,6 +603,15 @@ MOVES = {
         "module": module(lambda: nn.ConstantPad2d((1, 0, 2, -1), 0.7)),
         "lowest": function(lambda y: F.pad(y, (1, 1), value=-torch.inf), refused="a mask"),
     },
+    "pad_below": {
+        "same": function(lambda y: F.max_pool2d(F.pad(y, (0, 1, 0, 1), value=-torch.inf), 3, 2)),
+        "module": module(
+            lambda: nn.Sequential(nn.ConstantPad2d((1, 0, 0, 1), -torch.inf), nn.MaxPool2d(2))
+        ),
+        "keywords": function(
+            lambda y: F.max_pool2d(F.pad(input=y, pad=(1, 1), mode="constant", value=-torch.inf), 2)
+        ),
+    },
     "pad_from_inside": {
         "reflect": function(lambda y: F.pad(y, (1, 2, 2, 1), mode="reflect")),
         "circular": function(lambda y: F.pad(y, (1, 2, 2, 1), "circular")),

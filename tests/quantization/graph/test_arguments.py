@@ -20,6 +20,7 @@ from edgeailite.quantization.graph.calls import arguments, operation_of
 from edgeailite.quantization.graph.capture import capture
 from edgeailite.quantization.graph.guard import TraceError
 from edgeailite.quantization.graph.model import graph_of, module_of, program_of
+from edgeailite.quantization.graph.moves import PAD_BELOW
 from edgeailite.quantization.graph.registry import (
     OPERATIONS,
     operation_of_function,
@@ -74,6 +75,7 @@ class Run:
         with torch.no_grad():
             self.expected = self.named(copy.deepcopy(bank)(self.x))
             self.wrapper = WRAPPERS[kind](bank, self.x).train()
+            self.wrapper.bias_calibration.rate = 0.0  # weights stay what torch computes with
             self.wrapper(self.x)
             self.simulated = self.named(self.wrapper.eval()(self.x))
         assert program_of(self.wrapper.module).way == WAYS.get(kind, "torch.fx")
@@ -328,7 +330,9 @@ WITHOUT_EFFECT = {
 
 
 @pytest.mark.parametrize(
-    "row", [r for r in OPERATIONS.values() if r.parameters], ids=lambda r: r.name
+    "row",  # a call is a padding below when it is prepared, and one with a value before
+    [r for r in OPERATIONS.values() if r.parameters and r is not PAD_BELOW],
+    ids=lambda r: r.name,
 )
 def test_every_parameter_of_a_row_has_a_sample(row, given):
     names = {name for name in row.parameters if (row.name, name) not in WITHOUT_EFFECT}

@@ -33,7 +33,7 @@ MODULES = list(registry._BY_MODULE)
 TRAITS = [field.name for field in dataclasses.fields(Traits)]
 # Rows that other rows' arguments lead to, with the row that is called.
 VARIANTS = {"resize_nearest": "resize", "resize_cubic": "resize", "pad_from_inside": "pad",
-            "pad_with_value": "pad"}  # fmt: skip
+            "pad_with_value": "pad", "pad_below": "pad"}  # fmt: skip
 # Parameters that torch has in C++ only.
 FROM_ELSEWHERE = {
     "to_device": ("device", "non_blocking", "memory_format"),
@@ -432,6 +432,7 @@ MOVES = {
     "extreme": lambda x: (x.amax(1), x.amin((2, 3))),
     "resize_nearest": lambda x: F.interpolate(x, scale_factor=2),
     "pad": lambda x: F.pad(x, (1, 0, 2, 1)),
+    "pad_below": lambda x: F.max_pool2d(F.pad(x, (1, 0, 1, 0), value=-torch.inf), 2),
     "pad_from_inside": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
     "identity": lambda x: x.clone(),
     "flatten": lambda x: torch.flatten(x, 1),
