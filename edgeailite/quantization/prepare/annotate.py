@@ -101,6 +101,8 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
             spec = replace(spec, bit_width=qconfig.end_bits)
         elif policy.residual_bits is not None and is_residual_stream(node):
             spec = with_bits(spec, policy.residual_bits)
+        if node in outputs and spec.range_rule == "percentile":
+            spec = replace(spec, range_rule="min_max")  # the largest score decides: none is cut off
         annotation = _output_annotation(model, node, spec, sites)
         node.meta["quant"] = target.annotate(node, annotation)
 
