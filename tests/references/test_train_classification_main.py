@@ -546,6 +546,7 @@ def test_two_processes_quantize(arguments, float_run, tmp_path, phase, method):
     more += ["--quantize_method", method]
     if method == "qat_fx":
         more += ["--learned_ranges", "all", "--damping", "0.1", "--distillation", "0.5"]
+        more += ["--freeze_oscillations", "0.01"]
         more += ["--weight_averaging", "0.5", "--reestimate_bn", "1"]
     script = tmp_path / "main.py"
     conftest = Path(__file__).parent / "conftest.py"

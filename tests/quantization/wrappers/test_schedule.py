@@ -1,5 +1,7 @@
 """The schedule as a pure function of the epoch."""
 
+import math
+
 import pytest
 
 from edgeailite.quantization.wrappers.schedule import Schedule, Stage, make_schedule
@@ -72,6 +74,14 @@ def test_softness_falls_linearly(hard_epoch, softness):
 def test_damping_grows_as_half_a_cosine(total_epochs, damping):
     schedule = make_schedule("Wrapper", total_epochs, damping=0.2)
     assert [round(d, 4) for d in column(schedule, "damping", 6)] == damping
+
+
+@pytest.mark.parametrize(
+    ("total_epochs", "limits"), [(3, [math.inf, 0.02, 0.01, 0.01]), (0, [math.inf, 0.01])]
+)
+def test_the_limit_of_oscillations_falls_as_damping_grows(total_epochs, limits):
+    schedule = Schedule(freeze_oscillations=0.01, total_epochs=total_epochs)
+    assert column(schedule, "freeze_above", len(limits)) == pytest.approx(limits)
 
 
 def test_an_empty_schedule_changes_nothing():
