@@ -5,13 +5,13 @@ Reference: Nagel et al. 2022, https://arxiv.org/abs/2203.11086, section 4.2 and 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 # Part of an exponential average that one iteration makes up.
 RATE = 0.01
-# Frequency of a frozen weight; of others it is at most 1.
-_FROZEN = 2.0
 
 
 class Oscillations:
@@ -22,44 +22,43 @@ class Oscillations:
         f = f + RATE (o - f)    o = 1 where q jumps against d, else 0
         m = m + RATE (q - m)
 
-    A weight whose frequency `f` exceeds the threshold stays at ``round(m)`` from then on. It is
-    plain arithmetic on the weights: every process of a distributed training finds the same.
+    A weight whose frequency `f` exceeds the threshold stays at ``round(m)`` from the next iteration
+    on. It is plain arithmetic on the weights: every process of a distributed training finds the
+    same.
 
     Attributes:
-        state: `q`, `d`, `f` and `m`, float32, shape ``(4, *weight.shape)``; None before the first
-            iteration.
+        state: `q`, `d`, `f` (infinite: frozen) and `m`, float32, shape ``(4, *weight.shape)``; None
+            before the first iteration.
     """
 
     def __init__(self) -> None:
         self.state: Tensor | None = None
 
+    def frozen(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """Mask of the frozen weights and the integers they stay at; None before any iteration.
+
+        The state moves to the device, where the weights are.
+        """
+        if self.state is None:
+            return None
+        self.state = self.state.to(device)
+        return self.state[2] == math.inf, self.state[3].round()
+
     @torch.no_grad()
-    def track(self, integers: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    def follow(self, integers: Tensor, threshold: float) -> None:
         """Follow one iteration.
 
         Args:
             integers: Weights on their grid, float32 whole numbers.
-            threshold: Frequency, 0 to 1, above which weights are frozen.
-
-        Returns:
-            Boolean mask of the frozen weights, and the integers they stay at; shape of `integers`.
+            threshold: Frequency, above which weights are frozen; 1 or more: none is.
         """
-        if self.state is None or self.state.device != integers.device:
-            self.state = self._start(integers)
+        if self.state is None:
+            none = torch.zeros_like(integers)
+            self.state = torch.stack([integers, none, none, integers])
         before, direction, frequency, mean = self.state.unbind()
-        frozen = frequency > 1.0
-        integers = torch.where(frozen, mean.round(), integers)
-        jump = torch.sign(integers - before)
-        frequency.lerp_((jump * direction < 0).to(frequency.dtype), RATE)
-        frozen |= frequency > threshold
-        frequency.masked_fill_(frozen, _FROZEN)
+        jump = integers - before
+        frequency.mul_(1.0 - RATE).add_(jump * direction < 0, alpha=RATE)
+        frequency.masked_fill_(frequency > min(threshold, 1.0), math.inf)
         mean.lerp_(integers, RATE)
-        direction.copy_(torch.where(jump == 0, direction, jump))
+        torch.where(jump == 0, direction, jump, out=direction)
         before.copy_(integers)
-        return frozen, mean.round()
-
-    def _start(self, integers: Tensor) -> Tensor:
-        if self.state is not None:
-            return self.state.to(integers.device)
-        none = torch.zeros_like(integers)
-        return torch.stack([integers, none, none, integers])

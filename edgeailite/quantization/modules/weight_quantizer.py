@@ -116,16 +116,19 @@ class WeightQuantizer:
             gain: Broadcastable to `weight`; None: 1.
         """
         spec, scale = self.spec, scale.detach()
+        held = self.oscillations.frozen(weight.device)
+        if held is not None:
+            frozen, points = held[0], (held[1] * scale).type_as(weight)
+            if gain is not None:
+                frozen &= gain != 0  # a dead channel is 0 on every grid
+                parameter.data.copy_(torch.where(frozen, points / gain, parameter.data))
+            weight = torch.where(frozen, points, weight)
+            if gain is None:
+                parameter.data.copy_(weight.detach())
         q = round_to_integer(weight.detach() / scale, spec.rounding)
         q = q.clamp_(spec.quant_min, spec.quant_max)
-        frozen, integers = self.oscillations.track(q.float(), self.freeze_above)
-        points = (integers * scale).type_as(weight)
-        if gain is None:
-            parameter.data.copy_(torch.where(frozen, points, parameter.data))
-        else:
-            frozen &= gain != 0  # a dead channel is 0 on every grid
-            parameter.data.copy_(torch.where(frozen, points / gain, parameter.data))
-        return torch.where(frozen, points, weight)
+        self.oscillations.follow(q.float(), self.freeze_above)
+        return weight
 
     def fake_quantize_in_training(
         self, weight: Tensor, scale: Tensor, weight_range: Tensor | None
