@@ -124,3 +124,10 @@ def test_total_epochs_are_asked_for(epochs):
 def test_wrong_steps_say_what_is_allowed(steps):
     with pytest.raises(ValueError, match=r"steps_per_epoch is .*allowed: None .* 1 or more"):
         make_schedule("Wrapper", 8, steps_per_epoch=steps)
+
+
+@pytest.mark.parametrize("name", ["steps_per_epoch", "freeze_oscillations"])
+def test_what_copies_on_several_devices_would_lose_is_refused(name):
+    with pytest.raises(ValueError, match=rf"{name} counts .*DataParallel\) cannot"):
+        Schedule(**{name: 1}).refuse_replicas()
+    Schedule(damping=0.1, total_epochs=2).refuse_replicas()
