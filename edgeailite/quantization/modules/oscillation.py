@@ -34,6 +34,10 @@ class Oscillations:
     def __init__(self) -> None:
         self.state: Tensor | None = None
 
+    def forget(self) -> None:
+        """Begin anew: the weights or their grid have become others."""
+        self.state = None
+
     def frozen(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Mask of the frozen weights and the integers they stay at; None before any iteration.
 

@@ -57,7 +57,7 @@ class WeightQuantizer:
     def choose_bits(self, bits: int) -> None:
         """Give the weight a bit width of its own."""
         if bits != self.spec.bit_width:
-            self.oscillations = Oscillations()
+            self.oscillations.forget()
         self.has_own_bits, self.spec = True, self.spec.with_bits(bits)
 
     @torch.no_grad()

@@ -254,6 +254,14 @@ def test_frozen_weights_keep_their_integers_to_the_end(freezes_batch_norm, batch
         assert states[path][2][mask].min() == math.inf
 
 
+def test_what_a_calibration_changes_is_not_frozen_back(batches):
+    wrapper = WRAPPERS["fx"](network(), TrainingMethods(freeze_oscillations=0.01))
+    train(wrapper, batches, 1)
+    assert "0.oscillations" in wrapper.module.state_dict()
+    wrapper.calibrate([x for x, _ in batches], quality=("equalization", "activation_ranges"))
+    assert "0.oscillations" not in wrapper.module.state_dict()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
