@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.fx.config
 
+from tests.decompositions import decompose_operators_alone
+
 
 def spare_the_collector() -> None:
     """Leave the imported modules' half a million objects out of every garbage collection."""
@@ -30,6 +32,8 @@ def share_exporter_tables() -> None:
     _share_signatures()
     _compare_names_without_patterns()
     _pass_over_rules_of_other_operators()
+    decompose_operators_alone()
+    _promote_types_without_a_run()
 
 
 def leave_out_traces() -> None:
@@ -136,3 +140,23 @@ def _pass_over_rules_of_other_operators() -> None:
 
     match.original = original  # type: ignore[attr-defined]
     module.SimplePatternMatcher.match = match
+
+
+def _promote_types_without_a_run() -> None:
+    """Take the values that the graph has; by itself the exporter runs every node for them."""
+    module: Any = sys.modules.get("torch.onnx._internal.fx.passes.type_promotion")
+    if module is None or hasattr(module._TypePromotionInterpreter.run_node, "original"):
+        return
+    original = module._TypePromotionInterpreter.run_node
+
+    def run_node(self: Any, node: Any) -> Any:
+        if node.op != "call_function" or "val" not in node.meta:
+            return original(self, node)
+        rule = module.get_type_promotion_rule(node, self.type_promotion_table)
+        if rule:
+            with self._set_current_node(node):
+                self._maybe_promote_node(node, rule)  # runs what it changes
+        return node.meta["val"]
+
+    run_node.original = original  # type: ignore[attr-defined]
+    module._TypePromotionInterpreter.run_node = run_node

@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +14,14 @@ from edgeailite.quantization.methods.mixed_precision import MixedPrecision
 from references.edgeailite.engine import train_classification
 from references.edgeailite.engine.run_folder import load_checkpoint
 from references.edgeailite.scripts import train_classification_main
-from tests.references.helpers import assert_same_run, equal, read_result
+from tests.references.helpers import (
+    assert_same_run,
+    equal,
+    forks,
+    read_result,
+    run_in_two_processes,
+    start,
+)
 
 SCRIPT = Path(train_classification_main.__file__)
 IN_TWO_PROCESSES = [
@@ -159,19 +165,17 @@ def test_resumed_run_equals_an_uninterrupted_one(run_script, float_run, monkeypa
     assert (cut / "model_best.pth").exists()
 
 
+@forks
 @pytest.mark.slow
 def test_killed_process_resumes_to_the_same_numbers(arguments, run_script, tmp_path):
     more = ["--model_name", "mobilenetv1_x0p25", "--epochs", "3"]
-    command = [sys.executable, str(SCRIPT), *arguments, *more]
-    killed = subprocess.Popen(
-        [*command, "--save_path", str(tmp_path / "killed")],
-        stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    command = [*arguments, *more, "--save_path", str(tmp_path / "killed")]
+    killed = start(train_classification_main.main, command)
     while not (tmp_path / "killed" / "checkpoint.pth").exists():
-        assert killed.poll() is None
+        assert killed.is_alive()
         time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.kill()
+    killed.join()
     run_script("killed", *more, "--resume", str(tmp_path / "killed"))
     assert_same_run(run_script("whole", *more), tmp_path / "killed")
 
@@ -536,6 +540,7 @@ def test_compiled_run_computes_what_an_eager_one_does(run_script, float_run):
     assert compiled["train_loss"] == pytest.approx(eager["train_loss"], rel=0.1)
 
 
+@forks
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "method"),
@@ -548,19 +553,8 @@ def test_two_processes_quantize(arguments, float_run, tmp_path, phase, method):
         more += ["--learned_ranges", "all", "--damping", "0.1", "--distillation", "0.5"]
         more += ["--freeze_oscillations", "0.01"]
         more += ["--weight_averaging", "0.5", "--reestimate_bn", "1"]
-    script = tmp_path / "main.py"
-    conftest = Path(__file__).parent / "conftest.py"
-    script.write_text(
-        "import runpy, sys\n"
-        f"sys.path.insert(0, {str(SCRIPT.parents[3])!r})\n"
-        "from edgeailite.models import registry\n"
-        f"registry._BUILDERS['tiny'] = runpy.run_path({str(conftest)!r})['TinyNet']\n"
-        "from references.edgeailite.scripts.train_classification_main import main\n"
-        "main()\n"
-    )
-    command = [*IN_TWO_PROCESSES, str(script), *arguments, *more]
-    command += ["--epochs", "2", "--lr", "0.001", "--save_path", str(tmp_path / "run")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    command = [*arguments, *more, "--epochs", "2", "--lr", "0.001"]
+    command += ["--save_path", str(tmp_path / "run")]
+    run_in_two_processes(train_classification_main.main, command)
     before = read_result(float_run.parent)["val"]["top1"]
     assert read_result(tmp_path / "run")["val"]["top1"] >= before - 10

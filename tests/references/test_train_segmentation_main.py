@@ -1,9 +1,7 @@
 import itertools
 import json
-import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from edgeailite.models import create_model
 from references.edgeailite.engine.run_folder import load_checkpoint
 from references.edgeailite.scripts import train_segmentation_main
-from tests.references.helpers import assert_same_run, read_result
+from tests.references.helpers import (
+    assert_same_run,
+    forks,
+    read_result,
+    run_in_two_processes,
+    start,
+)
 
 SCRIPT = Path(train_segmentation_main.__file__)
 # As printed in the documents of the project, but for --gpus and the line breaks.
@@ -166,6 +170,7 @@ def test_weights_of_a_classifier_start_the_encoder(run_segmentation, tmp_path):
         )
 
 
+@forks
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.15, 0.85])
 def test_killed_process_resumes_to_the_same_weights(
@@ -179,33 +184,35 @@ def test_killed_process_resumes_to_the_same_weights(
         started = time.monotonic()
         run_segmentation(whole, *more)
         (trained / "seconds").write_text(str(time.monotonic() - started))
-    killed = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *segmentation_arguments, *more, "--save_path", str(cut)],
-        stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    command = [*segmentation_arguments, *more, "--save_path", str(cut)]
+    killed = start(train_segmentation_main.main, command)
     while not (cut / "checkpoint.pth").exists():
-        assert killed.poll() is None
+        assert killed.is_alive()
         time.sleep(0.01)
     # The first of three epochs is done; of what is left, wait for a share.
     time.sleep(moment * float((trained / "seconds").read_text()) * 2 / 3)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.kill()
+    killed.join()
     if not (cut / "result.json").exists():
         run_segmentation(cut, *more, "--resume", str(cut))
     assert_same_run(whole, cut)
 
 
+def test_the_script_is_a_program(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "--output-size" in done.stdout
+
+
+@forks
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does(segmentation_arguments, run_segmentation, tmp_path):
     model = ("--model_name", "deeplabv3plus_mobilenetv2_tv_edgeailite", "--img_resize", "32", "64")
     more = [*model, "--epochs", "1", "--freeze_bn", "True", "--rand_flip", "False"]
     more += ["--rand_crop", "False", "--rand_scale", "1", "1", "--lr", "1e-3"]
     one, two = run_segmentation("one", *more), tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    run = [str(SCRIPT), *segmentation_arguments, *more, "--save_path", str(two)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*launcher, "--nproc_per_node", "2", *run]
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    command = [*segmentation_arguments, *more, "--save_path", str(two)]
+    run_in_two_processes(train_segmentation_main.main, command)
     alone, together = read_result(one)["val"], read_result(two)["val"]
     for name in ("loss", "miou", "accuracy"):
         assert together[name] == pytest.approx(alone[name], rel=1e-3)

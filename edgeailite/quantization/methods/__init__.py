@@ -12,7 +12,12 @@ from edgeailite.quantization.methods.block_tuning import tune_blocks
 from edgeailite.quantization.methods.equalization import equalize
 from edgeailite.quantization.methods.gains import MethodGain, render_gains
 from edgeailite.quantization.methods.least_squares import fit_layers
-from edgeailite.quantization.methods.post_training import QUALITIES, methods_named, post_training
+from edgeailite.quantization.methods.post_training import (
+    PLAIN,
+    QUALITIES,
+    methods_named,
+    post_training,
+)
 from edgeailite.quantization.methods.registry import METHODS, post_training_method
 from edgeailite.quantization.methods.training import LearnedRanges, TrainingMethods
 from edgeailite.quantization.methods.weight_clipping import constrain_weights
@@ -20,6 +25,7 @@ from edgeailite.quantization.methods.weight_ranges import search_weight_ranges
 
 __all__ = [
     "METHODS",
+    "PLAIN",
     "QUALITIES",
     "LearnedRanges",
     "MethodGain",

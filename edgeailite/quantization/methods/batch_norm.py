@@ -10,7 +10,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeailite.quantization.graph.modes import modes_kept
-from edgeailite.quantization.methods.channel_means import over_processes
+from edgeailite.quantization.methods.bias_fitting import over_processes
 from edgeailite.quantization.modules.layer_calls import layer_calls
 
 if TYPE_CHECKING:

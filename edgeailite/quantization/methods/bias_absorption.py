@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.patterns import quantizer_behind
-from edgeailite.quantization.methods.channel_means import correctable_bias
+from edgeailite.quantization.methods.bias_fitting import correctable_bias
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.modules.activation import FakeQuantize
 from edgeailite.quantization.modules.layer_calls import (

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from edgeailite.quantization.arithmetic.rounding import straight_through
 from edgeailite.quantization.graph.model import module_of
 from edgeailite.quantization.graph.running import NodeRun, input_values, sweep
+from edgeailite.quantization.methods.bias_fitting import correctable_bias
 from edgeailite.quantization.methods.blocks import Block, find_blocks
-from edgeailite.quantization.methods.channel_means import correctable_bias
 from edgeailite.quantization.methods.images import split
 from edgeailite.quantization.methods.registry import Batches, post_training_method
 from edgeailite.quantization.methods.stored_weights import shift_bias, store_weight

@@ -18,7 +18,7 @@ from edgeailite.quantization.arithmetic.least_squares import (
 from edgeailite.quantization.arithmetic.qparams import weight_scale
 from edgeailite.quantization.graph.model import graph_of
 from edgeailite.quantization.graph.running import NodeRun, sweep, value_shapes
-from edgeailite.quantization.methods.channel_means import (
+from edgeailite.quantization.methods.bias_fitting import (
     correctable_bias,
     fit_bias,
     some_outputs,

@@ -1,7 +1,7 @@
 """Sequences of post-training methods: a quality by one word, or any methods by their names.
 
 A quality is chosen by evidence: every fourth image is held out, and what does not bring the output
-nearer to float on those is undone. So it is never worse there than plain calibration.
+nearer to float on those is undone. Plain calibration is one of the ways, so none is worse there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 # Changes a model; returns the paths of what it changed.
 Change = Callable[[], Collection[str]]
+Calibrate = Callable[[Batches], Collection[str]]
 
+# Name of plain calibration, batch by batch, among the methods.
 PLAIN = "plain"
 # Ways so near to the best one, in dB, that what is added behind them decides.
 CLOSE = 3.0
@@ -40,7 +42,7 @@ class Quality:
     Attributes:
         ways: Methods in the order they run in, for each way; the best one is kept.
         added: Methods that run behind it, each kept where it helps.
-        images_of_ways: Images that a way learns from, at most.
+        images_of_ways: Images that a way learns from, at most; plain calibration excepted.
         images: Images that plain calibration and what is added learn from, at most.
         held: Images to judge by, at most.
     """
@@ -58,7 +60,11 @@ class Quality:
         return tuple(dict.fromkeys([*named, *self.added]))
 
 
-_WAYS = (("activation_ranges", "biases"), ("equalization", "activation_ranges", "biases"))
+_WAYS = (
+    (PLAIN,),
+    ("activation_ranges", "biases"),
+    ("equalization", "activation_ranges", "biases"),
+)
 QUALITIES: dict[str, Quality] = {
     "fast": Quality(_WAYS, ("least_squares",), images_of_ways=16, images=48, held=12),
     "best": Quality(_WAYS, ("least_squares", "block_tuning")),
@@ -70,7 +76,7 @@ def methods_named(quality: str | Sequence[str]) -> tuple[str, ...]:
 
     Args:
         quality: A key of :data:`QUALITIES`, alone in a sequence too, or names of registered
-            methods in the order they are to run in.
+            methods, and ``'plain'``, in the order they are to run in.
 
     Raises:
         ValueError: There is no such quality or method, or activations would be left without ranges.
@@ -79,16 +85,16 @@ def methods_named(quality: str | Sequence[str]) -> tuple[str, ...]:
     if chosen is not None:
         return chosen.methods
     names = (quality,) if isinstance(quality, str) else tuple(quality)
-    unknown = [name for name in names if name not in METHODS]
-    if unknown or not names:
+    known = (PLAIN, *METHODS)
+    if not names or any(name not in known for name in names):
         raise ValueError(
             f"quality is {quality!r}; allowed: {', '.join(map(repr, QUALITIES))}, or methods: "
-            f"{', '.join(map(repr, METHODS))}."
+            f"{', '.join(map(repr, known))}."
         )
-    if "activation_ranges" not in names:
+    if PLAIN not in names and "activation_ranges" not in names:
         raise ValueError(
-            f"quality is {quality!r}, without 'activation_ranges': activations would keep the "
-            "placeholders that they begin with. Add it."
+            f"quality is {quality!r}, without 'activation_ranges' or 'plain': activations would "
+            "keep the placeholders that they begin with. Add one of them."
         )
     return names
 
@@ -103,7 +109,7 @@ def post_training(
     model: GraphModel,
     batches: Batches,
     quality: str | Sequence[str],
-    calibrate: Callable[[Batches], Collection[str]],
+    calibrate: Calibrate,
 ) -> list[MethodGain]:
     """Calibrate with a quality, or run methods one after the other.
 
@@ -112,8 +118,7 @@ def post_training(
         batches: Inputs of the model, a tuple for each batch: a few dozen images, none of which it
             will be evaluated on. Every fourth is held out.
         quality: See :func:`methods_named`. Methods that are named all run and are all kept.
-        calibrate: Calibrates `model` plainly, the way that a quality is never worse than on
-            held-out images; returns the paths of its quantizers.
+        calibrate: Calibrates `model` plainly; returns the paths of its quantizers.
 
     Returns:
         The effect of each way and method, in the order they ran in.
@@ -127,20 +132,19 @@ def post_training(
     model.eval()
     learned, held = split(divisible(model, batches))
     if chosen is None:
-        trials = _Trials(model, held)
+        trials = _Trials(model, held, calibrate)
         for name in names:
             trials.run((name,), learned)
         return trials.gains
     learned, few = spread(learned, chosen.images), spread(learned, chosen.images_of_ways)
-    trials = _Trials(model, spread(held, chosen.held))
+    trials = _Trials(model, spread(held, chosen.held), calibrate)
     begin = trials.state(())
-    found = [trials.run(way, few, begin) for way in chosen.ways]
+    found = [trials.run(way, learned if way == (PLAIN,) else few, begin) for way in chosen.ways]
     nearest = max(state.sqnr for state in found)
     followed = [state for state in found if state.sqnr >= nearest - CLOSE]
     for name in chosen.added:
         found += [trials.run((name,), learned, state) for state in followed]
         followed = [_best(found)]
-    found.append(trials.measure(PLAIN, lambda: calibrate(learned), begin))
     trials.end(_best(found))
     return trials.gains
 
@@ -174,14 +178,15 @@ class _Trials:
     Args:
         model: Prepared model.
         held: Images to judge by.
+        calibrate: Plain calibration.
 
     Attributes:
         gains: Of what was tried.
     """
 
-    def __init__(self, model: GraphModel, held: Batches) -> None:
+    def __init__(self, model: GraphModel, held: Batches, calibrate: Calibrate) -> None:
         self.gains: list[MethodGain] = []
-        self._model, self._held = model, held
+        self._model, self._held, self._calibrate = model, held, calibrate
         self._reference: GraphModel | None = None
         with torch.no_grad(), float_arithmetic(model):
             self._wanted = flat_outputs(model(*batch) for batch in held)
@@ -203,6 +208,8 @@ class _Trials:
             return METHODS[name](self._model, batches)
         if self._reference is None:
             self._reference = float_copy(self._model)
+        if name == PLAIN:
+            return list(self._calibrate(batches))
         method: Callable[..., list[str]] = METHODS[name]
         if "reference" in inspect.signature(method).parameters:
             method = partial(method, reference=self._reference)

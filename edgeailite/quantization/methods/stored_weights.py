@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgeailite.quantization.methods.channel_means import correctable_bias
+from edgeailite.quantization.methods.bias_fitting import correctable_bias
 from edgeailite.quantization.modules.normalization import gain_and_offset
 
 if TYPE_CHECKING:
@@ -34,22 +34,31 @@ def store_weight(call: LayerCall, weight: Tensor, scale: Tensor) -> None:
 
 
 @torch.no_grad()
-def shift_bias(call: LayerCall, shift: Tensor, scale: Tensor) -> None:
+def shift_bias(call: LayerCall, shift: Tensor, scale: Tensor | None = None) -> None:
     """Move a layer's bias, or its batch norm's, as far as the integers of the bias reach.
 
-    A bias that outgrows its integer would coarsen the weight's grid.
+    A bias that outgrows its integer would coarsen the weight's grid. Where biases saturate, one
+    that is cut off already stays.
 
     Args:
         call: Call of the layer; without any bias it stays as it is.
         shift: Of each output channel, shape ``(C_out,)``.
-        scale: Of the weight, shape ``(C_out,)``.
+        scale: Of the weight, shape ``(C_out,)``; None: as it is.
     """
-    bias = correctable_bias(call)
+    bias, spec = correctable_bias(call), call.layer.bias_spec
     if bias is None:
         return
-    folded = call.folded().bias
-    assert folded is not None
-    bias += within_integers(call, folded + shift, scale) - folded
+    if call.input_quantizer is None or spec.is_float:
+        bias += shift
+        return
+    layer = call.folded()
+    assert layer.bias is not None
+    scale = layer.scale if scale is None else scale
+    moved = within_integers(call, layer.bias + shift, scale)
+    if spec.rule == "saturate":
+        is_cut = within_integers(call, layer.bias, scale) != layer.bias
+        moved = torch.where(is_cut, layer.bias, moved)
+    bias += moved - layer.bias
 
 
 def within_integers(call: LayerCall, bias: Tensor, scale: Tensor) -> Tensor:

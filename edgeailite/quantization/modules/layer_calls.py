@@ -199,28 +199,3 @@ def added_half_scale(output_quantizer: FakeQuantize | None) -> Tensor | float:
     if output_quantizer.spec.rounding != "floor":
         return 0.0
     return output_quantizer.qparams().scale / 2
-
-
-# Called with a layer's call and its output.
-Record = Callable[[LayerCall, Tensor], None]
-
-
-@contextmanager
-def recorded_outputs(calls: Sequence[LayerCall], record: Record) -> Iterator[None]:
-    """Record the output of every layer, without gradients.
-
-    A layer object is recorded once per run of it, under the first of its `calls`. The output is the
-    layer's own, without :func:`added_half_scale`.
-    """
-
-    def hook_of(call: LayerCall) -> Hook:
-        def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            record(call, output.detach() - added_half_scale(call.output_quantizer))
-
-        return hook
-
-    first: dict[int, LayerCall] = {}
-    for call in calls:
-        first.setdefault(id(call.layer), call)
-    with hooked((call.layer, hook_of(call)) for call in first.values()), torch.no_grad():
-        yield

@@ -44,7 +44,10 @@ def read_example_inputs(
 
 
 def read_methods(
-    wrapper: str, methods: TrainingMethods | None, is_qat: bool, bias_calibration_factor: float
+    wrapper: str,
+    methods: TrainingMethods | None,
+    is_qat: bool,
+    bias_calibration_factor: float | None,
 ) -> TrainingMethods:
     """Return the training's methods, checked together with the rate of its bias correction.
 
@@ -57,11 +60,16 @@ def read_methods(
             "distillation need gradients. Leave methods out, or wrap for quantization-aware "
             "training."
         )
-    if not 0.0 <= bias_calibration_factor <= 1.0:
-        raise ValueError(
-            f"bias_calibration_factor is {bias_calibration_factor!r}; allowed: 0 (off) to 1."
-        )
+    check_rate("bias_calibration_factor", bias_calibration_factor)
     return methods or TrainingMethods()
+
+
+def check_rate(name: str, rate: float | None) -> None:
+    """Raise a ValueError where the rate of a bias correction is no fraction."""
+    if rate is not None and not 0.0 <= rate <= 1.0:
+        raise ValueError(
+            f"{name} is {rate!r}; allowed: 0 (off) to 1, or None, the mean over the batches."
+        )
 
 
 def make_fx_schedule(

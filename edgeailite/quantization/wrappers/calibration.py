@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from edgeailite.quantization.methods.bias_corrector import BiasCorrector
+from edgeailite.quantization.methods.bias_correction import BiasCorrector
 from edgeailite.quantization.modules.bias_fit import bias_fits, describe_coarser, describe_cut
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers.arguments import warn_user
@@ -85,22 +85,31 @@ class BiasCalibration:
 
     Args:
         model: Prepared model.
-        rate: Part of the difference that one batch corrects, 0 to 1; 0: no correction.
+        rate: Part of the difference that one batch corrects, 0 to 1; 0: no correction. None: the
+            mean over the batches, see :class:`BiasCorrector`.
 
     Attributes:
         rate: As given.
         corrections: Those made so far, by path.
+        num_batches: Batches that they were made of.
     """
 
-    def __init__(self, model: GraphModel, rate: float) -> None:
+    def __init__(self, model: GraphModel, rate: float | None) -> None:
         self.rate = rate
         self.corrections: dict[str, Tensor] = {}
+        self.num_batches = 0
         self._model = model
         self._corrector: BiasCorrector | None = None
 
-    def restore(self, corrections: dict[str, Tensor]) -> None:
-        """Continue from corrections of an earlier run."""
-        self._corrector, self.corrections = None, dict(corrections)
+    @property
+    def corrects(self) -> bool:
+        """False if biases stay as they are."""
+        return self.rate != 0
+
+    def restore(self, corrections: dict[str, Tensor], num_batches: int) -> None:
+        """Continue from corrections of an earlier run, made of so many batches."""
+        self._corrector = None
+        self.corrections, self.num_batches = dict(corrections), num_batches
 
     def run(self, model: GraphModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one batch and correct the biases; return the quantized output.
@@ -111,13 +120,18 @@ class BiasCalibration:
             kwargs: Inputs by name.
         """
         if model is not self._model:
-            return BiasCorrector(model, self.rate, self.corrections).run(args, kwargs)
+            return self._made(model).run(args, kwargs)
         if self._corrector is not None and self._corrector.is_stale:
-            self.restore({})
+            self.restore({}, 0)
         if self._corrector is None:
-            self._corrector = BiasCorrector(model, self.rate, self.corrections)
+            self._corrector = self._made(model)
             self.corrections = self._corrector.corrections
-        return self._corrector.run(args, kwargs)
+        output = self._corrector.run(args, kwargs)
+        self.num_batches = self._corrector.num_batches
+        return output
+
+    def _made(self, model: GraphModel) -> BiasCorrector:
+        return BiasCorrector(model, self.rate, self.corrections, self.num_batches)
 
     def __getstate__(self) -> dict[str, Any]:
         """Take all but what the next batch makes anew."""

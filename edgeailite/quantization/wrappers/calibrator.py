@@ -35,6 +35,7 @@ class Calibrator(Exporter):
     module: GraphModel
     trains: bool
     verbose: bool
+    weights_clipped: bool
     progress: Progress
     post_training: Sequence[MethodGain] = ()
     drop_result: DropResult | None = None
@@ -115,8 +116,10 @@ class Calibrator(Exporter):
     ) -> None:
         self._begin()
         self.eval()
+        clipped = self.weights_clipped
 
         def calibrate(images: Iterable[Any]) -> list[str]:
+            self.weights_clipped = clipped  # what was tried before is undone
             with self._silent():
                 self.calibrate(images)
             return list(quantizers(self.module))
@@ -136,9 +139,10 @@ class Calibrator(Exporter):
         batches = self._batches(data, num_batches)
         self._begin()
         self.eval()
+        clipped = self.weights_clipped
 
         def calibrate(images: Batches, quality: str | None) -> None:
-            self.post_training = ()
+            self.post_training, self.weights_clipped = (), clipped
             with self._silent():
                 self.calibrate(images, quality=quality)
 

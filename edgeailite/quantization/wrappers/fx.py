@@ -47,8 +47,9 @@ class QATFxModule(QuantModule):
         num_observer_update_epochs: Activation ranges learn for as many epochs. None: until epoch
             ``total_epochs // 2 + 1``. False: always.
         bias_calibration_factor: Part of the difference between the means of the float and the
-            quantized output that each training batch adds to a layer's bias; 0: none. Costs a float
-            pass per batch.
+            quantized network behind a layer that each training batch adds to its bias; 0: none.
+            None: the n-th batch adds ``max(1 / n, 0.01)`` of it, the mean over the batches. Costs a
+            float pass per batch.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
         methods: Learned ranges, damping, distillation, freezing of oscillations; None: none.
         bit_widths: Bits of single layers, instead of the preset's: the result of
@@ -81,7 +82,7 @@ class QATFxModule(QuantModule):
         total_epochs: int = 0,
         num_batch_norm_update_epochs: Epochs = None,
         num_observer_update_epochs: Epochs = None,
-        bias_calibration_factor: float = 0.0,
+        bias_calibration_factor: float | None = 0.0,
         leaf_modules: Iterable[str | type[nn.Module]] = (),
         methods: TrainingMethods | None = None,
         bit_widths: BitWidths | None = None,
@@ -95,12 +96,15 @@ class QATFxModule(QuantModule):
         policy = methods.apply_to(make_policy(qconfig_type, backend, residual_bits))
         inputs = read_example_inputs(args, example_inputs, example_kwargs)
         target = get_target("onnx_runtime")
+        weight = None if policy.qconfig is None else policy.qconfig.weight
+        is_per_tensor = weight is not None and weight.granularity == "per_tensor"
         super().__init__(
             prepare(model, policy, target, inputs, leaf_modules, example_kwargs),
             schedule,
             methods,
             bit_widths,
             trains=is_qat,
+            clip_weights=is_per_tensor and not is_qat,
             bias_rate=bias_calibration_factor,
             verbose=verbose,
         )
@@ -109,7 +113,8 @@ class QATFxModule(QuantModule):
 class PTCFxModule(QATFxModule):
     """Post-training calibration with any preset: run data through it in training mode.
 
-    No labels, no gradients; batch norm is folded as it is, its statistics do not change.
+    No labels, no gradients; batch norm is folded as it is, its statistics do not change. Where a
+    weight has one scale per tensor, outliers that stretch it are clipped once, and named.
 
     Args:
         model: As in :class:`QATFxModule`; so are all other arguments.
@@ -118,7 +123,7 @@ class PTCFxModule(QATFxModule):
         total_epochs: Passes over the calibration images.
         num_batch_norm_update_epochs: As in :class:`QATFxModule`.
         num_observer_update_epochs: Ranges learn for as many epochs.
-        bias_calibration_factor: Part of the difference of means that one batch corrects.
+        bias_calibration_factor: As in :class:`QATFxModule`.
         **kwargs: As in :class:`QATFxModule`.
 
     Example:
@@ -133,7 +138,7 @@ class PTCFxModule(QATFxModule):
         total_epochs: int = 2,
         num_batch_norm_update_epochs: Epochs = 0,
         num_observer_update_epochs: Epochs = 1,
-        bias_calibration_factor: float = 0.01,
+        bias_calibration_factor: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(

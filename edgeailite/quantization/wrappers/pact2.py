@@ -23,7 +23,7 @@ from edgeailite.quantization.methods.training import TrainingMethods
 from edgeailite.quantization.prepare.policy import Policy
 from edgeailite.quantization.prepare.prepare import prepare
 from edgeailite.quantization.targets.registry import get_target
-from edgeailite.quantization.wrappers.arguments import as_inputs, warn_user
+from edgeailite.quantization.wrappers.arguments import as_inputs, check_rate, warn_user
 from edgeailite.quantization.wrappers.quant_module import QuantModule
 from edgeailite.quantization.wrappers.schedule import Schedule, make_schedule
 
@@ -35,9 +35,6 @@ CONSTRAIN_BIAS = {
     "SATURATE": BiasSpec(16, "saturate"),
     "REDUCE_WEIGHT_SCALE": BiasSpec(16, "reduce_weight_scale"),
 }
-
-
-LR_CALIB = 0.05
 
 
 def _preset() -> tuple[QuantSpec, QuantSpec]:
@@ -163,7 +160,7 @@ class _PACT2Module(QuantModule):
         rounding: Rounding = "half_even",
         range_rule: RangeRule | None = None,
         leaf_modules: Iterable[str | type[nn.Module]] = (),
-        lr_calib: float = LR_CALIB,
+        lr_calib: float | None = None,
         methods: TrainingMethods | None = None,
         bit_widths: BitWidths | None = None,
         steps_per_epoch: int | None = None,
@@ -183,9 +180,10 @@ class _PACT2Module(QuantModule):
 
     @classmethod
     def _methods(
-        cls, methods: TrainingMethods | None, bias_calibration: bool, lr_calib: float
-    ) -> tuple[TrainingMethods, float]:
+        cls, methods: TrainingMethods | None, bias_calibration: bool, lr_calib: float | None
+    ) -> tuple[TrainingMethods, float | None]:
         """Return methods and rate of the bias correction; warn of idle options."""
+        check_rate("lr_calib", lr_calib)
         plain = TrainingMethods()
         if cls.role != "train" and methods not in (None, plain):
             warn_user(
@@ -193,7 +191,7 @@ class _PACT2Module(QuantModule):
                 "or wrap with QuantTrainModule."
             )
             methods = None
-        if cls.role != "test" and lr_calib != LR_CALIB and not bias_calibration:
+        if cls.role != "test" and lr_calib is not None and not bias_calibration:
             warn_user(
                 f"lr_calib={lr_calib!r} has no effect without bias_calibration=True: biases are "
                 "not corrected. Leave it out, or ask for bias_calibration."
@@ -258,7 +256,9 @@ class QuantTrainModule(_PACT2Module):
         range_rule: ``'percentile'``, ``'min_max'`` or ``'mse'`` for activation ranges; None: by
             `histogram_range`.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
-        lr_calib: Rate of `bias_calibration`; warns without it.
+        lr_calib: Part of the difference that one batch of `bias_calibration` corrects, 0 to 1;
+            warns without it. None: the n-th batch ``max(1 / n, 0.01)`` of it, the mean over the
+            batches.
         methods: Learned ranges, damping, distillation, freezing of oscillations; None: none.
         bit_widths: Bits of single layers, instead of `bitwidth_weights`: the result of
             :func:`~edgeailite.quantization.methods.mixed_precision.search_bit_widths`, the file
@@ -294,7 +294,7 @@ class QuantCalibrateModule(_PACT2Module):
         dummy_input: Input of the shape the model is used with.
         *args: Further inputs of the model.
         bias_calibration: Correct biases; False only collects ranges.
-        lr_calib: Part of the difference that one batch corrects.
+        lr_calib: As in :class:`QuantTrainModule`.
         **kwargs: As in :class:`QuantTrainModule`.
     """
 
@@ -306,7 +306,7 @@ class QuantCalibrateModule(_PACT2Module):
         dummy_input: Any,
         *args: Any,
         bias_calibration: bool = True,
-        lr_calib: float = LR_CALIB,
+        lr_calib: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(

@@ -61,7 +61,8 @@ class QuantModule(Calibrator):
         bit_widths: Bits of single layers.
         trains: False: training mode only calibrates.
         clip_weights: Clip outlying weights once, before the first training iteration.
-        bias_rate: Bias correction per training batch; 0: none.
+        bias_rate: Part of the difference that one batch corrects in the biases; 0: none. None: the
+            mean over the batches.
         verbose: Print when something freezes or is clipped.
 
     Attributes:
@@ -86,7 +87,7 @@ class QuantModule(Calibrator):
         *,
         trains: bool = True,
         clip_weights: bool = False,
-        bias_rate: float = 0.0,
+        bias_rate: float | None = 0.0,
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -141,14 +142,14 @@ class QuantModule(Calibrator):
 
     def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._clip_weights_once()
-        if self.bias_calibration.rate > 0:
+        if self.bias_calibration.corrects:
             self.bias_calibration.run(self.module, args, kwargs)
         output = self.module(*args, **kwargs)
         return output if self.teacher is None else self.teacher.distill(output, args, kwargs)
 
     def _calibrate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._clip_weights_once()
-        if self.bias_calibration.rate > 0:
+        if self.bias_calibration.corrects:
             return self.bias_calibration.run(self.module, args, kwargs)
         return self.module(*args, **kwargs)
 
@@ -249,6 +250,7 @@ class QuantModule(Calibrator):
             "weights_clipped": self.weights_clipped,
             "has_begun": self.has_begun,
             "corrections": dict(self.bias_calibration.corrections),
+            "corrected_batches": self.bias_calibration.num_batches,
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -256,7 +258,7 @@ class QuantModule(Calibrator):
         self.progress.restore(state)
         self.weights_clipped = state.get("weights_clipped", self.weights_clipped)
         self.has_begun = state.get("has_begun", self.has_begun)
-        self.bias_calibration.restore(state["corrections"])
+        self.bias_calibration.restore(state["corrections"], state.get("corrected_batches", 0))
 
     def load_weights(
         self, source: Mapping[str, Tensor] | str | os.PathLike[str], **options: Any

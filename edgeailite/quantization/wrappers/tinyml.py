@@ -61,7 +61,7 @@ class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
             half of the training. False: always.
         num_observer_update_epochs: Likewise for activation ranges.
         prepare_qdq: False: leave all in float, to run the same loop without quantization.
-        bias_calibration_factor: Part of the difference of means that each batch corrects.
+        bias_calibration_factor: As in :class:`QATFxModule`.
         verbose: Print when something freezes, and which layers have biases that do not fit.
         float_ops: Operations that stay in float: ``'fb'``: offsets, which are not rounded;
             ``'qdq'``: the normalization of the input (the generic target has none: no effect).
@@ -92,7 +92,7 @@ class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
         num_batch_norm_update_epochs: Epochs = None,
         num_observer_update_epochs: Epochs = False,
         prepare_qdq: bool = True,
-        bias_calibration_factor: float = 0.0,
+        bias_calibration_factor: float | None = 0.0,
         verbose: bool = True,
         float_ops: bool | Sequence[str] = False,
         leaf_modules: Iterable[str | type[nn.Module]] = (),
@@ -200,7 +200,15 @@ class GenericTinyMLQATFxModule(TinyMLQuantFxBaseModule):
 class GenericTinyMLPTQFxModule(TinyMLQuantFxBaseModule):
     """Post-training quantization for any CPU with int8; see :class:`TinyMLQuantFxBaseModule`."""
 
-    def __init__(self, model: nn.Module, *args: Any, is_qat: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *args: Any,
+        is_qat: bool = False,
+        bias_calibration_factor: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["bias_calibration_factor"] = bias_calibration_factor
         super().__init__(model, *args, is_qat=is_qat, **kwargs)
 
 
@@ -256,7 +264,15 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
 class TINPUTinyMLPTQFxModule(TINPUTinyMLQATFxModule):
     """Post-training quantization for TI's NPU; see :class:`TINPUTinyMLQATFxModule`."""
 
-    def __init__(self, model: nn.Module, *args: Any, is_qat: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *args: Any,
+        is_qat: bool = False,
+        bias_calibration_factor: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["bias_calibration_factor"] = bias_calibration_factor
         super().__init__(model, *args, is_qat=is_qat, **kwargs)
 
 

@@ -20,10 +20,6 @@ from edgeailite.quantization.methods.mixed_precision import BitWidths
 from references.edgeailite.engine.distributed import Process
 from references.edgeailite.engine.options import Options
 
-# Part of the difference of means that one batch corrects, where --bias_calibration asks qat_fx or
-# ptc_fx for it.
-BIAS_CALIBRATION_FACTOR = 0.01
-
 logger = logging.getLogger("edgeailite.model")
 
 
@@ -126,7 +122,7 @@ def _wrap_fx(model: nn.Module, options: Options, bit_widths: BitWidths | None) -
         "bit_widths": bit_widths,
     }
     if options.bias_calibration is not None:
-        arguments["bias_calibration_factor"] = BIAS_CALIBRATION_FACTOR * options.bias_calibration
+        arguments["bias_calibration_factor"] = None if options.bias_calibration else 0.0
     if options.phase == "training":
         return QATFxModule(model, methods=options.methods, **arguments)
     return PTCFxModule(model, **arguments).eval()

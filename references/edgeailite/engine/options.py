@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 import tyro
 
 from edgeailite.quantization import QConfigType, TrainingMethods
-from edgeailite.quantization.methods import METHODS, QUALITIES, LearnedRanges, methods_named
+from edgeailite.quantization.methods import METHODS, PLAIN, QUALITIES, LearnedRanges, methods_named
 
 Phase = Literal["training", "calibration", "validation"]
-Quality = Literal[(*QUALITIES, *METHODS)]  # type: ignore[valid-type]
+Quality = Literal[(*QUALITIES, PLAIN, *METHODS)]  # type: ignore[valid-type]
 PresetName = Literal[QConfigType.choices()]  # type: ignore[valid-type]
 
 # Images that --ptq and --max_drop learn from, if --epoch_size does not say; all are in memory.

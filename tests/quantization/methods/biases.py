@@ -3,10 +3,8 @@
 import torch
 from torch import nn
 
-from edgeailite.quantization.modules.layer_calls import (
-    layer_calls,
-    recorded_outputs,
-)
+from edgeailite.quantization.graph.recording import hooked
+from edgeailite.quantization.modules.layer_calls import added_half_scale, layer_calls
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers import QuantCalibrateModule
 from tests.quantization.helpers import randomize_batch_norms
@@ -29,9 +27,10 @@ def means(model: nn.Module, x: torch.Tensor, first: bool = False):
     """Mean output per channel of each layer, or of the first alone."""
     found, calls = {}, layer_calls(model)[: 1 if first else None]
 
-    def record(call, y):
-        found[call.path] = y.mean((0, 2, 3))
+    def hook_of(call):
+        half = added_half_scale(call.output_quantizer)
+        return lambda _module, _args, y: found.__setitem__(call.path, (y - half).mean((0, 2, 3)))
 
-    with recorded_outputs(calls, record):
+    with hooked((call.layer, hook_of(call)) for call in calls), torch.no_grad():
         model(x)
     return found[calls[0].path] if first else found

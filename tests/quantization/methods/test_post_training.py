@@ -16,7 +16,8 @@ from edgeailite.quantization import (
 )
 from edgeailite.quantization.methods.block_tuning import tune_blocks
 from edgeailite.quantization.methods.gains import render_gains
-from edgeailite.quantization.methods.post_training import QUALITIES, post_training
+from edgeailite.quantization.methods.images import split
+from edgeailite.quantization.methods.post_training import PLAIN, QUALITIES, post_training
 from edgeailite.quantization.methods.registry import METHODS
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.report import build_report, write_html
@@ -66,9 +67,9 @@ def data():
 def test_every_wrapper_takes_a_quality_and_stays_exact(name, quality, data, tmp_path):
     wrapper = WRAPPERS[name](_network()).calibrate(data, quality=quality)
     assert not wrapper.training
-    *tried, plain = [gain.method for gain in wrapper.post_training]
+    tried = [gain.method for gain in wrapper.post_training]
     ways, added = QUALITIES[quality].ways, QUALITIES[quality].added
-    assert plain == "plain"
+    assert tried[0] == PLAIN
     assert tried[: len(ways)] == [" + ".join(way) for way in ways]
     last = [name.split(" + ")[-1] for name in tried[len(ways) :]]
     assert sorted(set(last), key=last.index) == list(added)
@@ -81,17 +82,19 @@ def test_result_is_better_than_batch_by_batch(data):
     network = _network()
     with torch.no_grad():
         network[3].weight[0] *= 30  # one channel stretches the range of the others' weights
-    x = torch.cat(data)
+    x = torch.randn(128, 3, 12, 12)  # others than it is calibrated on
     with torch.no_grad():
         target = network(x)
 
-    def error(**options):
+    def error(factor=None, **options):
         model = copy.deepcopy(network)
-        wrapper = PTCFxModule(model, qconfig_type="WC4_AT8", verbose=False)
+        wrapper = PTCFxModule(
+            model, qconfig_type="WC4_AT8", bias_calibration_factor=factor, verbose=False
+        )
         with torch.no_grad():
             return float((wrapper.calibrate(data, **options)(x) - target).square().mean())
 
-    assert error(quality="fast") < 0.7 * error()
+    assert error(quality="fast") < error() < error(factor=0.0)
 
 
 def test_checkpoint_holds_what_was_found(data):
@@ -108,9 +111,9 @@ def test_gains_are_printed(data, capsys):
     assert "edgeailite: post-training" in printed
     assert render_gains(wrapper.post_training) in printed
     rows = printed.splitlines()[2:]
-    assert [row.split()[0] for row in rows[:2]] == ["activation_ranges", "equalization"]
-    assert any(" + least_squares " in row for row in rows[2:-1])
-    assert rows[-1].split()[0] == "plain"
+    first = [row.split()[0] for row in rows[:3]]
+    assert first == ["plain", "activation_ranges", "equalization"]
+    assert any(" + least_squares " in row for row in rows[3:])
     assert sum(row.endswith("rejected") for row in rows) >= 2
 
 
@@ -128,6 +131,15 @@ def test_wrapper_that_only_evaluates_does_not_calibrate(data):
         QuantTestModule(_network(), dummy_input=X).calibrate(data)
 
 
+def test_plain_calibration_is_named_as_a_method(data):
+    by_name = PTCFxModule(_network(), verbose=False).calibrate(data, quality=("plain",))
+    learned, _ = split([(x,) for x in data])
+    plain = PTCFxModule(_network(), verbose=False).calibrate(learned)
+    expected = plain.module.state_dict()
+    for key, value in by_name.module.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
 def test_methods_run_as_they_are_named(data):
     names = ("activation_ranges", "analytic_biases")
     wrapper = PTCFxModule(_network(), verbose=False).calibrate(data, quality=names)
@@ -137,10 +149,10 @@ def test_methods_run_as_they_are_named(data):
 @pytest.mark.parametrize(
     ("quality", "message"),
     [
-        ("good", "quality is 'good'; allowed: 'fast', 'best', or methods: 'activation_ranges'"),
+        ("good", "quality is 'good'; allowed: 'fast', 'best', or methods: 'plain', "),
         (("fast", "biases"), "allowed: 'fast', 'best', or methods"),
         ((), "allowed: 'fast', 'best', or methods"),
-        (("equalization", "biases"), "without 'activation_ranges'"),
+        (("equalization", "biases"), "without 'activation_ranges' or 'plain'"),
     ],
 )
 def test_names_that_are_refused(quality, message, data):

@@ -1,12 +1,10 @@
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization.modules.layer import QuantLayer
 from edgeailite.quantization.modules.layer_calls import (
     float_arithmetic,
     layer_calls,
-    recorded_outputs,
 )
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers import QuantTrainModule
@@ -63,19 +61,3 @@ def test_float_arithmetic_restores_every_flag():
     assert [q.observer_enabled for q in quantizers(model).values()] == flags
     assert torch.equal(some.clips_act, clips)
     assert all(layer.fake_quant_enabled for layer in layers)
-
-
-def test_recorded_outputs_are_those_of_the_units_and_hooks_go_away():
-    model = wrapped(SharedConvolution()).eval()
-    seen: list[tuple[str, torch.Tensor]] = []
-    x = torch.randn(2, 3, 8, 8)
-    with (
-        float_arithmetic(model),
-        recorded_outputs(layer_calls(model), lambda call, y: seen.append((call.path, y))),
-    ):
-        model(x)
-    assert [path for path, _ in seen] == ["stem", "conv", "conv"]
-    stem = F.conv2d(x, model.stem.weight, model.stem.bias)
-    assert torch.equal(seen[0][1], stem)
-    model(x)
-    assert len(seen) == 3

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -25,16 +26,23 @@ def number():
 """
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
     """A folder with a model's code, its checkpoint, and its ONNX file."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(MODEL)
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "mine.py").write_text(MODEL)
     scope: dict = {}
     exec(MODEL, scope)
     wrapper = scope["build"]().calibrate([torch.randn(4, 3, 16, 16)])
-    torch.save(wrapper.module.state_dict(), "model.pth")
-    wrapper.export(torch.randn(1, 3, 16, 16), "model.onnx")
+    torch.save(wrapper.module.state_dict(), folder / "model.pth")
+    wrapper.export(torch.randn(1, 3, 16, 16), folder / "model.onnx")
+    return folder
+
+
+@pytest.fixture
+def place(files, tmp_path, monkeypatch):
+    """A copy of the files, as the working directory."""
+    monkeypatch.chdir(shutil.copytree(files, tmp_path, dirs_exist_ok=True))
     return tmp_path
 
 

@@ -55,7 +55,7 @@ def test_corrections_go_on_after_a_restart():
         for x in data:
             calibration.run(network, (x,), {})
     restarted = BiasCalibration(part, 0.5)
-    restarted.restore(calibration.corrections)
+    restarted.restore(calibration.corrections, calibration.num_batches)
     for x in batches[2:]:
         restarted.run(part, (x,), {})
     for key, value in whole.state_dict().items():

@@ -135,7 +135,7 @@ def test_bias_correction_leaves_the_rounding_alone():
         wrapper.calibrate([x] * 4)
         with torch.no_grad():
             errors.append((wrapper(x) - expected).mean(0).abs().max() / wrapper_step(wrapper))
-    assert errors[1] < 0.1 < errors[0]  # in steps of the output: half a one would be 0.5
+    assert errors[1] < 0.2 < errors[0]  # in steps of the output: half a one would be 0.5
 
 
 def wrapper_step(wrapper):

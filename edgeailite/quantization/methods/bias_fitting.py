@@ -1,4 +1,4 @@
-"""Mean output of each layer per channel, and the bias that moves it."""
+"""Biases that can be corrected, and those that bring a layer nearest to its float output."""
 
 from __future__ import annotations
 
@@ -12,40 +12,12 @@ if TYPE_CHECKING:
     from edgeailite.quantization.modules.layer_calls import Activation, LayerCall
 
 
-# Newton steps of a bias; they are as if at least this part of its channel's values moved with it.
+# Newton steps of a bias; they are as if at least this part of its channel's values moved with it:
+# the larger one where the mean of all values is made right.
 _STEPS = 3
-_FEWEST_MOVING = 0.125
+_FEWEST_MOVING, _FEWEST_COUNTED = 0.125, 0.02
 # Values of a channel that means are taken of.
 _VALUES = 2048
-
-
-class ChannelMeans:
-    """Mean output of each layer per channel, over all its runs (and all processes).
-
-    An instance is called with each layer's call and its output.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def __call__(self, call: LayerCall, output: Tensor) -> None:
-        """Add the output of one run of a layer."""
-        mean = channel_mean(call, output)
-        known = self._sums.get(call.path)
-        self._sums[call.path] = mean if known is None else known + mean
-        self._counts[call.path] = self._counts.get(call.path, 0) + 1
-
-    def result(self) -> dict[str, Tensor]:
-        """Return the means by the layers' paths, shape ``(C,)``."""
-        means = {path: total / self._counts[path] for path, total in self._sums.items()}
-        return {path: over_processes(mean) for path, mean in means.items()}
-
-
-def channel_mean(call: LayerCall, output: Tensor) -> Tensor:
-    """Mean of a layer's output per channel, float32, shape ``(C,)``."""
-    axes = [a for a in range(output.dim()) if a != call.channel_axis % output.dim()]
-    return output.float().mean(dim=axes)
 
 
 def over_processes(mean: Tensor) -> Tensor:
@@ -68,10 +40,10 @@ def correctable_bias(call: LayerCall) -> Tensor | None:
     return call.bias if isinstance(call.bias, nn.Parameter) else None
 
 
-def some_outputs(call: LayerCall, outputs: list[Tensor]) -> Tensor:
-    """Take about 2048 outputs of each channel from all batches, float32, shape ``(n, C)``."""
+def some_outputs(call: LayerCall, outputs: list[Tensor], count: int = _VALUES) -> Tensor:
+    """Take about `count` outputs of each channel from all batches, float32, shape ``(n, C)``."""
     rows = [y.movedim(call.channel_axis, -1).flatten(0, -2) for y in outputs]
-    stride = max(sum(map(len, rows)) // _VALUES, 1) | 1
+    stride = max(sum(map(len, rows)) // count, 1) | 1
     return torch.cat([part[::stride] for part in rows]).float()
 
 
@@ -92,3 +64,21 @@ def fit_bias(activate: Activation, made: Tensor, wanted: Tensor, bias: Tensor) -
         moving = (found == moved).float().mean(0)
         bias = bias + (wanted - found.mean(0)) / moving.clamp_min(_FEWEST_MOVING)
     return bias
+
+
+def nearest_bias(activate: Activation, made: Tensor, wanted: Tensor) -> Tensor:
+    """Shift with the least squared error behind an activation function, shape ``(C,)``.
+
+    Args:
+        activate: The function.
+        made: Values in front of it, shape ``(n, C)``.
+        wanted: Values behind it as they should be, shape ``(n, C)``.
+    """
+    shift = torch.zeros_like(made[0])
+    for _ in range(_STEPS):
+        moved = made + shift
+        found = activate(moved)
+        moving = found == moved
+        errors = torch.where(moving, wanted - found, 0.0).sum(0)
+        shift = shift + errors / moving.sum(0).clamp_min(_FEWEST_COUNTED * len(made))
+    return shift
