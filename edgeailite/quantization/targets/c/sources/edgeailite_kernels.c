@@ -1,0 +1,657 @@
+/* See edgeailite_kernels.h. Right shifts of negative integers round down, as all compilers do. */
+#include "edgeailite_kernels.h"
+
+#include <string.h>
+
+#define BLOCK 32 /* channels whose sums are held at once */
+
+#ifdef EDGEAILITE_DSP
+#include <arm_acle.h>
+typedef int8_t narrow; /* values of a patch that have 8 bits */
+#else
+typedef int16_t narrow;
+#endif
+
+/* ---- requantization ---------------------------------------------------------------------- */
+
+static inline int32_t clamp(int32_t v, int32_t low, int32_t high)
+{
+    return v < low ? low : v > high ? high : v;
+}
+
+static inline int32_t shifted(int32_t v, int32_t shift)
+{
+    int32_t sum = v + (1 << (shift - 1));
+    int32_t y = sum >> shift;
+    return y - ((sum & ((1 << shift) - 1)) == 0 ? (y & 1) : 0);
+}
+
+static inline int32_t scaled(int32_t v, int32_t multiplier, int32_t shift)
+{
+    int32_t high = (int32_t)(((int64_t)v * multiplier) >> 32);
+    return (high + (1 << (shift - 1))) >> shift;
+}
+
+/* To 24 significant bits, ties to even, as float32. */
+static int64_t round24(int64_t v)
+{
+    uint64_t m = v < 0 ? 0 - (uint64_t)v : (uint64_t)v, half;
+    int32_t bits = 0;
+    while (m >> bits >> 24) bits++;
+    if (bits == 0) return v;
+    half = (uint64_t)1 << (bits - 1);
+    m += half - 1 + ((m >> bits) & 1);
+    m = m >> bits << bits;
+    return v < 0 ? -(int64_t)m : (int64_t)m;
+}
+
+/* round(float(v) * multiplier * 2^-shift) as float32 computes it. */
+static int32_t exact(int64_t v, int32_t multiplier, int32_t shift, int32_t rounding)
+{
+    int64_t half = (int64_t)1 << (shift - 1), p = round24(round24(v) * multiplier), y;
+    if (rounding == EDGEAILITE_FLOOR) {
+        y = p >> shift;
+    } else if (rounding == EDGEAILITE_HALF_UP) {
+        y = round24(p + half) >> shift;
+    } else if (rounding == EDGEAILITE_HALF_AWAY) {
+        y = round24((p < 0 ? -p : p) + half) >> shift;
+        y = p < 0 ? -y : y;
+    } else {
+        y = (p + half) >> shift;
+        if (((p + half) & (2 * half - 1)) == 0) y &= ~(int64_t)1;
+    }
+    return y < -65536 ? -65536 : y > 65536 ? 65536 : (int32_t)y;
+}
+
+static int32_t counted(int32_t v, const int32_t *thresholds, int32_t count)
+{
+    int32_t low = 0, high = count;
+    while (low < high) {
+        int32_t middle = (low + high) / 2;
+        if (thresholds[middle] <= v) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+#define FOR_EACH_FACTOR(RESULT)                                                                    \
+    if (o->each) {                                                                                 \
+        const int32_t *m = o->multiplier + first;                                                  \
+        const uint8_t *s = o->shift + first;                                                       \
+        for (i = 0; i < n; i++) v[i] = RESULT(i);                                                  \
+    } else {                                                                                       \
+        const int32_t *m = o->multiplier;                                                          \
+        const uint8_t *s = o->shift;                                                               \
+        for (i = 0; i < n; i++) v[i] = RESULT(0);                                                  \
+    }
+#define SHIFTED(j) shifted(v[i], s[j])
+#define SCALED(j) scaled(v[i], m[j], s[j])
+#define EXACT(j) exact(v[i], m[j], s[j], o->rounding)
+
+static void write_out(
+    const edgeailite_output *o, int32_t n, const int32_t *restrict v, void *y, int32_t at)
+{
+    int32_t i, zero = o->zero, low = o->low, high = o->high;
+    if (o->wide) {
+        int16_t *restrict out = (int16_t *)y + at;
+        for (i = 0; i < n; i++) out[i] = (int16_t)clamp(v[i] + zero, low, high);
+    } else {
+        int8_t *restrict out = (int8_t *)y + at;
+        for (i = 0; i < n; i++) out[i] = (int8_t)clamp(v[i] + zero, low, high);
+    }
+}
+
+/* Sums of `n` channels from `first` on become values of `y`, from place `at` on. */
+static void requantize(
+    const edgeailite_output *o, int32_t first, int32_t n, int32_t *restrict v, void *y, int32_t at)
+{
+    int32_t i;
+    if (o->left) {
+        int32_t limit = 1 << (30 - o->left);
+        for (i = 0; i < n; i++) v[i] = clamp(v[i], -limit, limit) * (1 << o->left);
+    }
+    if (o->kind == EDGEAILITE_SHIFT) {
+        if (o->each) {
+            const uint8_t *s = o->shift + first;
+            for (i = 0; i < n; i++) v[i] = shifted(v[i], s[i]);
+        } else {
+            int32_t s = o->shift[0];
+            for (i = 0; i < n; i++) v[i] = shifted(v[i], s);
+        }
+    } else if (o->kind == EDGEAILITE_SCALE) {
+        FOR_EACH_FACTOR(SCALED)
+    } else if (o->kind == EDGEAILITE_EXACT) {
+        FOR_EACH_FACTOR(EXACT)
+    } else {
+        for (i = 0; i < n; i++) v[i] = counted(v[i], o->multiplier, o->shift[0]);
+    }
+    write_out(o, n, v, y, at);
+}
+
+/* ---- convolutions ------------------------------------------------------------------------ */
+
+/* Row or column of the input that a tap reads; -1: none. */
+static inline int32_t place_of(
+    int32_t transposed, int32_t out, int32_t tap, int32_t stride, int32_t pad, int32_t dilation,
+    int32_t size)
+{
+    int32_t in;
+    if (transposed) {
+        in = out + pad - tap * dilation;
+        if (in < 0 || in % stride) return -1;
+        in /= stride;
+    } else {
+        in = out * stride - pad + tap * dilation;
+    }
+    return in < 0 || in >= size ? -1 : in;
+}
+
+/* The values under a kernel, in the order of its weights. */
+#define DEFINE_GATHER(NAME, PATCH, VALUE)                                                          \
+    static void NAME(                                                                              \
+        const edgeailite_layer *l, int32_t group, const VALUE *x, int32_t oy, int32_t ox,          \
+        PATCH *restrict p)                                                                         \
+    {                                                                                              \
+        int32_t n = l->in_channels / l->groups, ky, kx, i;                                         \
+        int32_t dense = l->groups == 1 && !l->transposed && l->dilation_width == 1;                \
+        int32_t left = ox * l->stride_width - l->pad_left, width = l->kernel_width * n;            \
+        PATCH fill = (PATCH)l->fill;                                                               \
+        for (ky = 0; ky < l->kernel_height; ky++) {                                                \
+            int32_t iy = place_of(l->transposed, oy, ky, l->stride_height, l->pad_top,             \
+                                  l->dilation_height, l->in_height);                               \
+            const VALUE *row = x + (iy < 0 ? 0 : iy) * l->in_width * l->in_channels;               \
+            if (iy < 0) {                                                                          \
+                for (i = 0; i < width; i++) *p++ = fill;                                           \
+            } else if (dense) {                                                                    \
+                int32_t begin = left < 0 ? -left * n : 0;                                          \
+                int32_t end = (l->in_width - left) * n;                                            \
+                const VALUE *from = row + left * n;                                                \
+                if (begin > width) begin = width;                                                  \
+                if (end > width) end = width;                                                      \
+                if (end < begin) end = begin;                                                      \
+                for (i = 0; i < begin; i++) p[i] = fill;                                           \
+                for (i = begin; i < end; i++) p[i] = (PATCH)from[i];                               \
+                for (i = end; i < width; i++) p[i] = fill;                                         \
+                p += width;                                                                        \
+            } else {                                                                               \
+                for (kx = 0; kx < l->kernel_width; kx++, p += n) {                                 \
+                    int32_t ix = place_of(l->transposed, ox, kx, l->stride_width, l->pad_left,     \
+                                          l->dilation_width, l->in_width);                         \
+                    const VALUE *from = row + (ix < 0 ? 0 : ix) * l->in_channels + group * n;      \
+                    if (ix < 0) for (i = 0; i < n; i++) p[i] = fill;                               \
+                    else for (i = 0; i < n; i++) p[i] = (PATCH)from[i];                            \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+DEFINE_GATHER(gather, narrow, int8_t)
+DEFINE_GATHER(gather_wide, int16_t, int16_t)
+#ifdef EDGEAILITE_DSP
+DEFINE_GATHER(gather_widened, int16_t, int8_t)
+#else
+#define gather_widened gather
+#endif
+
+/* Sums of `channels` rows of weights with two patches of `n` values each. */
+#ifdef EDGEAILITE_VECTORS
+static void sum_products(
+    const int16_t *restrict x0, const int16_t *restrict x1, const edgeailite_weight *restrict w,
+    const int32_t *restrict bias, int32_t n, int32_t channels, int32_t *restrict a,
+    int32_t *restrict b)
+{
+    int32_t c = 0, k;
+    for (; c + 4 <= channels; c += 4, w += 4 * n) {
+        const edgeailite_weight *w1 = w + n, *w2 = w1 + n, *w3 = w2 + n;
+        int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
+        for (k = 0; k < n; k++) {
+            a0 += x0[k] * w[k];
+            a1 += x0[k] * w1[k];
+            a2 += x0[k] * w2[k];
+            a3 += x0[k] * w3[k];
+            b0 += x1[k] * w[k];
+            b1 += x1[k] * w1[k];
+            b2 += x1[k] * w2[k];
+            b3 += x1[k] * w3[k];
+        }
+        a[c] = bias[c] + a0, a[c + 1] = bias[c + 1] + a1;
+        a[c + 2] = bias[c + 2] + a2, a[c + 3] = bias[c + 3] + a3;
+        b[c] = bias[c] + b0, b[c + 1] = bias[c + 1] + b1;
+        b[c + 2] = bias[c + 2] + b2, b[c + 3] = bias[c + 3] + b3;
+    }
+    for (; c < channels; c++, w += n) {
+        int32_t a0 = 0, b0 = 0;
+        for (k = 0; k < n; k++) {
+            a0 += x0[k] * w[k];
+            b0 += x1[k] * w[k];
+        }
+        a[c] = bias[c] + a0, b[c] = bias[c] + b0;
+    }
+}
+#else
+static void sum_products(
+    const int16_t *x0, const int16_t *x1, const edgeailite_weight *w, const int32_t *bias,
+    int32_t n, int32_t channels, int32_t *restrict a, int32_t *restrict b)
+{
+    int32_t c = 0, k;
+    for (; c + 2 <= channels; c += 2, w += 2 * n) {
+        const edgeailite_weight *w0 = w, *w1 = w + n;
+        const int16_t *p = x0, *q = x1;
+        int32_t a0 = bias[c], a1 = bias[c + 1], b0 = a0, b1 = a1;
+        for (k = n; k > 0; k -= 2) { /* n is a multiple of 4 */
+            int32_t x = *p++, y = *q++, u = *w0++, v = *w1++;
+            a0 += x * u, a1 += x * v, b0 += y * u, b1 += y * v;
+            x = *p++, y = *q++, u = *w0++, v = *w1++;
+            a0 += x * u, a1 += x * v, b0 += y * u, b1 += y * v;
+        }
+        a[c] = a0, a[c + 1] = a1, b[c] = b0, b[c + 1] = b1;
+    }
+    for (; c < channels; c++, w += n) {
+        int32_t a0 = bias[c], b0 = bias[c];
+        for (k = 0; k < n; k++) a0 += x0[k] * w[k], b0 += x1[k] * w[k];
+        a[c] = a0, b[c] = b0;
+    }
+}
+#endif
+
+#ifdef EDGEAILITE_DSP
+static inline uint32_t word(const int8_t *x)
+{
+    uint32_t w;
+    memcpy(&w, x, 4);
+    return w;
+}
+
+/* Bytes 0 and 2, or 1 and 3, as two integers of 16 bits. */
+static inline int32_t even_bytes(uint32_t w)
+{
+    int32_t r;
+    __asm__("sxtb16 %0, %1" : "=r"(r) : "r"(w));
+    return r;
+}
+
+static inline int32_t odd_bytes(uint32_t w)
+{
+    int32_t r;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(r) : "r"(w));
+    return r;
+}
+
+static void sum_products_of_bytes(
+    const int8_t *x0, const int8_t *x1, const int8_t *w, const int32_t *bias, int32_t n,
+    int32_t channels, int32_t *restrict a, int32_t *restrict b)
+{
+    int32_t c = 0;
+    for (; c + 2 <= channels; c += 2, w += 2 * n) {
+        const int8_t *w0 = w, *w1 = w + n, *p = x0, *q = x1, *end = x0 + n;
+        int32_t a0 = bias[c], a1 = bias[c + 1], b0 = a0, b1 = a1;
+        while (p != end) {
+            uint32_t x = word(p), y = word(q), u = word(w0), v = word(w1);
+            int32_t xe = even_bytes(x), ye = even_bytes(y), ue = even_bytes(u), ve = even_bytes(v);
+            p += 4, q += 4, w0 += 4, w1 += 4;
+            a0 = __smlad(xe, ue, a0), a1 = __smlad(xe, ve, a1);
+            b0 = __smlad(ye, ue, b0), b1 = __smlad(ye, ve, b1);
+            xe = odd_bytes(x), ye = odd_bytes(y), ue = odd_bytes(u), ve = odd_bytes(v);
+            a0 = __smlad(xe, ue, a0), a1 = __smlad(xe, ve, a1);
+            b0 = __smlad(ye, ue, b0), b1 = __smlad(ye, ve, b1);
+        }
+        a[c] = a0, a[c + 1] = a1, b[c] = b0, b[c + 1] = b1;
+    }
+    for (; c < channels; c++, w += n) {
+        int32_t a0 = bias[c], b0 = bias[c], k;
+        for (k = 0; k < n; k += 4) {
+            uint32_t x = word(x0 + k), y = word(x1 + k), u = word(w + k);
+            a0 = __smlad(even_bytes(x), even_bytes(u), a0);
+            a0 = __smlad(odd_bytes(x), odd_bytes(u), a0);
+            b0 = __smlad(even_bytes(y), even_bytes(u), b0);
+            b0 = __smlad(odd_bytes(y), odd_bytes(u), b0);
+        }
+        a[c] = a0, b[c] = b0;
+    }
+}
+#else
+#define sum_products_of_bytes sum_products
+#endif
+
+/* One kernel position after the other may be read from the input itself. */
+static int32_t is_pointwise(const edgeailite_layer *l)
+{
+    return sizeof(narrow) == 1 && l->row == l->in_channels && l->kernel_height == 1 &&
+           l->kernel_width == 1 && l->stride_height == 1 && l->stride_width == 1 &&
+           l->pad_top == 0 && l->pad_left == 0 && l->groups == 1 && !l->transposed;
+}
+
+void edgeailite_convolve(const edgeailite_layer *l, const void *x, void *y, void *scratch)
+{
+    int32_t n = l->row, size = l->out_channels / l->groups, pointwise = is_pointwise(l);
+    int32_t bytes = l->wide ? 2 : (int32_t)sizeof(narrow), g, oy, ox, c;
+    int8_t *held = (int8_t *)scratch;
+    int32_t a[BLOCK], b[BLOCK];
+    if (l->wide || !pointwise) memset(held, 0, (size_t)(2 * n * bytes));
+    for (g = 0; g < l->groups; g++)
+        for (oy = 0; oy < l->out_height; oy++)
+            for (ox = 0; ox < l->out_width; ox += 2) {
+                int32_t two = ox + 1 < l->out_width, at = oy * l->out_width + ox;
+                const void *p = held, *q = two ? held + n * bytes : held;
+                if (l->wide) {
+                    gather_wide(l, g, (const int16_t *)x, oy, ox, (int16_t *)scratch);
+                    if (two) gather_wide(l, g, (const int16_t *)x, oy, ox + 1,
+                                         (int16_t *)scratch + n);
+                } else if (pointwise) {
+                    p = (const int8_t *)x + at * n;
+                    q = two ? (const int8_t *)x + (at + 1) * n : p;
+                } else {
+                    gather(l, g, (const int8_t *)x, oy, ox, (narrow *)scratch);
+                    if (two) gather(l, g, (const int8_t *)x, oy, ox + 1, (narrow *)scratch + n);
+                }
+                for (c = 0; c < size; c += BLOCK) {
+                    int32_t first = g * size + c, count = size - c < BLOCK ? size - c : BLOCK;
+                    const edgeailite_weight *w = l->weight + first * n;
+                    if (l->wide)
+                        sum_products((const int16_t *)p, (const int16_t *)q, w, l->bias + first,
+                                     n, count, a, b);
+                    else
+                        sum_products_of_bytes((const narrow *)p, (const narrow *)q, w,
+                                              l->bias + first, n, count, a, b);
+                    requantize(&l->output, first, count, a, y, at * l->out_channels + first);
+                    if (two)
+                        requantize(&l->output, first, count, b, y,
+                                   (at + 1) * l->out_channels + first);
+                }
+            }
+}
+
+/* Sums of more than 31 bits, or weights of more than 8: not fast. */
+void edgeailite_convolve_wide(const edgeailite_layer *l, const void *x, void *y, void *scratch)
+{
+    int32_t n = l->row, size = l->out_channels / l->groups, g, oy, ox, c, k;
+    int16_t *p = (int16_t *)scratch;
+    const edgeailite_output *o = &l->output;
+    memset(p, 0, (size_t)n * 2);
+    for (g = 0; g < l->groups; g++)
+        for (oy = 0; oy < l->out_height; oy++)
+            for (ox = 0; ox < l->out_width; ox++) {
+                int32_t at = (oy * l->out_width + ox) * l->out_channels;
+                if (l->wide) gather_wide(l, g, (const int16_t *)x, oy, ox, p);
+                else gather_widened(l, g, (const int8_t *)x, oy, ox, p);
+                for (c = g * size; c < (g + 1) * size; c++) {
+                    int64_t sum = l->bias[c];
+                    int32_t v, j = o->each ? c : 0;
+                    if (l->wide_weight)
+                        for (k = 0; k < n; k++) sum += p[k] * l->wide_weight[c * n + k];
+                    else
+                        for (k = 0; k < n; k++) sum += p[k] * l->weight[c * n + k];
+                    v = exact(sum, o->multiplier[j], o->shift[j], o->rounding);
+                    write_out(o, 1, &v, y, at + c);
+                }
+            }
+}
+
+/* Sums of `n` channels over the taps of a kernel, each channel with weights of its own. */
+static void sum_taps(
+    const int8_t *const *taps, int32_t count, const edgeailite_weight *w, int32_t channels,
+    const int32_t *bias, int32_t n, int32_t *restrict a)
+{
+    int32_t c = 0, t, i;
+#ifdef EDGEAILITE_VECTORS
+    for (; c + 16 <= n; c += 16) {
+        int32_t s[16];
+        for (i = 0; i < 16; i++) s[i] = bias[c + i];
+        for (t = 0; t < count; t++) {
+            const int8_t *restrict x = taps[t] + c;
+            const edgeailite_weight *restrict u = w + t * channels + c;
+            for (i = 0; i < 16; i++) s[i] += x[i] * u[i];
+        }
+        for (i = 0; i < 16; i++) a[c + i] = s[i];
+    }
+#else
+    for (; c + 4 <= n; c += 4) {
+        const edgeailite_weight *u = w + c;
+        int32_t s0 = bias[c], s1 = bias[c + 1], s2 = bias[c + 2], s3 = bias[c + 3];
+        for (t = 0; t < count; t++, u += channels) {
+            const int8_t *x = taps[t] + c;
+#ifdef EDGEAILITE_DSP
+            uint32_t xs = word(x), us = word(u);
+            int32_t xe = even_bytes(xs), ue = even_bytes(us);
+            int32_t xo = odd_bytes(xs), uo = odd_bytes(us);
+            s0 = __smlabb(xe, ue, s0), s1 = __smlabb(xo, uo, s1);
+            s2 = __smlatt(xe, ue, s2), s3 = __smlatt(xo, uo, s3);
+#else
+            s0 += x[0] * u[0], s1 += x[1] * u[1], s2 += x[2] * u[2], s3 += x[3] * u[3];
+#endif
+        }
+        a[c] = s0, a[c + 1] = s1, a[c + 2] = s2, a[c + 3] = s3;
+    }
+#endif
+    for (; c < n; c++) {
+        int32_t s = bias[c];
+        for (t = 0; t < count; t++) s += taps[t][c] * w[t * channels + c];
+        a[c] = s;
+    }
+    (void)i;
+}
+
+/* Weights are [height][width][channels]; the scratch holds a row of zeros of the input. */
+void edgeailite_convolve_depthwise(
+    const edgeailite_layer *l, const int8_t *x, void *y, void *scratch)
+{
+    const int8_t *taps[EDGEAILITE_MAX_TAPS];
+    int32_t channels = l->out_channels, oy, ox, ky, kx, c, t, count;
+    int32_t a[BLOCK];
+    memset(scratch, l->fill, (size_t)channels);
+    for (oy = 0; oy < l->out_height; oy++)
+        for (ox = 0; ox < l->out_width; ox++) {
+            count = 0;
+            for (ky = 0; ky < l->kernel_height; ky++) {
+                int32_t iy = place_of(0, oy, ky, l->stride_height, l->pad_top, l->dilation_height,
+                                      l->in_height);
+                for (kx = 0; kx < l->kernel_width; kx++) {
+                    int32_t ix = place_of(0, ox, kx, l->stride_width, l->pad_left,
+                                          l->dilation_width, l->in_width);
+                    taps[count++] = iy < 0 || ix < 0 ? (const int8_t *)scratch
+                                                     : x + (iy * l->in_width + ix) * channels;
+                }
+            }
+            for (c = 0; c < channels; c += BLOCK) {
+                int32_t n = channels - c < BLOCK ? channels - c : BLOCK;
+                for (t = 0; c > 0 && t < count; t++) taps[t] += BLOCK;
+                sum_taps(taps, count, l->weight + c, channels, l->bias + c, n, a);
+                requantize(&l->output, c, n, a, y, (oy * l->out_width + ox) * channels + c);
+            }
+        }
+}
+
+/* ---- windows ----------------------------------------------------------------------------- */
+
+static inline int32_t value(const void *x, int32_t wide, int32_t at)
+{
+    return wide ? ((const int16_t *)x)[at] : ((const int8_t *)x)[at];
+}
+
+/* Place of a tap's pixel; -1: outside of the image. */
+static int32_t pixel(const edgeailite_window *w, int32_t oy, int32_t ox, int32_t ky, int32_t kx)
+{
+    int32_t iy = oy * w->stride_height - w->pad_top + ky * w->dilation_height;
+    int32_t ix = ox * w->stride_width - w->pad_left + kx * w->dilation_width;
+    if (iy < 0 || iy >= w->in_height || ix < 0 || ix >= w->in_width) return -1;
+    return iy * w->in_width + ix;
+}
+
+#define DEFINE_MAX(NAME, VALUE)                                                                    \
+    static void NAME(const VALUE *restrict x, int32_t n, int32_t first, VALUE *restrict y)         \
+    {                                                                                              \
+        int32_t c;                                                                                 \
+        if (first) memcpy(y, x, (size_t)n * sizeof(VALUE));                                        \
+        else for (c = 0; c < n; c++) y[c] = x[c] > y[c] ? x[c] : y[c];                             \
+    }
+
+DEFINE_MAX(larger, int8_t)
+DEFINE_MAX(larger_wide, int16_t)
+
+void edgeailite_max_pool(const edgeailite_window *w, const void *x, void *y)
+{
+    int32_t n = w->channels, oy, ox, ky, kx;
+    for (oy = 0; oy < w->out_height; oy++)
+        for (ox = 0; ox < w->out_width; ox++) {
+            int32_t at = (oy * w->out_width + ox) * n, first = 1;
+            for (ky = 0; ky < w->kernel_height; ky++)
+                for (kx = 0; kx < w->kernel_width; kx++) {
+                    int32_t from = pixel(w, oy, ox, ky, kx) * n;
+                    if (from < 0) continue;
+                    if (w->wide)
+                        larger_wide((const int16_t *)x + from, n, first, (int16_t *)y + at);
+                    else larger((const int8_t *)x + from, n, first, (int8_t *)y + at);
+                    first = 0;
+                }
+        }
+}
+
+void edgeailite_average(const edgeailite_window *w, const void *x, void *y)
+{
+    int32_t oy, ox, ky, kx, c, i, a[BLOCK];
+    for (oy = 0; oy < w->out_height; oy++)
+        for (ox = 0; ox < w->out_width; ox++) {
+            int32_t place = oy * w->out_width + ox;
+            const edgeailite_output *o = w->outputs + (w->which ? w->which[place] : 0);
+            for (c = 0; c < w->channels; c += BLOCK) {
+                int32_t n = w->channels - c < BLOCK ? w->channels - c : BLOCK;
+                for (i = 0; i < n; i++) a[i] = 0;
+                for (ky = 0; ky < w->kernel_height; ky++)
+                    for (kx = 0; kx < w->kernel_width; kx++) {
+                        int32_t from = pixel(w, oy, ox, ky, kx) * w->channels;
+                        if (from < 0) continue;
+                        if (w->wide)
+                            for (i = 0; i < n; i++)
+                                a[i] += ((const int16_t *)x)[from + c + i] - w->zero;
+                        else
+                            for (i = 0; i < n; i++)
+                                a[i] += ((const int8_t *)x)[from + c + i] - w->zero;
+                    }
+                requantize(o, 0, n, a, y, place * w->channels + c);
+            }
+        }
+}
+
+/* ---- values one by one ------------------------------------------------------------------- */
+
+void edgeailite_look_up(const int8_t *table, const int8_t *x, int32_t size, int8_t *y)
+{
+    int32_t i;
+    for (i = 0; i < size; i++) y[i] = table[(uint8_t)x[i]];
+}
+
+void edgeailite_look_up_wide(const int16_t *table, const int8_t *x, int32_t size, int16_t *y)
+{
+    int32_t i;
+    for (i = 0; i < size; i++) y[i] = table[(uint8_t)x[i]];
+}
+
+static int8_t listed(const edgeailite_list *l, int8_t a, int8_t b, int8_t otherwise)
+{
+    int32_t low = 0, high = l->count, pair = (uint8_t)a * 256 + (uint8_t)b;
+    while (low < high) {
+        int32_t middle = (low + high) / 2;
+        if (l->pairs[middle] < pair) low = middle + 1;
+        else high = middle;
+    }
+    return low < l->count && l->pairs[low] == pair ? l->results[low] : otherwise;
+}
+
+void edgeailite_add(
+    const edgeailite_sum *s, const int8_t *a, const int8_t *b, int32_t size, int8_t *y)
+{
+    int32_t i, left = s->left, right = s->right, offset = s->offset, shift = s->shift;
+    int32_t zero = s->zero, low = s->low, high = s->high;
+    int32_t mask = (1 << shift) - 1;
+    for (i = 0; i < size; i++) {
+        int32_t sum = a[i] * left + b[i] * right + offset, v = sum >> shift;
+        v -= s->even && (sum & mask) == 0 ? v & 1 : 0;
+        v = clamp(v + zero, low, high);
+        y[i] = (int8_t)v;
+    }
+    if (s->listed.count)
+        for (i = 0; i < size; i++) y[i] = listed(&s->listed, a[i], b[i], y[i]);
+}
+
+void edgeailite_maximum(const int8_t *a, const int8_t *b, int32_t size, int8_t *y)
+{
+    int32_t i;
+    for (i = 0; i < size; i++) y[i] = a[i] > b[i] ? a[i] : b[i];
+}
+
+void edgeailite_fill(int32_t v, int32_t size, int32_t bytes, void *y)
+{
+    int32_t i;
+    if (bytes == 1) memset(y, v, (size_t)size);
+    else for (i = 0; i < size; i++) ((int16_t *)y)[i] = (int16_t)v;
+}
+
+void edgeailite_pick(
+    const int32_t *places, int32_t size, int32_t fill, int32_t bytes, const void *x, void *y)
+{
+    int32_t i;
+    for (i = 0; i < size; i++) {
+        int32_t v = places[i] < 0 ? fill : value(x, bytes == 2, places[i]);
+        if (bytes == 2) ((int16_t *)y)[i] = (int16_t)v;
+        else ((int8_t *)y)[i] = (int8_t)v;
+    }
+}
+
+/* Loops from the outermost to the innermost. */
+void edgeailite_move(
+    const edgeailite_loop *loops, int32_t depth, int32_t bytes, const void *x, void *y)
+{
+    int32_t i;
+    const int8_t *from = (const int8_t *)x;
+    int8_t *to = (int8_t *)y;
+    if (depth > 1) {
+        for (i = 0; i < loops->count; i++)
+            edgeailite_move(loops + 1, depth - 1, bytes, from + i * loops->from * bytes,
+                            to + i * loops->to * bytes);
+    } else if (loops->from == 1 && loops->to == 1) {
+        memcpy(to, from, (size_t)(loops->count * bytes));
+    } else if (bytes == 1) {
+        for (i = 0; i < loops->count; i++) to[i * loops->to] = from[i * loops->from];
+    } else {
+        for (i = 0; i < loops->count; i++)
+            ((int16_t *)y)[i * loops->to] = ((const int16_t *)x)[i * loops->from];
+    }
+}
+
+/* Of each loop, `from` is the distance in `a` and `to` that in `b`; results lie side by side. */
+void edgeailite_multiply(
+    const edgeailite_output *output, const edgeailite_list *list, const edgeailite_loop *loops,
+    int32_t depth, int32_t zero_a, int32_t zero_b, const int8_t *a, const int8_t *b, void *y)
+{
+    int32_t i, j, n, size = 1, v[BLOCK], step_a = loops->from, step_b = loops->to;
+    for (i = 1; i < depth; i++) size *= loops[i].count;
+    if (depth > 1) {
+        size *= output->wide ? 2 : 1;
+        for (i = 0; i < loops->count; i++)
+            edgeailite_multiply(output, list, loops + 1, depth - 1, zero_a, zero_b, a + i * step_a,
+                                b + i * step_b, (int8_t *)y + i * size);
+        return;
+    }
+    for (i = 0; i < loops->count; i += BLOCK) {
+        n = loops->count - i < BLOCK ? loops->count - i : BLOCK;
+        for (j = 0; j < n; j++)
+            v[j] = (a[(i + j) * step_a] - zero_a) * (b[(i + j) * step_b] - zero_b);
+        requantize(output, 0, n, v, y, i);
+        for (j = i; list->count && j < i + n; j++)
+            ((int8_t *)y)[j] =
+                listed(list, a[j * step_a], b[j * step_b], ((const int8_t *)y)[j]);
+    }
+}
+
+void edgeailite_scale_channels(
+    const edgeailite_output *output, const int32_t *gain, const int32_t *offset, int32_t channels,
+    int32_t size, const int8_t *x, void *y)
+{
+    int32_t i, c, j, n, v[BLOCK];
+    for (i = 0; i < size; i += channels)
+        for (c = 0; c < channels; c += BLOCK) {
+            n = channels - c < BLOCK ? channels - c : BLOCK;
+            for (j = 0; j < n; j++) v[j] = x[i + c + j] * gain[c + j] + offset[c + j];
+            requantize(output, c, n, v, y, i + c);
+        }
+}

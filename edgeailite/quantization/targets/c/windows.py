@@ -1,0 +1,249 @@
+"""Pooling in C: the largest value, or the average, of windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgeailite.quantization.graph.window_sums import Mean, Sum, Windows
+from edgeailite.quantization.integer.exact_sums import IntegerAverage, PowerOfTwoAverage
+from edgeailite.quantization.integer.grid import Grid
+from edgeailite.quantization.integer.operators import IntegerGlobalAverage
+from edgeailite.quantization.targets.c.program import (
+    Array,
+    Struct,
+    Value,
+    bytes_of,
+    channels_last,
+    offset_of,
+    two,
+)
+from edgeailite.quantization.targets.c.registry import emits, emits_call
+from edgeailite.quantization.targets.c.requantization import Problem, of_function
+
+if TYPE_CHECKING:
+    from edgeailite.quantization.targets.c.reader import Reader
+
+
+Pairs = dict[str, tuple[int, int]]
+
+
+def _window(value: Value, pairs: Pairs, channels: int, **more: Any) -> Struct:
+    pad_top, pad_left = pairs.pop("pad", (0, 0))
+    names = {f"{n}_height": p[0] for n, p in pairs.items()}
+    names |= {f"{n}_width": p[1] for n, p in pairs.items()}
+    return Struct(
+        "edgeailite_window",
+        **names,
+        channels=channels,
+        pad_top=pad_top,
+        pad_left=pad_left,
+        zero=value.grid.zero_point - offset_of(value.grid),
+        wide=int(bytes_of(value.grid) > 1),
+        **more,
+    )
+
+
+# ---- the largest --------------------------------------------------------------------------------
+
+
+@emits_call("max_pool")
+def emit_max_pool(reader: Reader, node: fx.Node, given: dict[str, Any]) -> Value:
+    """Largest value of each window."""
+    value, out = reader.operand(node), reader.shape(node)
+    axes = len(out) - 1
+    if axes > 2:
+        reader.refuse("it is 3-d")
+    stride = given["stride"] if given["stride"] not in (None, (), []) else given["kernel_size"]
+    return _emit_max(
+        reader,
+        value,
+        out,
+        {
+            "kernel": two(given["kernel_size"], axes, 1),
+            "stride": two(stride, axes, 1),
+            "pad": two(given["padding"], axes, 0),
+            "dilation": two(given["dilation"], axes, 1),
+        },
+    )
+
+
+@emits_call("adaptive_max_pool")
+def emit_adaptive_max_pool(reader: Reader, node: fx.Node, given: dict[str, Any]) -> Value:
+    """Largest value of each of so many windows."""
+    value, out = reader.operand(node), reader.shape(node)
+    if len(out) > 3 or any(n % m for n, m in zip(value.shape[1:], out[1:], strict=True)):
+        reader.refuse("its windows have different sizes, or it is 3-d")
+    sizes = [n // m for n, m in zip(value.shape[1:], out[1:], strict=True)]
+    size = two(sizes, len(out) - 1, 1)
+    return _emit_max(reader, value, out, {"kernel": size, "stride": size})
+
+
+def _emit_max(reader: Reader, value: Value, out: Sequence[int], pairs: Pairs) -> Value:
+    x = reader.contiguous(value, channels_last(value.shape))
+    result = reader.made(out, value.grid, channels_last(out))
+    axes = len(out) - 1
+    pairs = {
+        "dilation": (1, 1),
+        "in": two(value.shape[1:], axes, 1),
+        "out": two(out[1:], axes, 1),
+        **pairs,
+    }
+    window = _window(value, pairs, out[0])
+    reader.emit("edgeailite_max_pool", [window, x, result.buffer], [x], [result.buffer])
+    return result
+
+
+# ---- averages -----------------------------------------------------------------------------------
+
+
+@emits(IntegerGlobalAverage)
+def emit_global_average(reader: Reader, node: fx.Node, module: IntegerGlobalAverage) -> Value:
+    """Average of each channel."""
+    count = math.prod(reader.operand(node).shape[1:])
+    multiplier = module.input.scale / (module.output.scale * count)
+
+    def average(sums: Tensor) -> Tensor:
+        return module.output.integers(sums.float() * multiplier)
+
+    axes = list(range(1, len(reader.operand(node).shape)))
+    return _emit_mean(reader, node, axes, module.output.grid, average, float(multiplier))
+
+
+@emits(IntegerAverage)
+def emit_average(reader: Reader, node: fx.Node, module: IntegerAverage) -> Value:
+    """Averages of windows, or along axes."""
+    value, average = reader.operand(node), module.sums.average
+    grid, real = module.output.grid, module.input.grid.scale / module.output.grid.scale
+    shape = torch.Size((1, *value.shape))
+    if isinstance(average, Mean):
+        dims = [d % len(shape) for d in average.dims or range(1, len(shape))]
+        if 0 in dims:
+            reader.refuse("it averages over the batch")
+        area = 1 if isinstance(average, Sum) else math.prod(shape[d] for d in dims)
+        function = _average(module, shape, area)
+        return _emit_mean(reader, node, [d - 1 for d in dims], grid, function, real / area)
+    if len(shape) > 4:
+        reader.refuse("it is 3-d")
+    windows = [window for window, _ in module.sums.windows(shape)]
+    areas = module.sums.areas(shape)
+    if len(windows) == 1:
+        windows.insert(0, Windows(1, 1, 0, 0, [1]))
+    sizes, which = torch.unique(areas, return_inverse=True)
+    outputs = [
+        _requantization(value, grid, _average(module, shape, n), real / n, windows)
+        for n in sizes.tolist()
+    ]
+    return _emit_windows(reader, node, grid, windows, outputs, which if len(sizes) > 1 else None)
+
+
+def _average(module: IntegerAverage, shape: torch.Size, area: float) -> Callable[[Tensor], Tensor]:
+    """Integers of sums, as the module computes them."""
+    is_wide = module.is_wide(shape)
+    if isinstance(module, PowerOfTwoAverage) and not is_wide:
+        sides = _sides(module.sums.average, shape)
+
+        def of_reals(sums: Tensor) -> Tensor:
+            real = sums.float() * module.input.grid.scale
+            for side in sides or (area,):
+                real = real / side
+            return module.quantize.integers(real)
+
+        return of_reals
+
+    def of_integers(sums: Tensor) -> Tensor:
+        mean = (sums.double() / area).float() if is_wide else sums.float() / area
+        return module.output.integers(mean * module.multiplier)
+
+    return of_integers
+
+
+def _sides(average: nn.Module, shape: torch.Size) -> list[int]:
+    """Adaptive pools divide by one side after the other, but for a single window."""
+    wanted: Any = getattr(average, "output_size", None)
+    if wanted is None or len(shape) != 4:
+        return []
+    pair = [s if n is None else n for n, s in zip(_pair(wanted), shape[2:], strict=True)]
+    return [] if pair == [1, 1] else [s // n for n, s in zip(pair, shape[2:], strict=True)]
+
+
+def _pair(size: Any) -> list[Any]:
+    return list(size) if isinstance(size, tuple | list) else [size, size]
+
+
+def _requantization(
+    value: Value,
+    grid: Grid,
+    function: Callable[[Tensor], Tensor],
+    factor: float,
+    windows: list[Windows],
+) -> Struct:
+    source = value.grid
+    count = math.prod(w.kernel for w in windows)
+    ends = [torch.tensor([count * (v - source.zero_point)]) for v in _ends(source)]
+    problem = Problem(
+        lambda sums: function(sums).long(), torch.tensor([factor], dtype=torch.double), grid, *ends
+    )
+    return of_function(problem)
+
+
+def _ends(grid: Grid) -> tuple[int, int]:
+    return grid.integers[0], grid.integers[-1]
+
+
+def _emit_mean(
+    reader: Reader,
+    node: fx.Node,
+    axes: list[int],
+    grid: Grid,
+    function: Callable[[Tensor], Tensor],
+    factor: float,
+) -> Value:
+    """Averages along axes: one window over all of them, the other axes are channels."""
+    value, out = reader.operand(node), reader.shape(node)
+    kept = [axis for axis in range(len(value.shape)) if axis not in axes]
+    x = reader.contiguous(value, (*axes, *kept))
+    count = math.prod(value.shape[axis] for axis in axes)
+    result = reader.made(out, grid, tuple(range(len(out))))
+    windows = [Windows(1, 1, 0, 0, [1]), Windows(count, count, 0, 0, [count])]
+    output = _requantization(value, grid, function, factor, windows)
+    pairs: Pairs = {
+        "in": (1, count),
+        "out": (1, 1),
+        "kernel": (1, count),
+        "stride": (1, 1),
+        "dilation": (1, 1),
+    }
+    window = _window(value, pairs, math.prod(value.shape[a] for a in kept), outputs=[output])
+    reader.emit("edgeailite_average", [window, x, result.buffer], [x], [result.buffer])
+    return result
+
+
+def _emit_windows(
+    reader: Reader,
+    node: fx.Node,
+    grid: Grid,
+    windows: list[Windows],
+    outputs: list[Struct],
+    which: Tensor | None,
+) -> Value:
+    value, out = reader.operand(node), reader.shape(node)
+    x = reader.contiguous(value, channels_last(value.shape))
+    result = reader.made(out, grid, channels_last(out))
+    rows, columns = windows
+    pairs: Pairs = {
+        "in": two(value.shape[1:], len(out) - 1, 1),
+        "out": two(out[1:], len(out) - 1, 1),
+        "kernel": (rows.kernel, columns.kernel),
+        "stride": (rows.stride, columns.stride),
+        "pad": (rows.padding, columns.padding),
+        "dilation": (1, 1),
+    }
+    more = {} if which is None else {"which": Array("uint8_t", which)}
+    window = _window(value, pairs, out[0], outputs=outputs, **more)
+    reader.emit("edgeailite_average", [window, x, result.buffer], [x], [result.buffer])
+    return result
