@@ -65,10 +65,12 @@ def export_c(
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"name is {name!r}; it must be a C identifier: letters, digits and '_'.")
     program = Reader(model, example_inputs).read()
+    network = network_files(program, name)
     files = {
-        **network_files(program, name),
+        **{file: network.pop(file) for file in (f"{name}.h", f"{name}.c")},
         f"{name}_vectors.h": _vectors(model, program, example_inputs, name),
         **{file: _filled(_text(f"{file}.in"), name) for file in ("main.c", "CMakeLists.txt")},
+        **network,
     }
     return _write(Path(folder), files)
 

@@ -24,6 +24,8 @@ _ROUNDINGS = {"half_even": "HALF_EVEN", "half_up": "HALF_UP", "half_away": "HALF
 _INT32 = 1 << 31
 # With more results, the float32 product is followed step by step, which needs no proof.
 _MOST_RESULTS = 256
+# Shifts have 1 to 31 bits. With smaller factors all results are 0, with larger ones at an end.
+_BELOW_A_QUARTER, _SMALLEST, _LARGEST = 0.25 - 2.0**-34, 2.0**-32, 2.0**18
 
 
 class Problem(NamedTuple):
@@ -96,6 +98,8 @@ def _fields(kind: str, grid: Grid, left: int, shift: Tensor, multiplier: Tensor 
     same = all(bool((c == c[0]).all()) for c in columns)
     kept = [c[:1] if same else c for c in columns]
     offset = offset_of(grid)
+    if grid.rounding not in _ROUNDINGS:
+        raise ValueError(f"its results are rounded by '{grid.rounding}'")
     return Struct(
         "edgeailite_output",
         **({} if multiplier is None else {"multiplier": Array("int32_t", kept[1])}),
@@ -131,7 +135,7 @@ def by_shift(problem: Problem, points: Tensor) -> Struct | None:
 
 def by_scale(problem: Problem, points: Tensor) -> Struct | None:
     """A multiplier of 31 bits and a shift; None if it is not equal."""
-    left = _left(problem, 0.25 - 2.0**-34)
+    left = _left(problem, _BELOW_A_QUARTER)
     mantissa, exponent = torch.frexp(problem.factor * 2.0**-left)
     shift = (-1 - exponent).clamp(max=31).long()
     x = _shifted_left(points, left)
@@ -154,14 +158,15 @@ def by_float32(problem: Problem) -> Struct:
     Raises:
         ValueError: The product may need more than 63 bits.
     """
-    factor = problem.factor.clamp(2.0**-39, 2.0**20)
-    mantissa, exponent = torch.frexp(factor)
+    factor = problem.factor.clamp(_SMALLEST, _LARGEST)
+    problem = problem._replace(factor=factor)
+    left = _left(problem, _BELOW_A_QUARTER)
+    mantissa, exponent = torch.frexp(factor * 2.0**-left)
     multiplier = torch.ldexp(mantissa, torch.tensor(24)).long()
-    shift = 24 - exponent.long()
     largest = torch.maximum(problem.low.abs(), problem.high.abs()).double()
     if float((largest * multiplier).max()) >= 2.0**62:
         raise ValueError("its sums have too many bits for its scale")
-    return _fields("EXACT", problem.grid, 0, shift, multiplier)
+    return _fields("EXACT", problem.grid, left, -1 - exponent.long(), multiplier << 7)
 
 
 def by_steps(problem: Problem, points: Tensor) -> Struct:

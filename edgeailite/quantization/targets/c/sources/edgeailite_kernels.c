@@ -45,22 +45,35 @@ static int64_t round24(int64_t v)
     return v < 0 ? -(int64_t)m : (int64_t)m;
 }
 
-/* round(float(v) * multiplier * 2^-shift) as float32 computes it. */
+/* round(float(v) * multiplier * 2^-(32 + shift)) as float32 computes it; 24 bits of the multiplier
+ * count, and the others are zero. */
 static int32_t exact(int64_t v, int32_t multiplier, int32_t shift, int32_t rounding)
 {
-    int64_t half = (int64_t)1 << (shift - 1), p = round24(round24(v) * multiplier), y;
-    if (rounding == EDGEAILITE_FLOOR) {
-        y = p >> shift;
-    } else if (rounding == EDGEAILITE_HALF_UP) {
-        y = round24(p + half) >> shift;
+    int64_t half = (int64_t)1 << (shift + 24), p = round24(round24(v) * (multiplier >> 7)), y;
+    if (rounding == EDGEAILITE_HALF_UP) {
+        y = round24(p + half) >> (shift + 25);
     } else if (rounding == EDGEAILITE_HALF_AWAY) {
-        y = round24((p < 0 ? -p : p) + half) >> shift;
+        y = round24((p < 0 ? -p : p) + half) >> (shift + 25);
         y = p < 0 ? -y : y;
     } else {
-        y = (p + half) >> shift;
+        y = (p + half) >> (shift + 25);
         if (((p + half) & (2 * half - 1)) == 0) y &= ~(int64_t)1;
     }
     return y < -65536 ? -65536 : y > 65536 ? 65536 : (int32_t)y;
+}
+
+/* Distance in steps of 2^-shift within which float32 may round a result, below 2^9 (or 2^17), to a
+ * tie, and one more for the bits that `scaled` drops. */
+static inline int32_t margin(int32_t shift, int32_t wide)
+{
+    return 1 + ((1 << (shift - 1)) >> (wide ? 5 : 13));
+}
+
+static inline int32_t is_near_tie(int32_t v, int32_t multiplier, int32_t shift, int32_t wide)
+{
+    int32_t near = margin(shift, wide);
+    uint32_t high = (uint32_t)(((int64_t)v * multiplier) >> 32) + (1u << (shift - 1));
+    return ((high + (uint32_t)near) & ((1u << shift) - 1)) <= 2 * (uint32_t)near;
 }
 
 static int32_t counted(int32_t v, const int32_t *thresholds, int32_t count)
@@ -74,19 +87,33 @@ static int32_t counted(int32_t v, const int32_t *thresholds, int32_t count)
     return low;
 }
 
-#define FOR_EACH_FACTOR(RESULT)                                                                    \
-    if (o->each) {                                                                                 \
-        const int32_t *m = o->multiplier + first;                                                  \
-        const uint8_t *s = o->shift + first;                                                       \
-        for (i = 0; i < n; i++) v[i] = RESULT(i);                                                  \
-    } else {                                                                                       \
-        const int32_t *m = o->multiplier;                                                          \
-        const uint8_t *s = o->shift;                                                               \
-        for (i = 0; i < n; i++) v[i] = RESULT(0);                                                  \
+/* Results of `n` sums with a factor each, or one for all. */
+#define DEFINE_RESULTS(NAME, STEP)                                                                 \
+    static void NAME(const edgeailite_output *o, int32_t first, int32_t n,                         \
+                     const int32_t *restrict v, int32_t *restrict y)                               \
+    {                                                                                              \
+        const int32_t *m = o->multiplier + (STEP)*first;                                           \
+        const uint8_t *s = o->shift + (STEP)*first;                                                \
+        int32_t i, near = 0, wide = o->wide;                                                       \
+        if (o->kind == EDGEAILITE_SHIFT) {                                                         \
+            for (i = 0; i < n; i++) y[i] = shifted(v[i], s[(STEP)*i]);                             \
+            return;                                                                                \
+        }                                                                                          \
+        if (o->kind == EDGEAILITE_SCALE) {                                                         \
+            for (i = 0; i < n; i++) y[i] = scaled(v[i], m[(STEP)*i], s[(STEP)*i]);                 \
+            return;                                                                                \
+        }                                                                                          \
+        for (i = 0; i < n; i++) {                                                                  \
+            y[i] = scaled(v[i], m[(STEP)*i], s[(STEP)*i]);                                         \
+            near |= is_near_tie(v[i], m[(STEP)*i], s[(STEP)*i], wide);                             \
+        }                                                                                          \
+        for (i = 0; near && i < n; i++)                                                            \
+            if (is_near_tie(v[i], m[(STEP)*i], s[(STEP)*i], wide))                                 \
+                y[i] = exact(v[i], m[(STEP)*i], s[(STEP)*i], o->rounding);                         \
     }
-#define SHIFTED(j) shifted(v[i], s[j])
-#define SCALED(j) scaled(v[i], m[j], s[j])
-#define EXACT(j) exact(v[i], m[j], s[j], o->rounding)
+
+DEFINE_RESULTS(results, 0)
+DEFINE_RESULTS(results_of_channels, 1)
 
 static void write_out(
     const edgeailite_output *o, int32_t n, const int32_t *restrict v, void *y, int32_t at)
@@ -101,31 +128,22 @@ static void write_out(
     }
 }
 
-/* Sums of `n` channels from `first` on become values of `y`, from place `at` on. */
+/* Sums of `n` channels, BLOCK at most, from `first` on become values of `y`, from place `at` on. */
 static void requantize(
     const edgeailite_output *o, int32_t first, int32_t n, int32_t *restrict v, void *y, int32_t at)
 {
-    int32_t i;
+    int32_t i, q[BLOCK];
     if (o->left) {
         int32_t limit = 1 << (30 - o->left);
         for (i = 0; i < n; i++) v[i] = clamp(v[i], -limit, limit) * (1 << o->left);
     }
-    if (o->kind == EDGEAILITE_SHIFT) {
-        if (o->each) {
-            const uint8_t *s = o->shift + first;
-            for (i = 0; i < n; i++) v[i] = shifted(v[i], s[i]);
-        } else {
-            int32_t s = o->shift[0];
-            for (i = 0; i < n; i++) v[i] = shifted(v[i], s);
-        }
-    } else if (o->kind == EDGEAILITE_SCALE) {
-        FOR_EACH_FACTOR(SCALED)
-    } else if (o->kind == EDGEAILITE_EXACT) {
-        FOR_EACH_FACTOR(EXACT)
-    } else {
-        for (i = 0; i < n; i++) v[i] = counted(v[i], o->multiplier, o->shift[0]);
-    }
-    write_out(o, n, v, y, at);
+    if (o->kind == EDGEAILITE_STEPS)
+        for (i = 0; i < n; i++) q[i] = counted(v[i], o->multiplier, o->shift[0]);
+    else if (o->each)
+        results_of_channels(o, first, n, v, q);
+    else
+        results(o, first, n, v, q);
+    write_out(o, n, q, y, at);
 }
 
 /* ---- convolutions ------------------------------------------------------------------------ */
@@ -254,6 +272,31 @@ static void sum_products(
 }
 #endif
 
+/* The same with one patch. */
+static void sum_products_once(
+    const int16_t *restrict x, const edgeailite_weight *restrict w, const int32_t *restrict bias,
+    int32_t n, int32_t channels, int32_t *restrict a)
+{
+    int32_t c = 0, k;
+    for (; c + 4 <= channels; c += 4, w += 4 * n) {
+        const edgeailite_weight *w1 = w + n, *w2 = w1 + n, *w3 = w2 + n;
+        int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
+        for (k = 0; k < n; k++) {
+            a0 += x[k] * w[k];
+            a1 += x[k] * w1[k];
+            a2 += x[k] * w2[k];
+            a3 += x[k] * w3[k];
+        }
+        a[c] = bias[c] + a0, a[c + 1] = bias[c + 1] + a1;
+        a[c + 2] = bias[c + 2] + a2, a[c + 3] = bias[c + 3] + a3;
+    }
+    for (; c < channels; c++, w += n) {
+        int32_t a0 = 0;
+        for (k = 0; k < n; k++) a0 += x[k] * w[k];
+        a[c] = bias[c] + a0;
+    }
+}
+
 #ifdef EDGEAILITE_DSP
 static inline uint32_t word(const int8_t *x)
 {
@@ -309,8 +352,38 @@ static void sum_products_of_bytes(
         a[c] = a0, b[c] = b0;
     }
 }
+
+static void sum_products_of_bytes_once(
+    const int8_t *x, const int8_t *w, const int32_t *bias, int32_t n, int32_t channels,
+    int32_t *restrict a)
+{
+    int32_t c = 0;
+    for (; c + 3 <= channels; c += 3, w += 3 * n) {
+        const int8_t *w0 = w, *w1 = w + n, *w2 = w1 + n, *p = x, *end = x + n;
+        int32_t a0 = bias[c], a1 = bias[c + 1], a2 = bias[c + 2];
+        while (p != end) {
+            uint32_t s = word(p), t = word(w0), u = word(w1), v = word(w2);
+            int32_t even = even_bytes(s), odd = odd_bytes(s);
+            p += 4, w0 += 4, w1 += 4, w2 += 4;
+            a0 = __smlad(odd, odd_bytes(t), __smlad(even, even_bytes(t), a0));
+            a1 = __smlad(odd, odd_bytes(u), __smlad(even, even_bytes(u), a1));
+            a2 = __smlad(odd, odd_bytes(v), __smlad(even, even_bytes(v), a2));
+        }
+        a[c] = a0, a[c + 1] = a1, a[c + 2] = a2;
+    }
+    for (; c < channels; c++, w += n) {
+        int32_t a0 = bias[c], k;
+        for (k = 0; k < n; k += 4) {
+            uint32_t s = word(x + k), t = word(w + k);
+            a0 = __smlad(even_bytes(s), even_bytes(t), a0);
+            a0 = __smlad(odd_bytes(s), odd_bytes(t), a0);
+        }
+        a[c] = a0;
+    }
+}
 #else
 #define sum_products_of_bytes sum_products
+#define sum_products_of_bytes_once sum_products_once
 #endif
 
 /* One kernel position after the other may be read from the input itself. */
@@ -332,14 +405,14 @@ void edgeailite_convolve(const edgeailite_layer *l, const void *x, void *y, void
         for (oy = 0; oy < l->out_height; oy++)
             for (ox = 0; ox < l->out_width; ox += 2) {
                 int32_t two = ox + 1 < l->out_width, at = oy * l->out_width + ox;
-                const void *p = held, *q = two ? held + n * bytes : held;
+                const void *p = held, *q = held + n * bytes;
                 if (l->wide) {
                     gather_wide(l, g, (const int16_t *)x, oy, ox, (int16_t *)scratch);
                     if (two) gather_wide(l, g, (const int16_t *)x, oy, ox + 1,
                                          (int16_t *)scratch + n);
                 } else if (pointwise) {
                     p = (const int8_t *)x + at * n;
-                    q = two ? (const int8_t *)x + (at + 1) * n : p;
+                    q = (const int8_t *)x + (at + two) * n;
                 } else {
                     gather(l, g, (const int8_t *)x, oy, ox, (narrow *)scratch);
                     if (two) gather(l, g, (const int8_t *)x, oy, ox + 1, (narrow *)scratch + n);
@@ -347,9 +420,14 @@ void edgeailite_convolve(const edgeailite_layer *l, const void *x, void *y, void
                 for (c = 0; c < size; c += BLOCK) {
                     int32_t first = g * size + c, count = size - c < BLOCK ? size - c : BLOCK;
                     const edgeailite_weight *w = l->weight + first * n;
-                    if (l->wide)
+                    if (l->wide && two)
                         sum_products((const int16_t *)p, (const int16_t *)q, w, l->bias + first,
                                      n, count, a, b);
+                    else if (l->wide)
+                        sum_products_once((const int16_t *)p, w, l->bias + first, n, count, a);
+                    else if (!two)
+                        sum_products_of_bytes_once((const narrow *)p, w, l->bias + first, n, count,
+                                                   a);
                     else
                         sum_products_of_bytes((const narrow *)p, (const narrow *)q, w,
                                               l->bias + first, n, count, a, b);
@@ -381,7 +459,7 @@ void edgeailite_convolve_wide(const edgeailite_layer *l, const void *x, void *y,
                         for (k = 0; k < n; k++) sum += p[k] * l->wide_weight[c * n + k];
                     else
                         for (k = 0; k < n; k++) sum += p[k] * l->weight[c * n + k];
-                    v = exact(sum, o->multiplier[j], o->shift[j], o->rounding);
+                    v = exact(sum, o->multiplier[j], o->shift[j] - o->left, o->rounding);
                     write_out(o, 1, &v, y, at + c);
                 }
             }

@@ -28,15 +28,14 @@ typedef int8_t edgeailite_weight;
 typedef enum {
     EDGEAILITE_SHIFT, /* v * 2^-shift, ties to even */
     EDGEAILITE_SCALE, /* v * multiplier * 2^-(32 + shift), ties up */
-    EDGEAILITE_EXACT, /* v * multiplier * 2^-shift as float32 rounds it */
+    EDGEAILITE_EXACT, /* the same as float32 rounds it: ties are found where rounding makes them */
     EDGEAILITE_STEPS  /* the number of thresholds that are not above v */
 } edgeailite_kind;
 
 typedef enum {
     EDGEAILITE_HALF_EVEN,
     EDGEAILITE_HALF_UP,
-    EDGEAILITE_HALF_AWAY,
-    EDGEAILITE_FLOOR
+    EDGEAILITE_HALF_AWAY
 } edgeailite_rounding;
 
 /* From sums to integers of the result's grid: clamp(zero + round(v * factor), low, high). */
