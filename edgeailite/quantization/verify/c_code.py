@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgeailite.quantization.graph.model import target_of
 from edgeailite.quantization.integer.grid import Dequantize
 from edgeailite.quantization.targets.c.files import KERNELS, in_memory, network_files
 from edgeailite.quantization.targets.c.program import Port, Program, bytes_of, offset_of
@@ -49,14 +50,14 @@ def _compile(*args: str | Path) -> None:
 
 
 @functools.cache
-def _kernels(flags: tuple[str, ...]) -> tuple[tempfile.TemporaryDirectory[str], Path]:
-    """Compile the kernels, once in a process."""
-    folder = tempfile.TemporaryDirectory()
-    path = Path(folder.name)
-    for name, text in network_files(Program(), "none").items():
-        (path / name).write_text(text, encoding="utf-8")
-    _compile(*flags, "-c", path / KERNELS[1], "-o", path / "kernels.o")
-    return folder, path
+def _kernels(flags: tuple[str, ...]) -> bytes:
+    """Object file of the kernels, compiled once in a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        for name, text in network_files(Program(), "none").items():
+            (path / name).write_text(text, encoding="utf-8")
+        _compile(*flags, "-c", path / KERNELS[1], "-o", path / "kernels.o")
+        return (path / "kernels.o").read_bytes()
 
 
 class CompiledNetwork:
@@ -78,19 +79,22 @@ class CompiledNetwork:
         example_inputs: Sequence[Tensor],
         flags: tuple[str, ...] = _FLAGS,
     ) -> None:
+        arithmetic = target_of(model).arithmetic
+        if arithmetic != "scale":
+            raise ValueError(
+                "Models for TI's NPU are written as C of their own, with a runner: export_c, and "
+                "compile that. Leave 'c' out of runtimes."
+            )
         with torch.no_grad():
             self.program = Reader(model, example_inputs).read()
-        _, kernels = _kernels(flags)
-        self._folder = tempfile.TemporaryDirectory()
-        path = Path(self._folder.name)
-        files = network_files(self.program, "net")
-        for name in ("net.h", "net.c"):
-            (path / name).write_text(files[name], encoding="utf-8")
-        library = path / "net.so"
-        _compile(
-            *flags, "-shared", f"-I{kernels}", path / "net.c", kernels / "kernels.o", "-o", library
-        )
-        self._run = ctypes.CDLL(str(library)).net_run
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            for name, text in network_files(self.program, "net").items():
+                (path / name).write_text(text, encoding="utf-8")
+            (path / "kernels.o").write_bytes(_kernels(flags))
+            library = path / "net.so"
+            _compile(*flags, "-shared", path / "net.c", path / "kernels.o", "-o", library)
+            self._run = ctypes.CDLL(str(library)).net_run
         self._arena = np.zeros(self.program.arena // 4 + 1, dtype=np.int32)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:

@@ -194,13 +194,13 @@ def emit_product(reader: Reader, node: fx.Node, operation: fx.Node, module: Quan
         reader.refuse("it multiplies integers of more than 8 bits")
     a, b = (Dequantize(v.grid).centered(all_integers(v.grid)) for v in (left, right))
     results = module.integers((a * left.grid.scale)[:, None] * (b * right.grid.scale)).long()
-    products = (a[:, None] * b).long()
+    products, scale = (a[:, None] * b).long(), left.grid.scale * right.grid.scale
 
     def rounded(sums: Tensor) -> Tensor:
-        return module.integers((sums * (left.grid.scale * right.grid.scale)).float()).long()
+        return module.integers((sums.double() * scale).float()).long()
 
     pairs = Pairs(left.grid, right.grid, module.grid, results, (1.0, 1.0))
-    others = listed(pairs, rounded(products.double()))
+    others = listed(pairs, rounded(products))
     return _emit_product(reader, node, (left, right), module.grid, rounded, others)
 
 

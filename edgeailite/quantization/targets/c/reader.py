@@ -244,31 +244,30 @@ class Reader:
         value = self.values[source]
         if isinstance(value, Pending):
             return Pending(node)
-        if isinstance(value, list):  # parts of a split
-            moved = self.runner.compute(node, lambda n: self._marked(n, source, value))
-            return self._unmarked(value[0], moved)
-        moved = self.runner.compute(node, lambda n: self._marked(n, source, value))
-        return self._unmarked(value, moved)
+        if not isinstance(value, Raw) and not traits_of(source).splits:
+            self.refuse("it takes a part of a structure")
+        parts = value if isinstance(value, list) else [value]  # of a split
+        marks = [(part.numbers() + 1).double()[None] for part in parts]  # 0: a padding's zeros
+        last = parts[0].buffer.count + 1
+        mirrored = [torch.where(m > 0, last - m, 0.0) for m in marks]
+        moved, again = (self._computed(node, source, value, m) for m in (marks, mirrored))
+        return self._unmarked(parts[0], moved, again)
 
-    def _marked(self, node: fx.Node, source: fx.Node, value: Any) -> Any:
-        if node is not source:
-            return self.known[node]
-        if isinstance(value, list):
-            return tuple(_mark(v) for v in value)
-        return _mark(value)
+    def _computed(self, node: fx.Node, source: fx.Node, value: Any, marks: list[Tensor]) -> Any:
+        """Result of a node for marks in the place of its operand's value."""
+        given = tuple(marks) if isinstance(value, list) else marks[0]
+        return self.runner.compute(node, lambda n: given if n is source else self.known[n])
 
-    def _unmarked(self, source: Raw, moved: Any) -> Any:
+    def _unmarked(self, source: Raw, moved: Any, again: Any) -> Any:
         if isinstance(moved, tuple | list):
-            return [self._unmarked(source, part) for part in moved]
+            pairs = zip(moved, again, strict=True)
+            return [self._unmarked(source, *pair) for pair in pairs]
         if moved.shape[:1] != (1,):
             self.refuse("it moves values between images of the batch")
+        if not torch.equal(torch.where(moved > 0, source.buffer.count + 1 - moved, 0.0), again):
+            self.refuse("it chooses among values by their size")
         index = moved[0].long() - 1
         return replace(source, shape=tuple(index.shape), index=index)
-
-
-def _mark(value: Raw) -> Tensor:
-    """Numbers from 1 on, with a batch axis: 0 are the zeros of a padding."""
-    return (value.numbers() + 1).double()[None]
 
 
 def _order_of(shape: tuple[int, ...], numbers: Tensor) -> Order:

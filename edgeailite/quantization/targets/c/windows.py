@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 Pairs = dict[str, tuple[int, int]]
+_ONES = ("out", "stride", "dilation")
 
 
 def _window(value: Value, pairs: Pairs, channels: int, **more: Any) -> Struct:
@@ -81,6 +82,26 @@ def emit_adaptive_max_pool(reader: Reader, node: fx.Node, given: dict[str, Any])
     sizes = [n // m for n, m in zip(value.shape[1:], out[1:], strict=True)]
     size = two(sizes, len(out) - 1, 1)
     return _emit_max(reader, value, out, {"kernel": size, "stride": size})
+
+
+@emits_call("extreme")
+def emit_extreme(reader: Reader, node: fx.Node, given: dict[str, Any]) -> Value:
+    """Largest or smallest value along axes: one window over all of them."""
+    value, out = reader.operand(node), reader.shape(node)
+    dims = given["dim"] if isinstance(given["dim"], tuple | list) else [given["dim"]]
+    axes = [d % (len(value.shape) + 1) - 1 for d in dims]
+    if not axes or -1 in axes:
+        reader.refuse("it takes the largest value of several images of the batch")
+    kept = [axis for axis in range(len(value.shape)) if axis not in axes]
+    x = reader.contiguous(value, (*axes, *kept))
+    result = reader.made(out, value.grid, tuple(range(len(out))))
+    line = (1, math.prod(value.shape[axis] for axis in axes))
+    pairs: Pairs = {"in": line, "kernel": line, **dict.fromkeys(_ONES, (1, 1))}
+    smallest = int(reader.kind(node) in ("amin", "min"))
+    channels = math.prod(value.shape[axis] for axis in kept)
+    window = _window(value, pairs, channels, smallest=smallest)
+    reader.emit("edgeailite_max_pool", [window, x, result.buffer], [x], [result.buffer])
+    return result
 
 
 def _emit_max(reader: Reader, value: Value, out: Sequence[int], pairs: Pairs) -> Value:
@@ -211,13 +232,8 @@ def _emit_mean(
     result = reader.made(out, grid, tuple(range(len(out))))
     windows = [Windows(1, 1, 0, 0, [1]), Windows(count, count, 0, 0, [count])]
     output = _requantization(value, grid, function, factor, windows)
-    pairs: Pairs = {
-        "in": (1, count),
-        "out": (1, 1),
-        "kernel": (1, count),
-        "stride": (1, 1),
-        "dilation": (1, 1),
-    }
+    line = (1, count)
+    pairs: Pairs = {"in": line, "kernel": line, **dict.fromkeys(_ONES, (1, 1))}
     window = _window(value, pairs, math.prod(value.shape[a] for a in kept), outputs=[output])
     reader.emit("edgeailite_average", [window, x, result.buffer], [x], [result.buffer])
     return result

@@ -556,10 +556,12 @@ static int32_t pixel(const edgeailite_window *w, int32_t oy, int32_t ox, int32_t
 }
 
 #define DEFINE_MAX(NAME, VALUE)                                                                    \
-    static void NAME(const VALUE *restrict x, int32_t n, int32_t first, VALUE *restrict y)         \
+    static void NAME(const edgeailite_window *w, const VALUE *restrict x, int32_t first,           \
+                     VALUE *restrict y)                                                            \
     {                                                                                              \
-        int32_t c;                                                                                 \
+        int32_t c, n = w->channels;                                                                \
         if (first) memcpy(y, x, (size_t)n * sizeof(VALUE));                                        \
+        else if (w->smallest) for (c = 0; c < n; c++) y[c] = x[c] < y[c] ? x[c] : y[c];            \
         else for (c = 0; c < n; c++) y[c] = x[c] > y[c] ? x[c] : y[c];                             \
     }
 
@@ -577,8 +579,8 @@ void edgeailite_max_pool(const edgeailite_window *w, const void *x, void *y)
                     int32_t from = pixel(w, oy, ox, ky, kx) * n;
                     if (from < 0) continue;
                     if (w->wide)
-                        larger_wide((const int16_t *)x + from, n, first, (int16_t *)y + at);
-                    else larger((const int8_t *)x + from, n, first, (int8_t *)y + at);
+                        larger_wide(w, (const int16_t *)x + from, first, (int16_t *)y + at);
+                    else larger(w, (const int8_t *)x + from, first, (int8_t *)y + at);
                     first = 0;
                 }
         }

@@ -73,6 +73,7 @@ typedef struct {
     int16_t pad_top, pad_left, dilation_height, dilation_width;
     int16_t zero; /* of the input */
     uint8_t wide;
+    uint8_t smallest;                 /* of the values of a window, not the largest */
     const edgeailite_output *outputs; /* of averages: one for each size of a window */
     const uint8_t *which;             /* of these, for each row, then each column, of the result */
 } edgeailite_window;
