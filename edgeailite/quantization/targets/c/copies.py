@@ -15,7 +15,6 @@ from edgeailite.quantization.targets.c.program import (
     Step,
     Struct,
     bytes_of,
-    offset_of,
 )
 
 if TYPE_CHECKING:
@@ -60,25 +59,28 @@ def loops_of(nest: list[tuple[int, ...]]) -> list[Struct]:
     return [Struct("edgeailite_loop", count=n, **{"from": a, "to": b}) for n, a, b in nest]
 
 
-def copied(path: str, source: Buffer, places: Tensor, grid: Grid) -> tuple[list[Step], Buffer]:
+def copied(
+    path: str, source: Buffer, places: Tensor, grid: Grid, fill: int
+) -> tuple[list[Step], Buffer]:
     """Copy values of a buffer to a new one.
 
     Args:
         path: Of the module that needs it.
         source: Holds them.
-        places: In the source, for each place of the new buffer; -1: zero.
+        places: In the source, for each place of the new buffer; -1: in none.
         grid: Of the values.
+        fill: Stored integer at the places that are in none.
     """
-    made, zero = Buffer((len(places),), grid, (0,)), grid.zero_point - offset_of(grid)
+    made = Buffer((len(places),), grid, (0,))
     size, steps = bytes_of(grid), []
     inside = (places >= 0).nonzero()[:, 0]
     nest = nested(places[inside], inside) if len(inside) else None
     if nest is None or len(nest) > 6:
-        args: list[Argument] = [Array("int32_t", places), len(places), zero, size, source, made]
+        args: list[Argument] = [Array("int32_t", places), len(places), fill, size, source, made]
         return [Step(path, "edgeailite_pick", args, [source], [made])], made
     if len(inside) < len(places):
-        fill = Step(path, "edgeailite_fill", [zero, len(places), size, made], [], [made])
-        steps.append(fill)
+        filled = Step(path, "edgeailite_fill", [fill, len(places), size, made], [], [made])
+        steps.append(filled)
     start = int(places[inside[0]])
     steps.append(
         Step(

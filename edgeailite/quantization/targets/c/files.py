@@ -17,7 +17,14 @@ from torch import Tensor
 from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.graph.running import GraphRunner
 from edgeailite.quantization.integer.grid import Quantize
-from edgeailite.quantization.targets.c import layers, pointwise, windows  # noqa: F401 (their rules)
+from edgeailite.quantization.targets.c import (  # noqa: F401 (their rules)
+    functions,
+    gains,
+    layers,
+    pointwise,
+    resizing,
+    windows,
+)
 from edgeailite.quantization.targets.c.program import (
     Argument,
     Array,

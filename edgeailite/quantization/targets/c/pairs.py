@@ -110,6 +110,37 @@ def fitted(pairs: Pairs) -> Struct:
     return _struct(pairs, factors, offset, shift, False)
 
 
+def exact_sum(left: Grid, right: Grid, output: Grid, weights: tuple[float, float]) -> Struct:
+    """A sum between powers of two that float32 holds exactly, of up to 16 bits.
+
+    Raises:
+        ValueError: A scale is free, or float32 rounds sums.
+    """
+    ratios = [w * g.scale / output.scale for w, g in zip(weights, (left, right), strict=True)]
+    given = [abs(r) for r in ratios if r]
+    shift = max(1, *(1 - math.frexp(r)[1] for r in given))
+    factors = [int(r * 2**shift) for r in ratios]
+    is_exact = all(math.frexp(r)[0] == 0.5 for r in given) and shift < 24
+    bound = sum(abs(f) * g.max_magnitude for f, g in zip(factors, (left, right), strict=True))
+    unit = min(abs(f) for f in factors if f) if is_exact else 1
+    if not is_exact or bound // unit >= 1 << 24 or output.rounding == "half_away":
+        raise ValueError("it adds integers of more than 8 bits, whose sums float32 rounds")
+    zeros = (g.zero_point - offset_of(g) for g in (left, right))
+    centre = sum(z * f for z, f in zip(zeros, factors, strict=True))
+    stored = offset_of(output)
+    return Struct(
+        "edgeailite_sum",
+        left=factors[0],
+        right=factors[1],
+        offset=(1 << (shift - 1)) - centre,
+        shift=shift,
+        even=int(output.rounding == "half_even"),
+        zero=output.zero_point - stored,
+        low=output.quant_min - stored,
+        high=output.quant_max - stored,
+    )
+
+
 def _best_offset(pairs: Pairs, factors: tuple[int, int], shift: int) -> int:
     """An offset with which all pairs are right, if there is one; else half a step."""
     grid, sums = pairs.output, _sums(pairs, *factors)

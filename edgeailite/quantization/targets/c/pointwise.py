@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
 
-from edgeailite.quantization.graph.calls import argument, factors
-from edgeailite.quantization.integer.affine import IntegerAffine
+from edgeailite.quantization.graph.calls import argument, factors, operation_of
 from edgeailite.quantization.integer.grid import Dequantize, Grid, Quantize
 from edgeailite.quantization.integer.operators import IntegerAdd, IntegerMul
 from edgeailite.quantization.integer.table import IntegerTable
 from edgeailite.quantization.targets.c.copies import loops_of, nested
-from edgeailite.quantization.targets.c.pairs import Pairs, fitted, listed
+from edgeailite.quantization.targets.c.pairs import Pairs, exact_sum, fitted, listed
 from edgeailite.quantization.targets.c.program import (
     Argument,
     Array,
@@ -28,7 +28,7 @@ from edgeailite.quantization.targets.c.program import (
     stored,
 )
 from edgeailite.quantization.targets.c.registry import emits, emits_on_reals
-from edgeailite.quantization.targets.c.requantization import Problem, of_function, of_layer
+from edgeailite.quantization.targets.c.requantization import Problem, of_function
 
 if TYPE_CHECKING:
     from edgeailite.quantization.targets.c.reader import Reader
@@ -100,8 +100,20 @@ def _regridded(reader: Reader, value: Value, module: Quantize, order: Order) -> 
         and (grid.quant_min, grid.quant_max) == (module.grid.quant_min, module.grid.quant_max)
     ):
         return value
+    if bytes_of(grid) > 1:
+        return _rescaled(reader, value, module.grid, order)
     results = module.integers(Dequantize(grid).real(all_integers(grid)))
     return looked_up(reader, value, results, module.grid, order)
+
+
+def _rescaled(reader: Reader, value: Value, grid: Grid, order: Order) -> Value:
+    """Integers of more than 8 bits on another grid: a sum with nothing."""
+    x, result = reader.contiguous(value, order), reader.made(value.shape, grid, order)
+    struct = exact_sum(value.grid, value.grid, grid, (1.0, 0.0))
+    sizes = bytes_of(value.grid), bytes_of(grid)
+    args: list[Argument] = [struct, x, sizes[0], x, sizes[0], x.count, result.buffer, sizes[1]]
+    reader.emit("edgeailite_add_wide", args, [x], [result.buffer])
+    return result
 
 
 # ---- of two values ------------------------------------------------------------------------------
@@ -123,6 +135,8 @@ def emit_add(reader: Reader, node: fx.Node, operation: fx.Node, module: Quantize
     if len(factors(operation)) != 2 or not all(isinstance(n, fx.Node) for n in factors(operation)):
         reader.refuse("it adds a number that lies on no grid")
     pair = [reader.value(n) for n in factors(operation)]
+    if max(bytes_of(g) for g in (pair[0].grid, pair[1].grid, module.grid)) > 1:
+        return _emit_wide_sum(reader, node, operation, (pair[0], pair[1]), module.grid)
     real = [Dequantize(v.grid).real(all_integers(v.grid)) for v in pair]
 
     def computed(a: Tensor, b: Tensor) -> Tensor:
@@ -136,6 +150,27 @@ def emit_add(reader: Reader, node: fx.Node, operation: fx.Node, module: Quantize
     nothing = torch.zeros(())
     weights = float(computed(one, nothing)), float(computed(nothing, one))
     return _emit_sum(reader, node, (pair[0], pair[1]), results, module.grid, weights)
+
+
+def _emit_wide_sum(
+    reader: Reader, node: fx.Node, operation: fx.Node, pair: tuple[Value, Value], grid: Grid
+) -> Value:
+    """Sum of integers of up to 16 bits, which is exact between powers of two."""
+    out = reader.shape(node)
+    left, right = (_expanded(v, out) for v in pair)
+    order = reader.own_order(left if left.buffer.values is None else right)
+    a, b = reader.contiguous(left, order), reader.contiguous(right, order)
+    result, one, nothing = reader.made(out, grid, order), torch.ones(()), torch.zeros(())
+    first, second = factors(operation)
+    weights = [
+        float(reader.runner.compute(operation, {first: x, second: y}.__getitem__))
+        for x, y in ((one, nothing), (nothing, one))
+    ]
+    struct = exact_sum(left.grid, right.grid, grid, (weights[0], weights[1]))
+    sizes = [bytes_of(g) for g in (left.grid, right.grid, grid)]
+    args: list[Argument] = [struct, a, sizes[0], b, sizes[1], a.count, result.buffer, sizes[2]]
+    reader.emit("edgeailite_add_wide", args, [a, b], [result.buffer])
+    return result
 
 
 def _emit_sum(
@@ -278,7 +313,7 @@ def emit_maximum(reader: Reader, node: fx.Node, operation: fx.Node, module: Quan
 # ---- joined values ------------------------------------------------------------------------------
 
 
-@emits_on_reals("cat")
+@emits_on_reals("cat", "stack")
 def emit_cat(reader: Reader, node: fx.Node, operation: fx.Node, module: Quantize) -> Value:
     """Values side by side, each rounded to the grid of all."""
     out, dim = reader.shape(node), int(reader.filled(argument(operation, "dim")))
@@ -286,6 +321,9 @@ def emit_cat(reader: Reader, node: fx.Node, operation: fx.Node, module: Quantize
     if axis < 0:
         reader.refuse("it joins images of the batch")
     values = [reader.value(n) for n in argument(operation, "tensors")]
+    if operation_of(operation).name == "stack":
+        values = [replace(v, index=v.numbers().unsqueeze(axis)) for v in values]
+        values = [replace(v, shape=tuple(v.numbers().shape)) for v in values]
     order = reader.own_order(values[0])
     result = reader.made(out, module.grid, order)
     numbers = torch.arange(math.prod(out)).reshape([out[a] for a in order])
@@ -295,6 +333,8 @@ def emit_cat(reader: Reader, node: fx.Node, operation: fx.Node, module: Quantize
         part = _regridded(reader, value, module, reader.own_order(value))
         x = reader.contiguous(part, order)
         to = numbers.narrow(along, begin, size).reshape(-1)
+        if len(to) == 0:
+            continue
         nest = nested(torch.arange(len(to)), to)
         assert nest is not None
         place = At(result.buffer, int(to[0]))
@@ -304,80 +344,33 @@ def emit_cat(reader: Reader, node: fx.Node, operation: fx.Node, module: Quantize
     return result
 
 
-# ---- gains of channels --------------------------------------------------------------------------
+def _held(reader: Reader, value: Value) -> Value:
+    """A value whose zeros, where it was padded, lie in memory as well."""
+    if value.index is None or int(value.index.min()) >= 0:
+        return value
+    buffer = reader.contiguous(value, tuple(range(len(value.shape))))
+    index = torch.arange(buffer.count).reshape(value.shape)
+    return replace(value, buffer=buffer, index=index)
 
 
-@emits(IntegerAffine)
-def emit_affine(reader: Reader, node: fx.Node, module: IntegerAffine) -> Value:
-    """A gain and an offset for each channel, which are multiples of powers of two."""
-    value = reader.operand(node)
-    order, shape = reader.own_order(value), value.shape
-    gain = _spread(module.gain, shape, order, module.offset is not None)
-    offset = torch.zeros_like(gain)
-    if module.offset is not None:
-        offset = _spread(module.offset, shape, order, True)
-    return _emit_gains(reader, value, module, order, gain.double(), offset.double())
-
-
-def _spread(values: Tensor, shape: Sequence[int], order: Order, along_channels: bool) -> Tensor:
-    """Values for each element of a value in the order of memory."""
-    if along_channels:
-        values = values.reshape(-1, *[1] * (len(shape) - 1))
-    elif values.dim() > len(shape):
-        values = values.reshape(values.shape[-len(shape) :])
-    return values.expand(tuple(shape)).permute(order).reshape(-1)
-
-
-def _emit_gains(
-    reader: Reader, value: Value, module: IntegerAffine, order: Order, gain: Tensor, offset: Tensor
-) -> Value:
-    source = value.grid
-    if bytes_of(source) > 1:
-        reader.refuse("it scales integers of more than 8 bits")
-    period = _period(torch.stack([gain, offset]))
-    gain, offset = gain[:period], offset[:period]
-    unit = torch.frexp(gain).exponent.clamp(min=-126) - 24
-    unit = torch.where(gain == 0, torch.frexp(offset).exponent - 24, unit)
-    unit = _coarsest(gain, offset, unit)
-    whole, added = (torch.ldexp(v, -unit).long() for v in (gain, offset))
-    zero = source.zero_point - offset_of(source)
-    ends = [
-        (v - source.zero_point) * whole + added for v in (source.integers[0], source.integers[-1])
-    ]
-    low, high = torch.minimum(*ends), torch.maximum(*ends)
-
-    def rounded(sums: Tensor) -> Tensor:
-        return module.output.integers(torch.ldexp(sums.double(), unit[:, None]).float()).long()
-
-    factor = torch.ldexp(torch.ones(period, dtype=torch.double), unit)
-    output = of_layer(Problem(rounded, factor, module.output_grid, low, high))
-    x, result = reader.contiguous(value, order), reader.made(value.shape, module.output_grid, order)
-    tables = [Array("int32_t", v) for v in (whole, added - zero * whole)]
-    args: list[Argument] = [output, *tables, period, x.count, x, result.buffer]
-    reader.emit("edgeailite_scale_channels", args, [x], [result.buffer])
-    return result
-
-
-def _period(columns: Tensor) -> int:
-    """Smallest number of values after which all of them come again."""
-    count = columns.shape[1]
-    for period in range(1, count):
-        if count % period == 0 and torch.equal(
-            columns, columns[:, :period].repeat(1, count // period)
-        ):
-            return period
-    return count
-
-
-def _coarsest(gain: Tensor, offset: Tensor, unit: Tensor) -> Tensor:
-    """Largest exponent of which both are multiples, from `unit` on."""
-    for _ in range(64):
-        more = torch.ones_like(unit, dtype=torch.bool)
-        for values in (gain, offset):
-            scaled = torch.ldexp(values, -(unit + 1))
-            more &= scaled == torch.round(scaled)
-        more &= (gain != 0) | (offset != 0)
-        if not bool(more.any()):
-            break
-        unit = torch.where(more, unit + 1, unit)
-    return unit
+@emits_on_reals("pad_with_value", "pad")
+def emit_pad(reader: Reader, node: fx.Node, operation: fx.Node, module: Quantize) -> Value:
+    """A value with a constant around it."""
+    (source,) = operation.all_input_nodes[:1]
+    given = reader.value(source)
+    value = _held(reader, _regridded(reader, given, module, reader.own_order(given)))
+    marks, one = (value.numbers() + 1).double()[None], torch.ones((1, *value.shape))
+    padded = reader.runner.compute(operation, lambda n: marks if n is source else reader.known[n])
+    constant = reader.runner.compute(operation, lambda n: one if n is source else reader.known[n])
+    inside = (
+        reader.runner.compute(operation, lambda n: 2 * one if n is source else reader.known[n])
+        != constant
+    )
+    out, order = reader.shape(node), reader.own_order(value)
+    index = torch.where(inside, padded, 0.0)[0].long() - 1
+    outside = constant[~inside]
+    fill = int(module.integers(outside[:1])) if outside.numel() else module.grid.zero_point
+    moved = Value(value.buffer, out, module.grid, index=index)
+    buffer = reader.contiguous(moved, order, fill - offset_of(module.grid))
+    buffer.shape, buffer.order = out, order
+    return Value(buffer, out, module.grid)

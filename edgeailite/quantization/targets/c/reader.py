@@ -33,6 +33,7 @@ from edgeailite.quantization.targets.c.program import (
     Raw,
     Step,
     Value,
+    offset_of,
     stored,
 )
 from edgeailite.quantization.targets.c.registry import CALLS, ON_REALS, RULES, NoForm, Rule, emits
@@ -67,7 +68,7 @@ class Reader:
         self.runner = GraphRunner(model)
         self.values: dict[fx.Node, Any] = {}
         self._inputs: dict[fx.Node, Buffer] = {}
-        self._copies: dict[tuple[Buffer, bytes], Buffer] = {}
+        self._copies: dict[tuple[Buffer, int, bytes], Buffer] = {}
         self._node: fx.Node | None = None
 
     def read(self) -> Program:
@@ -171,8 +172,14 @@ class Reader:
             self.refuse("its result has no batch axis")
         return tuple(known.shape[1:])
 
-    def contiguous(self, value: Value, order: Order) -> Buffer:
-        """A buffer that holds a value, and nothing else, with its axes in that order."""
+    def contiguous(self, value: Value, order: Order, fill: int | None = None) -> Buffer:
+        """A buffer that holds a value, and nothing else, with its axes in that order.
+
+        Args:
+            value: The value.
+            order: Of its axes in memory.
+            fill: Stored integer where it has none of its own; None: zero.
+        """
         numbers = value.numbers().permute(order).reshape(-1)
         buffer = value.buffer
         if buffer.values is not None:
@@ -183,9 +190,10 @@ class Reader:
         places = torch.where(numbers < 0, -1, places[numbers])
         if torch.equal(places, torch.arange(buffer.count)):
             return buffer
-        key = (buffer, places.numpy().tobytes())
+        fill = value.grid.zero_point - offset_of(value.grid) if fill is None else fill
+        key = (buffer, fill, places.numpy().tobytes())
         if key not in self._copies:
-            steps, self._copies[key] = copied(self.path, buffer, places, value.grid)
+            steps, self._copies[key] = copied(self.path, buffer, places, value.grid, fill)
             self.program.steps += steps
         return self._copies[key]
 
@@ -244,7 +252,7 @@ class Reader:
         value = self.values[source]
         if isinstance(value, Pending):
             return Pending(node)
-        if not isinstance(value, Raw) and not traits_of(source).splits:
+        if not isinstance(value, Raw) and type(self.known[source]) not in (tuple, list):
             self.refuse("it takes a part of a structure")
         parts = value if isinstance(value, list) else [value]  # of a split
         marks = [(part.numbers() + 1).double()[None] for part in parts]  # 0: a padding's zeros

@@ -92,20 +92,29 @@ def _shifted_left(x: Tensor, left: int) -> Tensor:
     return x.clamp(-limit, limit) << left if left else x
 
 
+def rounding_of(grid: Grid) -> str:
+    """Rule for ties, as the kernels name it.
+
+    Raises:
+        ValueError: They have none.
+    """
+    if grid.rounding not in _ROUNDINGS:
+        raise ValueError(f"its results are rounded by '{grid.rounding}'")
+    return f"EDGEAILITE_{_ROUNDINGS[grid.rounding]}"
+
+
 def _fields(kind: str, grid: Grid, left: int, shift: Tensor, multiplier: Tensor | None) -> Struct:
     """One factor for all channels where they are the same."""
     columns = [shift, *([] if multiplier is None else [multiplier])]
     same = all(bool((c == c[0]).all()) for c in columns)
     kept = [c[:1] if same else c for c in columns]
     offset = offset_of(grid)
-    if grid.rounding not in _ROUNDINGS:
-        raise ValueError(f"its results are rounded by '{grid.rounding}'")
     return Struct(
         "edgeailite_output",
         **({} if multiplier is None else {"multiplier": Array("int32_t", kept[1])}),
         shift=Array("uint8_t", kept[0]),
         kind=f"EDGEAILITE_{kind}",
-        rounding=f"EDGEAILITE_{_ROUNDINGS[grid.rounding]}" if kind == "EXACT" else 0,
+        rounding=rounding_of(grid),
         each=int(not same),
         left=left,
         wide=int(grid.bit_width > 8),

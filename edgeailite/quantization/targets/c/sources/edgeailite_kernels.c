@@ -45,21 +45,27 @@ static int64_t round24(int64_t v)
     return v < 0 ? -(int64_t)m : (int64_t)m;
 }
 
+/* round(p * 2^-shift) as float32 computes it, for a p of 24 significant bits. */
+static int32_t rounded(int64_t p, int32_t shift, int32_t rounding)
+{
+    int64_t half = (int64_t)1 << (shift - 1), y;
+    if (rounding == EDGEAILITE_HALF_UP) {
+        y = round24(p + half) >> shift;
+    } else if (rounding == EDGEAILITE_HALF_AWAY) {
+        y = round24((p < 0 ? -p : p) + half) >> shift;
+        y = p < 0 ? -y : y;
+    } else {
+        y = (p + half) >> shift;
+        if (((p + half) & (2 * half - 1)) == 0) y &= ~(int64_t)1;
+    }
+    return y < -65536 ? -65536 : y > 65536 ? 65536 : (int32_t)y;
+}
+
 /* round(float(v) * multiplier * 2^-(32 + shift)) as float32 computes it; 24 bits of the multiplier
  * count, and the others are zero. */
 static int32_t exact(int64_t v, int32_t multiplier, int32_t shift, int32_t rounding)
 {
-    int64_t half = (int64_t)1 << (shift + 24), p = round24(round24(v) * (multiplier >> 7)), y;
-    if (rounding == EDGEAILITE_HALF_UP) {
-        y = round24(p + half) >> (shift + 25);
-    } else if (rounding == EDGEAILITE_HALF_AWAY) {
-        y = round24((p < 0 ? -p : p) + half) >> (shift + 25);
-        y = p < 0 ? -y : y;
-    } else {
-        y = (p + half) >> (shift + 25);
-        if (((p + half) & (2 * half - 1)) == 0) y &= ~(int64_t)1;
-    }
-    return y < -65536 ? -65536 : y > 65536 ? 65536 : (int32_t)y;
+    return rounded(round24(round24(v) * (multiplier >> 7)), shift + 25, rounding);
 }
 
 /* Distance in steps of 2^-shift within which float32 may round a result, below 2^9 (or 2^17), to a
@@ -724,14 +730,119 @@ void edgeailite_multiply(
 }
 
 void edgeailite_scale_channels(
-    const edgeailite_output *output, const int32_t *gain, const int32_t *offset, int32_t channels,
-    int32_t size, const int8_t *x, void *y)
+    const edgeailite_gains *g, const int8_t *x, int32_t size, void *y)
 {
     int32_t i, c, j, n, v[BLOCK];
-    for (i = 0; i < size; i += channels)
-        for (c = 0; c < channels; c += BLOCK) {
-            n = channels - c < BLOCK ? channels - c : BLOCK;
-            for (j = 0; j < n; j++) v[j] = x[i + c + j] * gain[c + j] + offset[c + j];
-            requantize(output, c, n, v, y, i + c);
+    for (i = 0; i < size; i += g->channels)
+        for (c = 0; c < g->channels; c += BLOCK) {
+            n = g->channels - c < BLOCK ? g->channels - c : BLOCK;
+            for (j = 0; j < n; j++) {
+                int32_t u = x[i + c + j] - g->zero;
+                v[j] = u * (u < 0 ? g->negative : g->gain)[c + j] + g->offset[c + j];
+            }
+            requantize(&g->output, c, n, v, y, i + c);
+        }
+}
+
+static void put(void *y, int32_t wide, int32_t at, int32_t v)
+{
+    if (wide) ((int16_t *)y)[at] = (int16_t)v;
+    else ((int8_t *)y)[at] = (int8_t)v;
+}
+
+void edgeailite_add_wide(
+    const edgeailite_sum *s, const void *a, int32_t bytes_a, const void *b, int32_t bytes_b,
+    int32_t size, void *y, int32_t bytes)
+{
+    int32_t i;
+    int64_t mask = ((int64_t)1 << s->shift) - 1;
+    for (i = 0; i < size; i++) {
+        int64_t sum = (int64_t)value(a, bytes_a == 2, i) * s->left +
+                      (int64_t)value(b, bytes_b == 2, i) * s->right + s->offset;
+        int32_t v = (int32_t)(sum >> s->shift);
+        v -= s->even && (sum & mask) == 0 ? v & 1 : 0;
+        put(y, bytes == 2, i, clamp(v + s->zero, s->low, s->high));
+    }
+}
+
+void edgeailite_softmax(const edgeailite_softmax_rows *r, const int8_t *x, void *y)
+{
+    int32_t o, i, j;
+    for (o = 0; o < r->outer; o++)
+        for (j = 0; j < r->inner; j++) {
+            const int8_t *row = x + o * r->count * r->inner + j;
+            int32_t largest = row[0], total = 0;
+            for (i = 1; i < r->count; i++)
+                if (row[i * r->inner] > largest) largest = row[i * r->inner];
+            for (i = 0; i < r->count; i++)
+                total += r->exponentials[largest - row[i * r->inner]];
+            for (i = 0; i < r->count; i++) {
+                int32_t at = largest - row[i * r->inner], shift = 33 - r->exponents[at], v = 0;
+                uint64_t over = (uint64_t)r->numerators[at] << 32;
+                uint64_t quotient = over / (uint32_t)total * 2 + (over % (uint32_t)total != 0);
+                if (shift < 62) v = rounded(round24((int64_t)quotient), shift, r->rounding);
+                put(y, r->wide, (o * r->count + i) * r->inner + j,
+                    clamp(v + r->zero, r->low, r->high));
+            }
+        }
+}
+
+void edgeailite_interpolate(
+    const edgeailite_lines *l, const int16_t *x, int32_t size, void *y)
+{
+    int32_t i;
+    for (i = 0; i < size; i++) {
+        int32_t place = x[i] - l->first, v = l->base[place >> l->width];
+        if (l->slope) {
+            int32_t rest = place & ((1 << l->width) - 1);
+            int64_t sum = v + (int64_t)l->slope[place >> l->width] * rest, half = 1 << 13;
+            if (l->rounding == EDGEAILITE_HALF_AWAY && sum < 0) half--;
+            v = (int32_t)((sum + half) >> 14);
+            if (l->rounding == EDGEAILITE_HALF_EVEN && ((sum + half) & 16383) == 0) v &= ~1;
+        }
+        put(y, l->wide, i, clamp(v + l->zero, l->low, l->high));
+    }
+}
+
+void edgeailite_resize(
+    const edgeailite_axis *a, const edgeailite_output *output, const void *x, void *y)
+{
+    int32_t o, i, j, k, n, t, v[BLOCK];
+    for (o = 0; o < a->outer; o++)
+        for (i = 0; i < a->out; i++)
+            for (j = 0; j < a->inner; j += BLOCK) {
+                const int32_t *w = a->weights + i * a->taps;
+                int32_t at = (o * a->out + i) * a->inner + j;
+                n = a->inner - j < BLOCK ? a->inner - j : BLOCK;
+                for (k = 0; k < n; k++) v[k] = 0;
+                for (t = 0; t < a->taps; t++) {
+                    int32_t from = (o * a->in + a->starts[i] + t) * a->inner + j;
+                    if (w[t] == 0) continue;
+                    for (k = 0; k < n; k++)
+                        v[k] += w[t] * (a->bytes == 4 ? ((const int32_t *)x)[from + k]
+                                                      : value(x, a->bytes == 2, from + k) - a->zero);
+                }
+                if (output) requantize(output, 0, n, v, y, at);
+                else
+                    for (k = 0; k < n; k++)
+                        ((int32_t *)y)[at + k] = a->shift ? shifted(v[k], a->shift) : v[k];
+            }
+}
+
+void edgeailite_multiply_matrices(
+    const edgeailite_matrices *m, const int8_t *a, const int8_t *b, void *y)
+{
+    int32_t i, j, k, c, n, v[BLOCK];
+    for (i = 0; i < m->count * m->rows; i++)
+        for (j = 0; j < m->columns; j += BLOCK) {
+            const int8_t *row = a + i * m->depth;
+            const int8_t *columns = b + i / m->rows * m->depth * m->columns + j;
+            n = m->columns - j < BLOCK ? m->columns - j : BLOCK;
+            for (c = 0; c < n; c++) v[c] = 0;
+            for (k = 0; k < m->depth; k++, columns += m->columns) {
+                int32_t u = row[k] - m->zero_a;
+                for (c = 0; c < n; c++) v[c] += u * (columns[c] - m->zero_b);
+            }
+            requantize(&m->output, 0, n, v, y, i * m->columns + j);
         }
 }

@@ -89,9 +89,50 @@ typedef struct {
 typedef struct {
     int32_t left, right, offset;
     uint8_t shift, even; /* even: a tie goes to the even integer of the result, not up */
-    int16_t zero, low, high;
+    int32_t zero, low, high;
     edgeailite_list listed;
 } edgeailite_sum;
+
+/* A gain for each channel, another one for negative values, and an offset. */
+typedef struct {
+    edgeailite_output output;
+    const int32_t *gain, *negative, *offset;
+    int32_t channels, zero;
+} edgeailite_gains;
+
+/* Softmax along an axis of `count` values, which lie `inner` apart. */
+typedef struct {
+    const int32_t *exponentials; /* of the distance to the largest value */
+    const int32_t *numerators;   /* of 24 bits, or 0: exponential over scale */
+    const int8_t *exponents;     /* of these: numerator * 2^exponent */
+    int32_t outer, count, inner;
+    int32_t zero, low, high;
+    uint8_t rounding, wide;
+} edgeailite_softmax_rows;
+
+/* Functions of values of 9 to 16 bits: a line in each segment of 2^width values. */
+typedef struct {
+    const int32_t *base, *slope; /* slope: null where each value has a result of its own */
+    int32_t first;               /* value with which the segments begin */
+    int32_t zero, low, high;
+    uint8_t width, rounding, wide;
+} edgeailite_lines;
+
+/* Weighted sums along one axis. */
+typedef struct {
+    int32_t outer, in, out, inner, taps;
+    const int32_t *weights; /* [out][taps] */
+    const int32_t *starts;  /* of the taps of each result */
+    int32_t zero;
+    uint8_t bytes; /* of a value that is read */
+    uint8_t shift; /* of sums that are no results yet, ties to even */
+} edgeailite_axis;
+
+/* Products of matrices (rows, depth) and (depth, columns). */
+typedef struct {
+    edgeailite_output output;
+    int32_t count, rows, depth, columns, zero_a, zero_b;
+} edgeailite_matrices;
 
 /* A loop over values: `count` of them, apart in the operand and in the result. */
 typedef struct {
@@ -118,7 +159,16 @@ void edgeailite_multiply(
     const edgeailite_output *output, const edgeailite_list *listed, const edgeailite_loop *loops,
     int32_t depth, int32_t zero_a, int32_t zero_b, const int8_t *a, const int8_t *b, void *y);
 void edgeailite_scale_channels(
-    const edgeailite_output *output, const int32_t *gain, const int32_t *offset, int32_t channels,
-    int32_t size, const int8_t *x, void *y);
+    const edgeailite_gains *gains, const int8_t *x, int32_t size, void *y);
+void edgeailite_add_wide(
+    const edgeailite_sum *sum, const void *a, int32_t bytes_a, const void *b, int32_t bytes_b,
+    int32_t size, void *y, int32_t bytes);
+void edgeailite_softmax(const edgeailite_softmax_rows *rows, const int8_t *x, void *y);
+void edgeailite_interpolate(
+    const edgeailite_lines *lines, const int16_t *x, int32_t size, void *y);
+void edgeailite_resize(
+    const edgeailite_axis *axis, const edgeailite_output *output, const void *x, void *y);
+void edgeailite_multiply_matrices(
+    const edgeailite_matrices *matrices, const int8_t *a, const int8_t *b, void *y);
 
 #endif
