@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from importlib import resources
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.graph.running import GraphRunner
+from edgeailite.quantization.graph.twins import original_type
 from edgeailite.quantization.integer.grid import Quantize
 from edgeailite.quantization.targets.c import (  # noqa: F401 (their rules)
     functions,
@@ -74,12 +76,19 @@ def export_c(
     program = Reader(model, example_inputs).read()
     network = network_files(program, name)
     files = {
-        **{file: network.pop(file) for file in (f"{name}.h", f"{name}.c")},
+        f"{name}.h": _made_by(model) + network.pop(f"{name}.h"),
+        f"{name}.c": network.pop(f"{name}.c"),
         f"{name}_vectors.h": _vectors(model, program, example_inputs, name),
         **{file: _filled(_text(f"{file}.in"), name) for file in ("main.c", "CMakeLists.txt")},
         **network,
     }
     return _write(Path(folder), files)
+
+
+def _made_by(model: GraphModel) -> str:
+    """Comment that says where a network comes from."""
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]).replace("*/", "* /")
+    return f"/* Made of {original_type(model).__name__} by: {command} */\n"
 
 
 def network_files(program: Program, name: str) -> dict[str, str]:

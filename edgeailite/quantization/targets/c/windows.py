@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgeailite.quantization.graph.window_sums import Mean, Sum, Windows
+from edgeailite.quantization.graph.window_sums import Mean, Sum, Windows, WindowSum
 from edgeailite.quantization.integer.exact_sums import IntegerAverage, PowerOfTwoAverage
 from edgeailite.quantization.integer.grid import Grid
-from edgeailite.quantization.integer.operators import IntegerGlobalAverage
+from edgeailite.quantization.integer.operators import IntegerAveragePool, IntegerGlobalAverage
 from edgeailite.quantization.targets.c.program import (
+    Argument,
     Array,
     Struct,
     Value,
@@ -162,6 +163,50 @@ def emit_average(reader: Reader, node: fx.Node, module: IntegerAverage) -> Value
     return _emit_windows(reader, node, grid, windows, outputs, which if len(sizes) > 1 else None)
 
 
+@emits(IntegerAveragePool)
+def emit_float_average(reader: Reader, node: fx.Node, module: IntegerAveragePool) -> Value:
+    """Averages whose values and sums are rounded to float32 one by one, as ONNX Runtime's are."""
+    value, out, grid = reader.operand(node), reader.shape(node), module.output_grid
+    average: Any = module.operation
+    sums = WindowSum(average)
+    shape = torch.Size((1, *value.shape))
+    windows = [window for window, _ in sums.windows(shape)]
+    sizes, which = torch.unique(sums.areas(shape), return_inverse=True)
+    x = reader.contiguous(value, channels_last(value.shape))
+    result = reader.made(out, grid, channels_last(out))
+    numbers = [math.frexp(g.scale) for g in (value.grid, grid)]
+    stored = offset_of(grid)
+    mean = Struct(
+        "edgeailite_float_mean",
+        multiplier=int(numbers[0][0] * (1 << 24)),
+        divisor=int(numbers[1][0] * (1 << 24)),
+        exponent=numbers[0][1] - numbers[1][1],
+        areas=Array("int32_t", sizes),
+        zero=grid.zero_point,
+        stored=stored,
+        low=grid.quant_min - stored,
+        high=grid.quant_max - stored,
+    )
+    more = {"which": Array("uint8_t", which)} if len(sizes) > 1 else {}
+    window = _window(value, _of_windows(value, out, windows), out[0], **more)
+    args: list[Argument] = [window, mean, x, result.buffer]
+    reader.emit("edgeailite_average_float32", args, [x], [result.buffer])
+    return result
+
+
+def _of_windows(value: Value, out: Sequence[int], windows: list[Windows]) -> Pairs:
+    rows, columns = windows
+    axes = len(out) - 1
+    return {
+        "in": two(value.shape[1:], axes, 1),
+        "out": two(out[1:], axes, 1),
+        "kernel": (rows.kernel, columns.kernel),
+        "stride": (rows.stride, columns.stride),
+        "pad": (rows.padding, columns.padding),
+        "dilation": (1, 1),
+    }
+
+
 def _average(module: IntegerAverage, shape: torch.Size, area: float) -> Callable[[Tensor], Tensor]:
     """Integers of sums, as the module computes them."""
     is_wide = module.is_wide(shape)
@@ -250,15 +295,7 @@ def _emit_windows(
     value, out = reader.operand(node), reader.shape(node)
     x = reader.contiguous(value, channels_last(value.shape))
     result = reader.made(out, grid, channels_last(out))
-    rows, columns = windows
-    pairs: Pairs = {
-        "in": two(value.shape[1:], len(out) - 1, 1),
-        "out": two(out[1:], len(out) - 1, 1),
-        "kernel": (rows.kernel, columns.kernel),
-        "stride": (rows.stride, columns.stride),
-        "pad": (rows.padding, columns.padding),
-        "dilation": (1, 1),
-    }
+    pairs = _of_windows(value, out, windows)
     more = {} if which is None else {"which": Array("uint8_t", which)}
     window = _window(value, pairs, out[0], outputs=outputs, **more)
     reader.emit("edgeailite_average", [window, x, result.buffer], [x], [result.buffer])

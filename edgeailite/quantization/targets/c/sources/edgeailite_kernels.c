@@ -618,6 +618,52 @@ void edgeailite_average(const edgeailite_window *w, const void *x, void *y)
         }
 }
 
+/* m / divisor with 24 significant bits; its exponent is added. */
+static int64_t quotient24(int64_t m, int32_t divisor, int32_t *exponent)
+{
+    uint64_t over = (uint64_t)(m < 0 ? -m : m) << 32, q = over / (uint32_t)divisor * 2;
+    int64_t v = round24((int64_t)(q + (over % (uint32_t)divisor != 0)));
+    *exponent -= 33;
+    while (v >= 1 << 24) v /= 2, ++*exponent; /* exact: the bits that go are 0 */
+    return m < 0 ? -v : v;
+}
+
+static int32_t mean_of(const edgeailite_float_mean *f, int64_t sum, int32_t area)
+{
+    int32_t exponent = f->exponent, shift;
+    int64_t v = sum;
+    while (v >= 1 << 24 || v <= -(1 << 24)) v /= 2, exponent++;
+    v = quotient24(quotient24(v, area, &exponent), f->divisor, &exponent);
+    shift = -40 - exponent; /* to steps of 2^-40 */
+    if (shift <= 0) v = shift < -30 ? (v < 0 ? -1 : v > 0) * ((int64_t)1 << 56)
+                                    : v * ((int64_t)1 << -shift);
+    else if (shift > 30) v = v < 0 ? -1 : v > 0;
+    else v = v >> shift | ((v & (((int64_t)1 << shift) - 1)) != 0);
+    v = rounded(round24(v + f->zero * ((int64_t)1 << 40)), 40, EDGEAILITE_HALF_EVEN);
+    return clamp((int32_t)v - f->stored, f->low, f->high);
+}
+
+void edgeailite_average_float32(
+    const edgeailite_window *w, const edgeailite_float_mean *f, const int8_t *x, int8_t *y)
+{
+    int32_t oy, ox, ky, kx, c;
+    for (oy = 0; oy < w->out_height; oy++)
+        for (ox = 0; ox < w->out_width; ox++)
+            for (c = 0; c < w->channels; c++) {
+                int32_t place = oy * w->out_width + ox;
+                int64_t sum = 0;
+                for (ky = 0; ky < w->kernel_height; ky++)
+                    for (kx = 0; kx < w->kernel_width; kx++) {
+                        int32_t from = pixel(w, oy, ox, ky, kx);
+                        if (from < 0) continue;
+                        sum = round24(sum + round24((int64_t)(x[from * w->channels + c] - w->zero) *
+                                                    f->multiplier));
+                    }
+                y[place * w->channels + c] =
+                    (int8_t)mean_of(f, sum, f->areas[w->which ? w->which[place] : 0]);
+            }
+}
+
 /* ---- values one by one ------------------------------------------------------------------- */
 
 void edgeailite_look_up(const int8_t *table, const int8_t *x, int32_t size, int8_t *y)

@@ -85,6 +85,14 @@ typedef struct {
     const int8_t *results;
 } edgeailite_list;
 
+/* A mean as float32 computes it: values times a scale, their sums one by one, a quotient, a scale. */
+typedef struct {
+    int32_t multiplier, divisor; /* scales of the values and of the results: 24 bits, */
+    int32_t exponent;            /* and what to multiply their quotient by: 2^exponent */
+    const int32_t *areas;        /* one for each size of a window */
+    int32_t zero, stored, low, high;
+} edgeailite_float_mean;
+
 /* clamp((a * left + b * right + offset) >> shift, low, high); but results of listed pairs. */
 typedef struct {
     int32_t left, right, offset;
@@ -145,6 +153,8 @@ void edgeailite_convolve_depthwise(
     const edgeailite_layer *layer, const int8_t *x, void *y, void *scratch);
 void edgeailite_max_pool(const edgeailite_window *window, const void *x, void *y);
 void edgeailite_average(const edgeailite_window *window, const void *x, void *y);
+void edgeailite_average_float32(
+    const edgeailite_window *window, const edgeailite_float_mean *mean, const int8_t *x, int8_t *y);
 void edgeailite_look_up(const int8_t *table, const int8_t *x, int32_t size, int8_t *y);
 void edgeailite_look_up_wide(const int16_t *table, const int8_t *x, int32_t size, int16_t *y);
 void edgeailite_add(
