@@ -20,6 +20,7 @@ from edgeailite.quantization.targets.c.program import (
     bytes_of,
     channels_last,
     offset_of,
+    pack,
     two,
 )
 from edgeailite.quantization.targets.c.registry import emits
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from edgeailite.quantization.targets.c.reader import Reader
 
 
-MAX_TAPS = 64  # as in edgeailite_kernels.h
+MAX_TAPS, UNPACKED = 64, 4  # as in edgeailite_kernels.h
 _INT32 = 1 << 31
 
 
@@ -148,11 +149,18 @@ def _emit(
         kernel, size = "edgeailite_convolve_depthwise", options["out_channels"]
     elif has_long_sums:
         kernel, size = "edgeailite_convolve_wide", 2 * row
+    bits = module.operation.weight_quantizer.spec.bit_width
+    fields: dict[str, Any] = {"weight": Array("edgeailite_weight", weight)}
+    if not narrow:
+        fields = {"wide_weight": Array("int16_t", weight)}
+    elif bits <= 4 and not has_long_sums:
+        bits = 2 if bits <= 2 else 4
+        fields = {"packed": Array("uint8_t", pack(weight, bits)), "bits": bits}
+        size += 2 * (weight.numel() if is_depthwise else UNPACKED * row)
     room = Buffer((), None, (), size=size)
-    name, type = ("weight", "edgeailite_weight") if narrow else ("wide_weight", "int16_t")
     struct = Struct(
         "edgeailite_layer",
-        **{name: Array(type, weight)},
+        **fields,
         bias=Array("int32_t", bias),
         output=output,
         row=row,

@@ -47,6 +47,19 @@ def stored(integers: Tensor, grid: Grid) -> Tensor:
     return integers.to(torch.int64) - offset_of(grid)
 
 
+def pack(weight: Tensor, bits: int) -> list[int]:
+    """Integers as bytes, fields of two's complement, the first one in the lowest bits.
+
+    Args:
+        weight: Integers of `bits` bits, any shape; taken row by row.
+        bits: 8, 4 or 2.
+    """
+    values = weight.reshape(-1).to(torch.int64) & ((1 << bits) - 1)
+    per_byte = 8 // bits
+    padded = torch.nn.functional.pad(values, (0, -len(values) % per_byte)).reshape(-1, per_byte)
+    return (padded << (torch.arange(per_byte) * bits)).sum(1).tolist()
+
+
 def channels_last(shape: Sequence[int]) -> Order:
     """Order of the axes of a value ``(C, ...)``."""
     return (*range(1, len(shape)), 0)

@@ -70,6 +70,7 @@ SCALES = {
     "power_of_two": lambda m, x: QuantCalibrateModule(m, x, per_channel_q=True),
     "half_up": lambda m, x: QuantCalibrateModule(m, x, rounding="half_up"),
     "few_bits": lambda m, x: QuantCalibrateModule(m, x, bitwidth_weights=4, bitwidth_activations=4),
+    "two_bits": lambda m, x: PTCFxModule(m, qconfig_type=free(2), example_inputs=x),
     "affine": lambda m, x: PTCFxModule(m, qconfig_type="WC8_AT8", example_inputs=x),
     "free": lambda m, x: PTCFxModule(m, qconfig_type=free(), example_inputs=x),
     "half_away": lambda m, x: PTCFxModule(

@@ -10,7 +10,7 @@ from edgeailite.quantization import (
     TINPUTinyMLPTQFxModule,
     TINPUTinyMLQATFxModule,
 )
-from edgeailite.quantization.targets.tinpu.c_files import pack
+from edgeailite.quantization.targets.c.program import pack
 from edgeailite.quantization.targets.tinpu.c_program import make_program
 from tests.quantization.tinyml_networks import NETWORKS, trained
 

@@ -400,49 +400,75 @@ static int32_t is_pointwise(const edgeailite_layer *l)
            l->pad_top == 0 && l->pad_left == 0 && l->groups == 1 && !l->transposed;
 }
 
-void edgeailite_convolve(const edgeailite_layer *l, const void *x, void *y, void *scratch)
+/* Weights from number `first` on, of two's complement with 4 or 2 bits. */
+static void unpack(const edgeailite_layer *l, int32_t first, int32_t n, edgeailite_weight *w)
 {
-    int32_t n = l->row, size = l->out_channels / l->groups, pointwise = is_pointwise(l);
-    int32_t bytes = l->wide ? 2 : (int32_t)sizeof(narrow), g, oy, ox, c;
+    int32_t i, bits = l->bits, each = 8 / bits, sign = 1 << (bits - 1);
+    for (i = 0; i < n; i++) {
+        int32_t field = l->packed[(first + i) / each] >> (first + i) % each * bits;
+        w[i] = (edgeailite_weight)(((field & (2 * sign - 1)) ^ sign) - sign);
+    }
+}
+
+/* `size` channels of a group, from `begin` on, with weights `w`. */
+static void convolve_channels(
+    const edgeailite_layer *l, int32_t g, int32_t begin, int32_t size, const edgeailite_weight *w,
+    const void *x, void *y, void *scratch)
+{
+    int32_t n = l->row, pointwise = is_pointwise(l) && !l->wide;
+    int32_t bytes = l->wide ? 2 : (int32_t)sizeof(narrow), oy, ox, c;
     int8_t *held = (int8_t *)scratch;
     int32_t a[BLOCK], b[BLOCK];
-    if (l->wide || !pointwise) memset(held, 0, (size_t)(2 * n * bytes));
-    for (g = 0; g < l->groups; g++)
-        for (oy = 0; oy < l->out_height; oy++)
-            for (ox = 0; ox < l->out_width; ox += 2) {
-                int32_t two = ox + 1 < l->out_width, at = oy * l->out_width + ox;
-                const void *p = held, *q = held + n * bytes;
-                if (l->wide) {
-                    gather_wide(l, g, (const int16_t *)x, oy, ox, (int16_t *)scratch);
-                    if (two) gather_wide(l, g, (const int16_t *)x, oy, ox + 1,
-                                         (int16_t *)scratch + n);
-                } else if (pointwise) {
-                    p = (const int8_t *)x + at * n;
-                    q = (const int8_t *)x + (at + two) * n;
-                } else {
-                    gather(l, g, (const int8_t *)x, oy, ox, (narrow *)scratch);
-                    if (two) gather(l, g, (const int8_t *)x, oy, ox + 1, (narrow *)scratch + n);
-                }
-                for (c = 0; c < size; c += BLOCK) {
-                    int32_t first = g * size + c, count = size - c < BLOCK ? size - c : BLOCK;
-                    const edgeailite_weight *w = l->weight + first * n;
-                    if (l->wide && two)
-                        sum_products((const int16_t *)p, (const int16_t *)q, w, l->bias + first,
-                                     n, count, a, b);
-                    else if (l->wide)
-                        sum_products_once((const int16_t *)p, w, l->bias + first, n, count, a);
-                    else if (!two)
-                        sum_products_of_bytes_once((const narrow *)p, w, l->bias + first, n, count,
-                                                   a);
-                    else
-                        sum_products_of_bytes((const narrow *)p, (const narrow *)q, w,
-                                              l->bias + first, n, count, a, b);
-                    requantize(&l->output, first, count, a, y, at * l->out_channels + first);
-                    if (two)
-                        requantize(&l->output, first, count, b, y,
-                                   (at + 1) * l->out_channels + first);
-                }
+    if (!pointwise) memset(held, 0, (size_t)(2 * n * bytes));
+    for (oy = 0; oy < l->out_height; oy++)
+        for (ox = 0; ox < l->out_width; ox += 2) {
+            int32_t two = ox + 1 < l->out_width, at = oy * l->out_width + ox;
+            const void *p = held, *q = held + n * bytes;
+            if (l->wide) {
+                gather_wide(l, g, (const int16_t *)x, oy, ox, (int16_t *)scratch);
+                if (two)
+                    gather_wide(l, g, (const int16_t *)x, oy, ox + 1, (int16_t *)scratch + n);
+            } else if (pointwise) {
+                p = (const int8_t *)x + at * n;
+                q = (const int8_t *)x + (at + two) * n;
+            } else {
+                gather(l, g, (const int8_t *)x, oy, ox, (narrow *)scratch);
+                if (two) gather(l, g, (const int8_t *)x, oy, ox + 1, (narrow *)scratch + n);
             }
+            for (c = 0; c < size; c += BLOCK) {
+                int32_t first = begin + c, count = size - c < BLOCK ? size - c : BLOCK;
+                const edgeailite_weight *rows = w + c * n;
+                const int32_t *bias = l->bias + first;
+                if (l->wide && two)
+                    sum_products((const int16_t *)p, (const int16_t *)q, rows, bias, n, count, a,
+                                 b);
+                else if (l->wide)
+                    sum_products_once((const int16_t *)p, rows, bias, n, count, a);
+                else if (two)
+                    sum_products_of_bytes((const narrow *)p, (const narrow *)q, rows, bias, n,
+                                          count, a, b);
+                else
+                    sum_products_of_bytes_once((const narrow *)p, rows, bias, n, count, a);
+                requantize(&l->output, first, count, a, y, at * l->out_channels + first);
+                if (two)
+                    requantize(&l->output, first, count, b, y, (at + 1) * l->out_channels + first);
+            }
+        }
+}
+
+void edgeailite_convolve(const edgeailite_layer *l, const void *x, void *y, void *scratch)
+{
+    int32_t n = l->row, size = l->out_channels / l->groups, g, c;
+    for (g = 0; g < l->groups; g++) {
+        edgeailite_weight *w = (edgeailite_weight *)(void *)((int8_t *)scratch + 4 * n);
+        if (!l->packed)
+            convolve_channels(l, g, g * size, size, l->weight + g * size * n, x, y, scratch);
+        for (c = 0; l->packed && c < size; c += EDGEAILITE_UNPACKED) {
+            int32_t count = size - c < EDGEAILITE_UNPACKED ? size - c : EDGEAILITE_UNPACKED;
+            unpack(l, (g * size + c) * n, count * n, w);
+            convolve_channels(l, g, g * size + c, count, w, x, y, scratch);
+        }
+    }
 }
 
 /* Sums of more than 31 bits, or weights of more than 8: not fast. */
@@ -522,7 +548,16 @@ void edgeailite_convolve_depthwise(
     const int8_t *taps[EDGEAILITE_MAX_TAPS];
     int32_t channels = l->out_channels, oy, ox, ky, kx, c, t, count;
     int32_t a[BLOCK];
-    memset(scratch, l->fill, (size_t)channels);
+    int8_t *zeros = (int8_t *)scratch;
+    const edgeailite_weight *w = l->weight;
+    if (l->packed) {
+        edgeailite_weight *unpacked = (edgeailite_weight *)scratch;
+        count = l->kernel_height * l->kernel_width * channels;
+        unpack(l, 0, count, unpacked);
+        w = unpacked;
+        zeros += count * (int32_t)sizeof(edgeailite_weight);
+    }
+    memset(zeros, l->fill, (size_t)channels);
     for (oy = 0; oy < l->out_height; oy++)
         for (ox = 0; ox < l->out_width; ox++) {
             count = 0;
@@ -532,14 +567,14 @@ void edgeailite_convolve_depthwise(
                 for (kx = 0; kx < l->kernel_width; kx++) {
                     int32_t ix = place_of(0, ox, kx, l->stride_width, l->pad_left,
                                           l->dilation_width, l->in_width);
-                    taps[count++] = iy < 0 || ix < 0 ? (const int8_t *)scratch
+                    taps[count++] = iy < 0 || ix < 0 ? zeros
                                                      : x + (iy * l->in_width + ix) * channels;
                 }
             }
             for (c = 0; c < channels; c += BLOCK) {
                 int32_t n = channels - c < BLOCK ? channels - c : BLOCK;
                 for (t = 0; c > 0 && t < count; t++) taps[t] += BLOCK;
-                sum_taps(taps, count, l->weight + c, channels, l->bias + c, n, a);
+                sum_taps(taps, count, w + c, channels, l->bias + c, n, a);
                 requantize(&l->output, c, n, a, y, (oy * l->out_width + ox) * channels + c);
             }
         }

@@ -53,6 +53,7 @@ typedef struct {
 typedef struct {
     const edgeailite_weight *weight; /* [out][height][width][in], rows of `row` weights */
     const int16_t *wide_weight;      /* instead: more than 8 bits */
+    const uint8_t *packed;           /* instead: 4 or 2 bits, the first in the lowest of a byte */
     const int32_t *bias;
     edgeailite_output output;
     int32_t row; /* a multiple of 4 */
@@ -64,7 +65,10 @@ typedef struct {
     int16_t fill; /* zero of the input */
     uint8_t transposed;
     uint8_t wide; /* values of the input have 16 bits */
+    uint8_t bits; /* of packed weights */
 } edgeailite_layer;
+
+#define EDGEAILITE_UNPACKED 4 /* channels whose packed weights are unpacked at once */
 
 /* A window that moves over an image. */
 typedef struct {
