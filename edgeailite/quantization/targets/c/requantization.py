@@ -24,6 +24,7 @@ _ROUNDINGS = {"half_even": "HALF_EVEN", "half_up": "HALF_UP", "half_away": "HALF
 _INT32 = 1 << 31
 # With more results, the float32 product is followed step by step, which needs no proof.
 _MOST_RESULTS = 256
+_MOST_WINDOW = 1 << 14
 # Shifts have 1 to 31 bits. With smaller factors all results are 0, with larger ones at an end.
 _BELOW_A_QUARTER, _SMALLEST, _LARGEST = 0.25 - 2.0**-34, 2.0**-32, 2.0**18
 
@@ -196,6 +197,29 @@ def by_steps(problem: Problem, points: Tensor) -> Struct:
     )
 
 
+def by_quotient(problem: Problem, points: Tensor) -> Struct | None:
+    """Quotient with ties to even, of a factor ``2^-shift / n``; None if it is not equal."""
+    factor = float(problem.factor)
+    divisors = torch.arange(1, _MOST_WINDOW, 2)
+    mantissa, exponent = torch.frexp(factor * divisors.double())
+    found = ((mantissa - 0.5).abs() < 2.0**-40).nonzero()
+    if problem.grid.rounding != "half_even" or len(found) == 0:
+        return None
+    divisor, power = divisors[found[0]], 1 - int(exponent[found[0]])
+    left, shift = max(-power, 0), max(power, 0)
+    by = (divisor << shift) * 2
+    over = 2 * _shifted_left(points, left) + torch.div(by, 2, rounding_mode="floor")
+    y = torch.div(over, by, rounding_mode="floor")
+    y = torch.where(over % by == 0, y & ~1, y)
+    if (
+        left > 20
+        or shift > 30
+        or not torch.equal(_clamped(y, problem.grid), problem.function(points))
+    ):
+        return None
+    return _fields("QUOTIENT", problem.grid, left, torch.tensor([shift]), divisor)
+
+
 def of_layer(problem: Problem) -> Struct:
     """Requantization of a layer, whose function is one float32 product and its rounding."""
     found: Struct | None = None
@@ -218,5 +242,7 @@ def of_function(problem: Problem) -> Struct:
     at = tested(problem, points)
     found = by_shift(problem, at) or by_scale(problem, at)
     if found is None and len(results(problem)) >= _MOST_RESULTS:
-        raise ValueError("no multiplier and shift gives its results of more than 8 bits")
+        found = by_quotient(problem, at)
+        if found is None:
+            raise ValueError("no integer arithmetic gives its results of more than 8 bits")
     return found or by_steps(problem, points)

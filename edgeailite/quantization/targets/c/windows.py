@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from edgeailite.quantization.graph.window_sums import Mean, Sum, Windows, WindowSum
+from edgeailite.quantization.graph.window_sums import AdaptiveSum, Mean, Sum, Windows, WindowSum
 from edgeailite.quantization.integer.exact_sums import IntegerAverage, PowerOfTwoAverage
 from edgeailite.quantization.integer.grid import Grid
 from edgeailite.quantization.integer.operators import IntegerAveragePool, IntegerGlobalAverage
@@ -78,11 +78,25 @@ def emit_max_pool(reader: Reader, node: fx.Node, given: dict[str, Any]) -> Value
 def emit_adaptive_max_pool(reader: Reader, node: fx.Node, given: dict[str, Any]) -> Value:
     """Largest value of each of so many windows."""
     value, out = reader.operand(node), reader.shape(node)
-    if len(out) > 3 or any(n % m for n, m in zip(value.shape[1:], out[1:], strict=True)):
-        reader.refuse("its windows have different sizes, or it is 3-d")
-    sizes = [n // m for n, m in zip(value.shape[1:], out[1:], strict=True)]
-    size = two(sizes, len(out) - 1, 1)
-    return _emit_max(reader, value, out, {"kernel": size, "stride": size})
+    if len(out) > 3:
+        reader.refuse("it is 3-d")
+    size, spans, _ = _spans(value.shape, out)
+    return _emit_max(reader, value, out, {"kernel": size, "stride": (1, 1)}, spans=spans)
+
+
+def _spans(
+    shape: Sequence[int], out: Sequence[int]
+) -> tuple[tuple[int, int], Array, list[list[int]]]:
+    """Windows of adaptive pools: the largest size, begin and end of each, and their sizes."""
+    axes = len(out) - 1
+    sides = zip(two(shape[1:], axes, 1), two(out[1:], axes, 1), strict=True)
+    spans = [
+        [(i * size // wanted, -(-(i + 1) * size // wanted)) for i in range(wanted)]
+        for size, wanted in sides
+    ]
+    lengths = [[end - begin for begin, end in side] for side in spans]
+    flat = [n for side in spans for span in side for n in span]
+    return (max(lengths[0]), max(lengths[1])), Array("int16_t", flat), lengths
 
 
 @emits_call("extreme")
@@ -105,7 +119,9 @@ def emit_extreme(reader: Reader, node: fx.Node, given: dict[str, Any]) -> Value:
     return result
 
 
-def _emit_max(reader: Reader, value: Value, out: Sequence[int], pairs: Pairs) -> Value:
+def _emit_max(
+    reader: Reader, value: Value, out: Sequence[int], pairs: Pairs, **more: Array
+) -> Value:
     x = reader.contiguous(value, channels_last(value.shape))
     result = reader.made(out, value.grid, channels_last(out))
     axes = len(out) - 1
@@ -115,7 +131,7 @@ def _emit_max(reader: Reader, value: Value, out: Sequence[int], pairs: Pairs) ->
         "out": two(out[1:], axes, 1),
         **pairs,
     }
-    window = _window(value, pairs, out[0])
+    window = _window(value, pairs, out[0], **more)
     reader.emit("edgeailite_max_pool", [window, x, result.buffer], [x], [result.buffer])
     return result
 
@@ -151,6 +167,8 @@ def emit_average(reader: Reader, node: fx.Node, module: IntegerAverage) -> Value
         return _emit_mean(reader, node, [d - 1 for d in dims], grid, function, real / area)
     if len(shape) > 4:
         reader.refuse("it is 3-d")
+    if isinstance(module.sums, AdaptiveSum):
+        return _emit_adaptive(reader, node, module)
     windows = [window for window, _ in module.sums.windows(shape)]
     areas = module.sums.areas(shape)
     if len(windows) == 1:
@@ -207,11 +225,36 @@ def _of_windows(value: Value, out: Sequence[int], windows: list[Windows]) -> Pai
     }
 
 
-def _average(module: IntegerAverage, shape: torch.Size, area: float) -> Callable[[Tensor], Tensor]:
-    """Integers of sums, as the module computes them."""
+def _emit_adaptive(reader: Reader, node: fx.Node, module: IntegerAverage) -> Value:
+    """Averages of so many windows, which may differ in size and overlap."""
+    value, out, grid = reader.operand(node), reader.shape(node), module.output.grid
+    shape, factor = torch.Size((1, *value.shape)), module.input.grid.scale / grid.scale
+    size, spans, (rows, columns) = _spans(value.shape, out)
+    sizes = sorted({(r, c) for r in rows for c in columns})
+    which = [sizes.index((r, c)) for r in rows for c in columns]
+    line = Windows(1, 1, 0, 0, [1])
+    outputs = []
+    for sides in sizes:
+        area, divisors = math.prod(sides), sides if shape[2:] != torch.Size(sides) else ()
+        function = _average(module, shape, area, divisors)
+        windows = [line, line._replace(kernel=area)]
+        outputs.append(_requantization(value, grid, function, factor / area, windows))
+    x = reader.contiguous(value, channels_last(value.shape))
+    result = reader.made(out, grid, channels_last(out))
+    pairs = _of_windows(value, out, [line, line])
+    pairs["kernel"] = size
+    more = {"which": Array("uint8_t", which)} if len(sizes) > 1 else {}
+    window = _window(value, pairs, out[0], outputs=outputs, spans=spans, **more)
+    reader.emit("edgeailite_average", [window, x, result.buffer], [x], [result.buffer])
+    return result
+
+
+def _average(
+    module: IntegerAverage, shape: torch.Size, area: float, sides: Sequence[float] = ()
+) -> Callable[[Tensor], Tensor]:
+    """Integers of sums, as the module computes them; adaptive pools divide by a side at a time."""
     is_wide = module.is_wide(shape)
     if isinstance(module, PowerOfTwoAverage) and not is_wide:
-        sides = _sides(module.sums.average, shape)
 
         def of_reals(sums: Tensor) -> Tensor:
             real = sums.float() * module.input.grid.scale
@@ -226,19 +269,6 @@ def _average(module: IntegerAverage, shape: torch.Size, area: float) -> Callable
         return module.output.integers(mean * module.multiplier)
 
     return of_integers
-
-
-def _sides(average: nn.Module, shape: torch.Size) -> list[int]:
-    """Adaptive pools divide by one side after the other, but for a single window."""
-    wanted: Any = getattr(average, "output_size", None)
-    if wanted is None or len(shape) != 4:
-        return []
-    pair = [s if n is None else n for n, s in zip(_pair(wanted), shape[2:], strict=True)]
-    return [] if pair == [1, 1] else [s // n for n, s in zip(pair, shape[2:], strict=True)]
-
-
-def _pair(size: Any) -> list[Any]:
-    return list(size) if isinstance(size, tuple | list) else [size, size]
 
 
 def _requantization(

@@ -45,6 +45,10 @@ OPERATIONS = {
     "pool_of_the_runtime": Operation(
         lambda m, y, x: torch.cat([F.avg_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 2)], 1)
     ),
+    "adaptive": Operation(
+        lambda m, y, x: F.adaptive_avg_pool2d(y, (3, 5)) - F.adaptive_max_pool2d(y, (3, 5))
+    ),
+    "adaptive_line": Operation(lambda m, y, x: F.adaptive_avg_pool1d(x.flatten(2), 7)),
     "transposed": Operation(lambda m, y, x: m.up(y), up=nn.ConvTranspose2d(6, 4, 3, 2, 1, 1)),
     "tokens": Operation(
         lambda m, y, x: m.linear(y.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (8, 8)),

@@ -94,6 +94,14 @@ static int32_t counted(int32_t v, const int32_t *thresholds, int32_t count)
 }
 
 /* Results of `n` sums with a factor each, or one for all. */
+static int32_t divided(int32_t v, int32_t divisor, int32_t shift)
+{
+    int64_t by = ((int64_t)divisor << shift) * 2, over = 2 * (int64_t)v + by / 2, y = over / by;
+    if (over % by < 0) y--;
+    else if (over % by == 0) y &= ~(int64_t)1;
+    return (int32_t)y;
+}
+
 #define DEFINE_RESULTS(NAME, STEP)                                                                 \
     static void NAME(const edgeailite_output *o, int32_t first, int32_t n,                         \
                      const int32_t *restrict v, int32_t *restrict y)                               \
@@ -145,6 +153,8 @@ static void requantize(
     }
     if (o->kind == EDGEAILITE_STEPS)
         for (i = 0; i < n; i++) q[i] = counted(v[i], o->multiplier, o->shift[0]);
+    else if (o->kind == EDGEAILITE_QUOTIENT)
+        for (i = 0; i < n; i++) q[i] = divided(v[i], o->multiplier[0], o->shift[0]);
     else if (o->each)
         results_of_channels(o, first, n, v, q);
     else
@@ -592,6 +602,11 @@ static int32_t pixel(const edgeailite_window *w, int32_t oy, int32_t ox, int32_t
 {
     int32_t iy = oy * w->stride_height - w->pad_top + ky * w->dilation_height;
     int32_t ix = ox * w->stride_width - w->pad_left + kx * w->dilation_width;
+    if (w->spans) {
+        iy = w->spans[2 * oy] + ky;
+        ix = w->spans[2 * (w->out_height + ox)] + kx;
+        if (iy >= w->spans[2 * oy + 1] || ix >= w->spans[2 * (w->out_height + ox) + 1]) return -1;
+    }
     if (iy < 0 || iy >= w->in_height || ix < 0 || ix >= w->in_width) return -1;
     return iy * w->in_width + ix;
 }

@@ -29,7 +29,8 @@ typedef enum {
     EDGEAILITE_SHIFT, /* v * 2^-shift, ties to even */
     EDGEAILITE_SCALE, /* v * multiplier * 2^-(32 + shift), ties up */
     EDGEAILITE_EXACT, /* the same as float32 rounds it: ties are found where rounding makes them */
-    EDGEAILITE_STEPS  /* the number of thresholds that are not above v */
+    EDGEAILITE_STEPS, /* the number of thresholds that are not above v */
+    EDGEAILITE_QUOTIENT /* v * 2^-shift / multiplier, ties to even */
 } edgeailite_kind;
 
 typedef enum {
@@ -78,6 +79,8 @@ typedef struct {
     int16_t zero; /* of the input */
     uint8_t wide;
     uint8_t smallest;                 /* of the values of a window, not the largest */
+    const int16_t *spans;             /* of windows that differ: begin and end of each row, then of
+                                         each column, of the result */
     const edgeailite_output *outputs; /* of averages: one for each size of a window */
     const uint8_t *which;             /* of these, for each row, then each column, of the result */
 } edgeailite_window;
