@@ -144,7 +144,8 @@ def _emit(
     is_depthwise = not has_long_sums and bytes_of(grid) == 1 and _is_depthwise(options, rows)
     weight = _tap_by_tap(rows) if is_depthwise else _padded(rows)
     row = weight.shape[1]
-    kernel, size = "edgeailite_convolve", 4 * row
+    patches = 2 if options["out_height"] * options["out_width"] > 1 else 1
+    kernel, size = "edgeailite_convolve", 2 * patches * row
     if is_depthwise:
         kernel, size = "edgeailite_convolve_depthwise", options["out_channels"]
     elif has_long_sums:

@@ -20,6 +20,7 @@ from edgeailite.quantization.graph.twins import original_type
 from edgeailite.quantization.integer.grid import (
     Dequantize,
     IntegerConstant,
+    IntegerOperator,
     Quantize,
     Requantize,
 )
@@ -106,6 +107,8 @@ class Reader:
             self.values[node] = self.values[node.all_input_nodes[0]]
         elif rule := self._rule(module):
             self.values[node] = rule(self, node, module)
+        elif isinstance(module, IntegerOperator):
+            self.refuse(f"there is no kernel for {type(module).__name__}")
         elif operation.name in CALLS:
             given = {k: self.filled(v) for k, v in arguments(node).items() if k != "input"}
             self.values[node] = CALLS[operation.name](self, node, given)
@@ -122,6 +125,11 @@ class Reader:
     def refuse(self, why: str) -> NoReturn:
         """Raise the error for the node that is read."""
         raise self._no_form(why)
+
+    def refuse_float(self, node: fx.Node) -> NoReturn:
+        """Raise the error for a node whose result no quantizer behind it rounds."""
+        self._node = node
+        self.refuse(f"{self.kind(node)} runs in float")
 
     def _no_form(self, why: str) -> NoForm:
         assert self._node is not None
@@ -154,7 +162,7 @@ class Reader:
         """
         value = self.values[node]
         if isinstance(value, Pending):
-            self.refuse(f"it reads '{call_name(value.node)}', {self.kind(value.node)}, in float")
+            self.refuse_float(value.node)
         if not isinstance(value, Value):
             self.refuse("it reads a float")
         return value
@@ -304,7 +312,7 @@ def _emit_quantize(reader: Reader, node: fx.Node, module: Quantize) -> Value:
     if isinstance(value, Pending):
         rule = ON_REALS.get(operation_of(value.node).name)
         if rule is None:
-            reader.refuse(f"'{call_name(value.node)}', {reader.kind(value.node)}, runs in float")
+            reader.refuse_float(value.node)
         return rule(reader, node, value.node, module)
     if not isinstance(value, Raw):
         reader.refuse("it reads a float")

@@ -62,8 +62,8 @@ GRIDS = {
 }
 REFUSED = {
     "softmax": "softmax of integers with more than 8 bits",
-    "prelu": "runs in float",
-    "norm": "runs in float",
+    "prelu": "PReLU runs in float",
+    "norm": "ChannelAffine runs in float",
     "gain": "multiplies integers of more than 8 bits",
     "resized": "sums need more than 30 bits",
     "matmul": "multiplies integers of more than 8 bits",

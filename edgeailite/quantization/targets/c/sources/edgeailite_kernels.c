@@ -420,6 +420,12 @@ static void unpack(const edgeailite_layer *l, int32_t first, int32_t n, edgeaili
     }
 }
 
+/* Patches that are held at once: two pixels share the loads of weights. */
+static int32_t patches(const edgeailite_layer *l)
+{
+    return l->out_height * l->out_width > 1 ? 2 : 1;
+}
+
 /* `size` channels of a group, from `begin` on, with weights `w`. */
 static void convolve_channels(
     const edgeailite_layer *l, int32_t g, int32_t begin, int32_t size, const edgeailite_weight *w,
@@ -429,7 +435,7 @@ static void convolve_channels(
     int32_t bytes = l->wide ? 2 : (int32_t)sizeof(narrow), oy, ox, c;
     int8_t *held = (int8_t *)scratch;
     int32_t a[BLOCK], b[BLOCK];
-    if (!pointwise) memset(held, 0, (size_t)(2 * n * bytes));
+    if (!pointwise) memset(held, 0, (size_t)(patches(l) * n * bytes));
     for (oy = 0; oy < l->out_height; oy++)
         for (ox = 0; ox < l->out_width; ox += 2) {
             int32_t two = ox + 1 < l->out_width, at = oy * l->out_width + ox;
@@ -470,7 +476,8 @@ void edgeailite_convolve(const edgeailite_layer *l, const void *x, void *y, void
 {
     int32_t n = l->row, size = l->out_channels / l->groups, g, c;
     for (g = 0; g < l->groups; g++) {
-        edgeailite_weight *w = (edgeailite_weight *)(void *)((int8_t *)scratch + 4 * n);
+        int16_t *behind = (int16_t *)scratch + patches(l) * n;
+        edgeailite_weight *w = (edgeailite_weight *)behind;
         if (!l->packed)
             convolve_channels(l, g, g * size, size, l->weight + g * size * n, x, y, scratch);
         for (c = 0; l->packed && c < size; c += EDGEAILITE_UNPACKED) {
