@@ -6,8 +6,8 @@
 The Cortex-M4 is QEMU's (``gcc-arm-none-eabi``, ``libnewlib-arm-none-eabi``, ``qemu-system-arm``).
 It counts instructions, which are not cycles: loads and branches cost more on silicon. Without
 compiler or emulator those columns are empty. Weights are random; the outputs are compared with
-PyTorch's. Published for ResNet8 on a Cortex-M4: X-CUBE-AI 8.0 2.1 cycles per multiply-accumulate,
-microTVM with CMSIS-NN 3.7 (MLPerf Tiny 1.0).
+PyTorch's. Published for ResNet8 on a Cortex-M4, in cycles for each multiply-accumulate: 2.1 for
+X-CUBE-AI 8.0, 3.7 for microTVM with CMSIS-NN.
 """
 
 from __future__ import annotations

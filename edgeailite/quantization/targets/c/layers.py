@@ -138,38 +138,47 @@ def _emit(
     problem, largest = _problem(module, rows.flatten(1), bias)
     if int(bias.abs().max()) >= _INT32:
         reader.refuse("its bias needs more than 32 bits")
-    narrow = module.weight.dtype == torch.int8
-    has_long_sums = largest >= _INT32 or not narrow
+    has_long_sums = largest >= _INT32 or module.weight.dtype != torch.int8
     output = by_float32(problem) if has_long_sums else of_layer(problem)
     is_depthwise = not has_long_sums and bytes_of(grid) == 1 and _is_depthwise(options, rows)
     weight = _tap_by_tap(rows) if is_depthwise else _padded(rows)
-    row = weight.shape[1]
-    patches = 2 if options["out_height"] * options["out_width"] > 1 else 1
-    kernel, size = "edgeailite_convolve", 2 * patches * row
-    if is_depthwise:
-        kernel, size = "edgeailite_convolve_depthwise", options["out_channels"]
-    elif has_long_sums:
-        kernel, size = "edgeailite_convolve_wide", 2 * row
-    bits = module.operation.weight_quantizer.spec.bit_width
-    fields: dict[str, Any] = {"weight": Array("edgeailite_weight", weight)}
-    if not narrow:
-        fields = {"wide_weight": Array("int16_t", weight)}
-    elif bits <= 4 and not has_long_sums:
-        bits = 2 if bits <= 2 else 4
-        fields = {"packed": Array("uint8_t", pack(weight, bits)), "bits": bits}
-        size += 2 * (weight.numel() if is_depthwise else UNPACKED * row)
+    kernel, fields, size = _weights(module, options, weight, is_depthwise, has_long_sums)
     room = Buffer((), None, (), size=size)
     struct = Struct(
         "edgeailite_layer",
         **fields,
         bias=Array("int32_t", bias),
         output=output,
-        row=row,
+        row=weight.shape[1],
         **options,
         fill=fill,
         wide=int(bytes_of(grid) > 1),
     )
     reader.emit(kernel, [struct, x, y, room], [x], [y, room])
+
+
+def _weights(
+    module: IntegerLayer,
+    options: dict[str, int],
+    weight: Tensor,
+    is_depthwise: bool,
+    has_long_sums: bool,
+) -> tuple[str, dict[str, Any], int]:
+    """Kernel of a layer, the fields of its weights, and bytes of its scratch memory."""
+    row, bits = weight.shape[1], module.operation.weight_quantizer.spec.bit_width
+    patches = 2 if options["out_height"] * options["out_width"] > 1 else 1
+    kernel, size = "edgeailite_convolve", 2 * patches * row
+    if is_depthwise:
+        kernel, size = "edgeailite_convolve_depthwise", options["out_channels"]
+    elif has_long_sums:
+        kernel, size = "edgeailite_convolve_wide", 2 * row
+    if module.weight.dtype != torch.int8:
+        return kernel, {"wide_weight": Array("int16_t", weight)}, size
+    if bits > 4 or has_long_sums:
+        return kernel, {"weight": Array("edgeailite_weight", weight)}, size
+    bits = 2 if bits <= 2 else 4
+    size += 2 * (weight.numel() if is_depthwise else UNPACKED * row)
+    return kernel, {"packed": Array("uint8_t", pack(weight, bits)), "bits": bits}, size
 
 
 def weight_rows(module: IntegerLayer) -> Tensor:
