@@ -320,11 +320,14 @@ class QuantModule(Calibrator):
         return chosen.write(self.module, as_tuple(example_input), path, options)
 
     def export_c(
-        self, example_input: Tensor, folder: str | os.PathLike[str], name: str = "model"
+        self,
+        example_input: Tensor | tuple[Tensor, ...],
+        folder: str | os.PathLike[str],
+        name: str = "model",
     ) -> list[Path]:
         """Convert, and write C for a device; see :meth:`ConvertedModule.export_c`.
 
         Raises:
-            ValueError: This is no TINPU wrapper, or an operation has no form in C.
+            ValueError: An operation, or the target, has no form in C; the message names it.
         """
         return self.convert().export_c(example_input, folder, name)
