@@ -297,7 +297,8 @@ def _product_loops(
 def emit_maximum(reader: Reader, node: fx.Node, operation: fx.Node, module: Quantize) -> Value:
     """The larger of two values: rounding keeps their order."""
     out = reader.shape(node)
-    values = [_expanded(reader.value(n), out) for n in operation.all_input_nodes]
+    read = operation.all_input_nodes
+    values = [_expanded(reader.value(n), out) for n in (read[0], read[-1])]
     order = reader.own_order(values[0])
     if reader.kind(operation) not in ("maximum", "max"):
         reader.refuse("it takes the smaller of two values")
