@@ -41,7 +41,7 @@ OPERATIONS = {
     "attention": Operation(
         lambda m, y, x: torch.cat([y.max(1, keepdim=True)[0], x.min(1, keepdim=True).values], 1)
     ),
-    "split": Operation(lambda m, y, x: torch.maximum(*y.chunk(2, 1)) + x.mean(1, keepdim=True)),
+    "split": Operation(lambda m, y, x: torch.maximum(*y.chunk(2, 1)) + torch.minimum(x, y[:, 3:])),
     "pools": Operation(
         lambda m, y, x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False)
     ),
