@@ -295,18 +295,18 @@ def _product_loops(
 
 @emits_on_reals("maximum")
 def emit_maximum(reader: Reader, node: fx.Node, operation: fx.Node, module: Quantize) -> Value:
-    """The larger of two values: rounding keeps their order."""
+    """The larger, or the smaller, of two values: rounding keeps their order."""
     out = reader.shape(node)
-    values = [_expanded(reader.value(n), out) for n in operation.all_input_nodes]
+    read = operation.all_input_nodes
+    values = [_expanded(reader.value(n), out) for n in (read[0], read[-1])]
     order = reader.own_order(values[0])
-    if reader.kind(operation) not in ("maximum", "max"):
-        reader.refuse("it takes the smaller of two values")
+    smallest = int(reader.kind(operation) in ("minimum", "min", "fmin"))
     if bytes_of(module.grid) > 1:
         reader.refuse("it compares integers of more than 8 bits")
     a, b = (reader.contiguous(_regridded(reader, v, module, order), order) for v in values)
     result = reader.made(out, module.grid, order)
-    args: list[Argument] = [a, b, result.buffer.count, result.buffer]
-    reader.emit("edgeailite_maximum", args, [a, b], [result.buffer])
+    args: list[Argument] = [smallest, a, b, result.buffer.count, result.buffer]
+    reader.emit("edgeailite_choose", args, [a, b], [result.buffer])
     return result
 
 

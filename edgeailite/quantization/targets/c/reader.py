@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -260,6 +261,8 @@ class Reader:
         value = self.values[source]
         if isinstance(value, Pending):
             return Pending(node)
+        if isinstance(value, list) and node.target in (operator.getitem, getattr):
+            return self._part(value, self.filled(node.args[1]))
         if not isinstance(value, Raw) and type(self.known[source]) not in (tuple, list):
             self.refuse("it takes a part of a structure")
         parts = value if isinstance(value, list) else [value]  # of a split
@@ -268,6 +271,13 @@ class Reader:
         mirrored = [torch.where(m > 0, last - m, 0.0) for m in marks]
         moved, again = (self._computed(node, source, value, m) for m in (marks, mirrored))
         return self._unmarked(parts[0], moved, again)
+
+    def _part(self, parts: list[Any], which: Any) -> Any:
+        """One of several results, by its number or its name."""
+        number = ("values", "indices").index(which) if isinstance(which, str) else which
+        if parts[number] is None:
+            self.refuse("it reads the places of the largest values")
+        return parts[number]
 
     def _computed(self, node: fx.Node, source: fx.Node, value: Any, marks: list[Tensor]) -> Any:
         """Result of a node for marks in the place of its operand's value."""

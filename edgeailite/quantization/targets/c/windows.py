@@ -101,9 +101,23 @@ def _spans(
 
 @emits_call("extreme")
 def emit_extreme(reader: Reader, node: fx.Node, given: dict[str, Any]) -> Value:
-    """Largest or smallest value along axes: one window over all of them."""
-    value, out = reader.operand(node), reader.shape(node)
+    """Largest or smallest value along axes."""
     dims = given["dim"] if isinstance(given["dim"], tuple | list) else [given["dim"]]
+    return _emit_extreme(reader, node, dims, reader.shape(node))
+
+
+@emits_call("max_with_indices")
+def emit_extreme_with_places(reader: Reader, node: fx.Node, given: dict[str, Any]) -> Any:
+    """Largest or smallest value along an axis; its place is left out."""
+    values, _ = reader.known[node]
+    return [_emit_extreme(reader, node, [given["other"]], tuple(values.shape[1:])), None]
+
+
+def _emit_extreme(
+    reader: Reader, node: fx.Node, dims: Sequence[int], out: tuple[int, ...]
+) -> Value:
+    """One window over all axes."""
+    value = reader.operand(node)
     axes = [d % (len(value.shape) + 1) - 1 for d in dims]
     if not axes or -1 in axes:
         reader.refuse("it takes the largest value of several images of the batch")

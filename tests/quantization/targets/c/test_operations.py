@@ -38,7 +38,10 @@ OPERATIONS = {
     "stack": Operation(lambda m, y, x: torch.stack([y[:, :3], x], 2).sum(1)),
     "padded": Operation(lambda m, y, x: F.pad(x, (1, 2, 0, 1), value=0.7)),
     "extremes": Operation(lambda m, y, x: x.amax(3) - y[:, 3:].amin(2)),
-    "split": Operation(lambda m, y, x: torch.maximum(*y.chunk(2, 1)) + x.mean(1, keepdim=True)),
+    "attention": Operation(
+        lambda m, y, x: torch.cat([y.max(1, keepdim=True)[0], x.min(1, keepdim=True).values], 1)
+    ),
+    "split": Operation(lambda m, y, x: torch.maximum(*y.chunk(2, 1)) + torch.minimum(x, y[:, 3:])),
     "pools": Operation(
         lambda m, y, x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False)
     ),

@@ -762,10 +762,12 @@ void edgeailite_add(
         for (i = 0; i < size; i++) y[i] = listed(&s->listed, a[i], b[i], y[i]);
 }
 
-void edgeailite_maximum(const int8_t *a, const int8_t *b, int32_t size, int8_t *y)
+void edgeailite_choose(
+    int32_t smallest, const int8_t *a, const int8_t *b, int32_t size, int8_t *y)
 {
     int32_t i;
-    for (i = 0; i < size; i++) y[i] = a[i] > b[i] ? a[i] : b[i];
+    if (smallest) for (i = 0; i < size; i++) y[i] = a[i] < b[i] ? a[i] : b[i];
+    else for (i = 0; i < size; i++) y[i] = a[i] > b[i] ? a[i] : b[i];
 }
 
 void edgeailite_fill(int32_t v, int32_t size, int32_t bytes, void *y)

@@ -166,7 +166,8 @@ void edgeailite_look_up(const int8_t *table, const int8_t *x, int32_t size, int8
 void edgeailite_look_up_wide(const int16_t *table, const int8_t *x, int32_t size, int16_t *y);
 void edgeailite_add(
     const edgeailite_sum *sum, const int8_t *a, const int8_t *b, int32_t size, int8_t *y);
-void edgeailite_maximum(const int8_t *a, const int8_t *b, int32_t size, int8_t *y);
+void edgeailite_choose(
+    int32_t smallest, const int8_t *a, const int8_t *b, int32_t size, int8_t *y);
 void edgeailite_move(
     const edgeailite_loop *loops, int32_t depth, int32_t bytes, const void *x, void *y);
 void edgeailite_pick(
