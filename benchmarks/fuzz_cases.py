@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgeailite import quantization
 from edgeailite.quantization import QConfigType
 from edgeailite.quantization.report import build_report
+from edgeailite.quantization.targets.c.reader import NoForm, Reader
 from edgeailite.quantization.verify import verify
 from edgeailite.quantization.verify.compare import INTEGER_ORT_PLAIN
 from edgeailite.quantization.verify.notes import has_free_scales
@@ -70,6 +71,7 @@ class Outcome:
         differences: Values that differ, by pair; pairs that are not exact by contract are left out.
         free_off: Values that differ with free scales and the optimizations of ONNX Runtime off,
             which sums floats there.
+        not_in_c: Why the network has no form in C; empty: it was compared.
         floats: Operations in float with their reasons.
         levels: Different values among the outputs.
         error: Stage and message, if something was raised.
@@ -79,6 +81,7 @@ class Outcome:
     values: int = 0
     differences: dict[str, int] = field(default_factory=dict)
     free_off: int = 0
+    not_in_c: str = ""
     floats: Counter[str] = field(default_factory=Counter)
     levels: int = 0
     error: str = ""
@@ -131,11 +134,21 @@ def _run_stages(case: Case, outcome: Outcome, stages: list[str], folder: Path) -
     path = wrapper.export(x, folder / "m.onnx", format=case.format, opset_version=case.opset)
     stages.append("verify")
     batch = network.batch(3, draw)
-    found = verify(wrapper, [batch], path)
+    outcome.not_in_c = _why_not_in_c(wrapper, batch)
+    found = verify(wrapper, [batch], path, () if outcome.not_in_c else ("c",))
     outcome.values, outcome.differences = found.num_values, dict(found.mismatches)
     if has_free:
         outcome.free_off = outcome.differences.pop(INTEGER_ORT_PLAIN)
     outcome.levels = max(len(y.unique()) for y in _outputs(wrapper(*batch)))
+
+
+def _why_not_in_c(wrapper: nn.Module, batch: tuple[Tensor, ...]) -> str:
+    """The first operation that C does not hold; empty: there is none."""
+    try:
+        Reader(wrapper.convert().module, batch).read()
+    except NoForm as error:
+        return str(error).split(": ", 1)[1].split(". Replace")[0]
+    return ""
 
 
 def _outputs(result: Any) -> tuple[Tensor, ...]:

@@ -8,8 +8,8 @@ Each network is a graph of random operations; every row of the table has its tur
 (preset, bits, scales, rounding) calibrates or trains it and exports a file. Evaluation, integer
 graph and ONNX Runtime must agree in every value. With free scales ONNX Runtime computes integers
 only with its optimizations on; what differs with them off is counted apart. So is what differs
-where operations run in float. A network that fails is printed as Python, as small as it still
-fails.
+where operations run in float. C is compiled and compared where all operations have a form in it.
+A network that fails is printed as Python, as small as it still fails.
 """
 
 from __future__ import annotations
@@ -53,12 +53,14 @@ class Totals:
     float_differences: Counter[str] = field(default_factory=Counter)
     free_off: Counter[str] = field(default_factory=Counter)
     floats: Counter[str] = field(default_factory=Counter)
+    not_in_c: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
     def add(self, name: str, outcome: Outcome) -> None:
         """Count one network."""
         self.networks += 1
         self.floats.update(outcome.floats)
+        self.not_in_c.update([outcome.not_in_c] if outcome.not_in_c else [])
         if outcome.failure:
             self.failures.append(name)
         if outcome.floats:
@@ -72,6 +74,7 @@ class Totals:
             self.free_off["differ"] += outcome.free_off
 
     def __str__(self) -> str:
+        refused = "".join(f"\n    {n:5} x {why}" for why, n in self.not_in_c.most_common())
         apart = "".join(f"\n    {n:5} x {kind}" for kind, n in self.floats.most_common())
         return (
             f"{self.networks} networks, {len(self.failures)} failed: "
@@ -80,7 +83,8 @@ class Totals:
             f"differ: {_words(self.differences)}\n"
             f"  free scales, optimizations off, not promised: {self.free_off['differ']} differ\n"
             f"with operations in float: {self.with_floats} networks, {self.float_values} values, "
-            f"differ: {_words(self.float_differences)}{apart}"
+            f"differ: {_words(self.float_differences)}{apart}\n"
+            f"not in C: {self.not_in_c.total()} networks{refused}"
         )
 
 

@@ -1,11 +1,10 @@
 """Quantization-aware training with few bits on real data: what each method of training gains.
 
 A CIFAR ResNet-20 with its float weights, fine-tuned on 5,000 training images (mirrored, shifted by
-up to 4 pixels) and evaluated on 2,000 others after each epoch. The accuracy that counts is that of
-the last epoch; no epoch is chosen by it. Beside it stand that of the averaged weights (decay
-0.99), and that of the last ones with batch norm statistics measured anew. Values that differ are
-counted on 500 of the images: simulation against integer graph, that against ONNX Runtime without
-optimizations, and with them.
+up to 4 pixels) and evaluated on 2,000 others at the end; no epoch is chosen by it. Accuracies are
+those of the integer graph: of the last weights and of averaged ones (decay 0.99), each as they are
+and with batch norm statistics measured anew. Values that differ are counted on 500 of the images:
+simulation against integer graph, that against ONNX Runtime without optimizations, and with them.
 
     python benchmarks/low_bit_qat.py --data FOLDER
 
@@ -40,17 +39,23 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeailite.quantization import PTCFxModule, QATFxModule, QConfigType, TrainingMethods
 from edgeailite.quantization.arithmetic.presets import get_preset
+from edgeailite.quantization.arithmetic.spec import QConfig
 
 BATCH_SIZE = 64
 PADDING = 4
 COMPARED = 2  # batches of 250
 DECAY = 0.99
+LAYOUT = {"memory_format": torch.channels_last}  # a tenth faster on a CPU
 METHODS = {
     "plain": TrainingMethods(),
     "learned ranges": TrainingMethods("all"),
     "distillation": TrainingMethods(distillation=1.0),
     "distillation, learned ranges": TrainingMethods("all", distillation=1.0),
     "distillation, learned ranges, damping": TrainingMethods("all", damping=1.0, distillation=1.0),
+    "distillation, freezing": TrainingMethods(distillation=1.0, freeze_oscillations=0.01),
+    "distillation, learned ranges, freezing": TrainingMethods(
+        "all", distillation=1.0, freeze_oscillations=0.01
+    ),
 }
 
 
@@ -75,7 +80,7 @@ def batches(images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: shuffled, augmented, in whole batches."""
     for index in torch.randperm(len(images)).split(BATCH_SIZE):
         if len(index) == BATCH_SIZE:
-            yield augment(images[index]), labels[index]
+            yield augment(images[index]).contiguous(**LAYOUT), labels[index]
 
 
 def train_one_epoch(
@@ -99,15 +104,12 @@ def train_one_epoch(
 
 
 def fine_tune(
-    wrapper: QATFxModule,
-    train: tuple[Tensor, Tensor],
-    val: tuple[list[Tensor], Tensor],
-    args: argparse.Namespace,
-) -> tuple[QATFxModule, list[float], float]:
+    wrapper: QATFxModule, train: tuple[Tensor, Tensor], args: argparse.Namespace
+) -> tuple[QATFxModule, float]:
     """Train; what does not change the training (averaging) is done along with it.
 
     Returns:
-        The average, top-1 in percent of the wrapper after each epoch, and seconds per epoch.
+        The average, and seconds of processor time per epoch.
     """
     parameters = [p for p in wrapper.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
@@ -117,13 +119,10 @@ def fine_tune(
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rule = get_ema_multi_avg_fn(DECAY)
     average = AveragedModel(wrapper, multi_avg_fn=rule, use_buffers=True)
-    curve, seconds = [], 0.0
+    start = time.process_time()
     for _ in range(args.epochs):
-        start = time.perf_counter()
         train_one_epoch(wrapper, average, optimizer, scheduler, *train)
-        seconds += time.perf_counter() - start
-        curve.append(percent_correct(logits(wrapper.eval(), val[0]), val[1]))
-    return average.module.eval(), curve, seconds / args.epochs
+    return average.module, (time.process_time() - start) / args.epochs
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -133,69 +132,103 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, help="folder with cifar10_small")
     parser.add_argument("--qconfig_type", default="WC4_AT4", choices=QConfigType.choices())
+    parser.add_argument("--bits", type=int, help="of weights and activations; None: the preset's")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument(
         "--end_bits", type=int, default=8, help="of the network's inputs and outputs"
     )
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--lr", type=float, default=0.003, help="at the start; cosine to 0")
     parser.add_argument("--weight_decay", type=float, default=1e-4)
     parser.add_argument(
         "--freeze", action="store_true", help="batch norm and ranges in the middle of the training"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     return parser.parse_args()
 
 
+def make_qconfig(args: argparse.Namespace) -> QConfig:
+    """The preset, with the bits of the command line."""
+    preset = get_preset(args.qconfig_type)
+    assert preset is not None
+    if args.bits is not None:
+        weight, activation = preset.weight, preset.activation
+        assert weight is not None
+        assert activation is not None
+        grids = weight.with_bits(args.bits), activation.with_bits(args.bits)
+        preset = replace(preset, weight=grids[0], activation=grids[1])
+    return replace(preset, end_bits=args.end_bits)
+
+
+def describe(args: argparse.Namespace, num_train: int, accuracies: tuple[float, float]) -> str:
+    """What was measured, and the head of the table."""
+    bits = "" if args.bits is None else f" with {args.bits} bits"
+    return (
+        f"{environment()}\n\n"
+        f"ResNet-20, {args.qconfig_type}{bits}, inputs and outputs {args.end_bits} bits; "
+        f"{num_train} training images; batch {BATCH_SIZE}, SGD "
+        f"with momentum 0.9, learning rate {args.lr:g}, cosine, weight decay "
+        f"{args.weight_decay:g}, {args.epochs} epochs. Float {accuracies[0]:.2f} %; calibrated, "
+        f"not trained: {accuracies[1]:.2f} %\n\n"
+        "| training | seed | last | batch norm anew | averaged | averaged, batch norm anew "
+        "| values that differ | CPU seconds per epoch |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
+
+
+def measure_one(
+    wrapper: QATFxModule,
+    train: tuple[Tensor, Tensor],
+    val: tuple[list[Tensor], Tensor],
+    args: argparse.Namespace,
+) -> tuple[list[float], str, float]:
+    """Train and evaluate.
+
+    Returns:
+        Top-1 in percent of the last weights, of those with batch norm anew, and both of the
+        average; values that differ; seconds per epoch.
+    """
+    average, seconds = fine_tune(wrapper.to(**LAYOUT), train, args)
+    order = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))
+    shuffled = train[0][order].contiguous(**LAYOUT).split(250)
+    accuracies, different = [], ""
+    for trained in (wrapper, average):
+        accuracies.append(percent_correct(logits(trained.eval().convert(), val[0]), val[1]))
+        different = different or num_different(trained, val[0][:COMPARED])
+        trained.reestimate_batch_norms(shuffled)
+        accuracies.append(percent_correct(logits(trained.convert(), val[0]), val[1]))
+    return accuracies, different, seconds
+
+
 def measure(args: argparse.Namespace) -> None:
-    """Print a table: float, calibrated, and each recipe."""
+    """Print a table: float, calibrated, each recipe, and the mean change of each over the seeds."""
     root = (args.data / RESNET20).parent
     model, train = load_resnet20(args.data), cifar10_images(root / "train")
     images, labels = cifar10_images(root / "val")
     val = list(images.split(250)), labels
-    preset = get_preset(args.qconfig_type)
-    assert preset is not None
-    qconfig = replace(preset, end_bits=args.end_bits)
+    qconfig = make_qconfig(args)
     float_accuracy = percent_correct(logits(model, val[0]), labels)
     calibrated = PTCFxModule(copy.deepcopy(model), qconfig_type=qconfig)
     calibrated.calibrate(train[0][:: len(train[0]) // 500].split(50))
     accuracy = percent_correct(logits(calibrated, val[0]), labels)
-    print(
-        f"{environment()}\n\n"
-        f"ResNet-20, {args.qconfig_type}, inputs and outputs {args.end_bits} bits; "
-        f"{len(train[0])} training and {len(labels)} validation images; batch {BATCH_SIZE}, SGD "
-        f"with momentum 0.9, learning rate {args.lr:g}, cosine, weight decay "
-        f"{args.weight_decay:g}, {args.epochs} epochs. Float {float_accuracy:.2f} %; calibrated, "
-        f"not trained: {accuracy:.2f} %\n\n"
-        "| training | seed | top-1 % after each epoch | last, as integers | change from float "
-        "| averaged | batch norm anew | values that differ | seconds per epoch |\n"
-        "|---|---|---|---|---|---|---|---|---|",
-        flush=True,
-    )
+    print(describe(args, len(train[0]), (float_accuracy, accuracy)), flush=True)
     freezing = {} if args.freeze else {
         "num_batch_norm_update_epochs": False, "num_observer_update_epochs": False,
     }  # fmt: skip
-    shuffled = train[0][torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))]
+    changes: dict[str, list[Tensor]] = {name: [] for name in args.methods}
     for name, seed in product(args.methods, args.seeds):
         torch.manual_seed(seed)
         wrapper = QATFxModule(
             copy.deepcopy(model), qconfig_type=qconfig, total_epochs=args.epochs,
             methods=METHODS[name], **freezing,
         )  # fmt: skip
-        average, curve, seconds = fine_tune(wrapper, train, val, args)
-
-        def integers(trained: QATFxModule) -> float:
-            return percent_correct(logits(trained.convert(), val[0]), labels)
-
-        last, averaged = integers(wrapper), integers(average)
-        different = num_different(wrapper, val[0][:COMPARED])
-        anew = integers(wrapper.reestimate_batch_norms(shuffled.split(250)))
-        print(
-            f"| {name} | {seed} | {' '.join(f'{a:.2f}' for a in curve)} | {last:.2f} "
-            f"| {last - float_accuracy:+.2f} | {averaged:.2f} | {anew:.2f} | {different} "
-            f"| {seconds:.0f} |",
-            flush=True,
-        )
+        found, different, seconds = measure_one(wrapper, train, val, args)
+        changes[name].append(torch.tensor(found) - float_accuracy)
+        columns = " | ".join(f"{a:.2f}" for a in found)
+        print(f"| {name} | {seed} | {columns} | {different} | {seconds:.0f} |", flush=True)
+    for name, rows in changes.items():
+        columns = " | ".join(f"{change:+.2f}" for change in torch.stack(rows).mean(0).tolist())
+        print(f"| {name} | mean change from float | {columns} | | |")
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ def one_by_one(original: Callable[..., Any]) -> Callable[..., Any]:
     """Decompose as `original` does; it gets the graphs that change what others read."""
 
     def decompose(program: Any, registry: Any) -> Any:
-        table, composite = _decompositions(registry.opset_version)
+        table, composite, written = _decompositions(registry.opset_version)
         others = [n for n in program.graph.nodes if not _stays(n, table, composite)]
         if not others:
             return program
@@ -64,7 +64,8 @@ def one_by_one(original: Callable[..., Any]) -> Callable[..., Any]:
             if again:
                 with _override_composite_implicit_decomp(composite):
                     parts.update({node: _trace(node, operators[node], table) for node in again})
-        if any(part.find_nodes(op="get_attr") for part in parts.values()):
+        made = [node for part in parts.values() for node in part.nodes]
+        if any(n.op == "get_attr" or _has_no_function(n, written) for n in made):
             return original(program, registry)
         for node, part in parts.items():
             _replace(node, part, program.graph_signature)
@@ -76,15 +77,15 @@ def one_by_one(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.cache
-def _decompositions(opset_version: int) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """The exporter's decompositions, and those of composite operators: most of these stay."""
+def _decompositions(opset_version: int) -> tuple[dict[Any, Any], dict[Any, Any], set[Any]]:
+    """The exporter's decompositions, of composites (most stay), and what it writes."""
     exporter: Any = sys.modules["torch.onnx._internal.exporter._core"]
     decomp = exporter._fx_passes._decomp
     registry = exporter._registration.ONNXRegistry.from_torchlib(opset_version=opset_version)
     written = set(decomp.get_onnx_implemented_overloads(registry))
     table = decomp.create_onnx_friendly_decomposition_table(written)
     composite, others = _split_decomp_table_to_cia_and_python_decomp(table)
-    return others, composite
+    return others, composite, written
 
 
 def _stays(node: fx.Node, table: dict[Any, Any], composite: dict[Any, Any]) -> bool:
@@ -98,6 +99,11 @@ def _stays(node: fx.Node, table: dict[Any, Any], composite: dict[Any, Any]) -> b
     if target in composite:
         return composite[target] is _special_op_to_preserve_cia
     return target not in table and not _is_cia_op(target) and _is_pure(node)
+
+
+def _has_no_function(node: fx.Node, written: set[Any]) -> bool:
+    """Find whether the exporter lacks a function for an operator, which a trace may then open."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target not in written
 
 
 def _is_pure(node: fx.Node) -> bool:

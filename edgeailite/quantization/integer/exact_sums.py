@@ -130,7 +130,7 @@ class IntegerFold(ExactSums):
         return self.output.steps(sums * self.multiplier)
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """Resizing along one axis: ``round(A u / 2^shift)``, with integers in `matrix`."""
 
     axis: int
@@ -162,22 +162,41 @@ class IntegerResize(ExactSums):
 
     def forward(self, q: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
         """Integers in and out, ``(N, C, *spatial)``; `size`, `scale_factor` as of interpolate."""
-        axes = _axes(q.shape, size, scale_factor)
-        magnitude = self.input.grid.max_magnitude
-        factors = [axis.factor(self.options["recompute_scale_factor"]) for axis in axes]
-        if has_dyadic_weights(self.options, factors, magnitude):
+        if self._is_dyadic(_axes(q.shape, size, scale_factor)):
             return self._resize_as_torch(q, size, scale_factor)
-
-        def make() -> tuple[list[_Step], int]:
-            steps, bits = _steps([a.weights(self.options) for a in axes], magnitude)
-            return [s._replace(matrix=s.matrix.to(q.device)) for s in steps], bits
-
-        steps, bits = self.made_once((*axes, q.device), make)
+        weights = self.weights(q.shape, size, scale_factor)
         u = self.input.steps(q)
-        for step in steps:
+        for step in weights.steps:
             u = _multiply(step.matrix, u.to(step.matrix.dtype), step.axis)
             u = torch.round(u * 2.0**-step.shift) if step.shift else u
-        return self.output.steps((u * (self.multiplier * 2.0**-bits).to(u.dtype)).float())
+        return self.output.steps((u * (self.multiplier * 2.0**-weights.bits).to(u.dtype)).float())
+
+    def _is_dyadic(self, axes: list[_Axis]) -> bool:
+        factors = [axis.factor(self.options["recompute_scale_factor"]) for axis in axes]
+        return has_dyadic_weights(self.options, factors, self.input.grid.max_magnitude)
+
+    def weights(self, shape: Sequence[int], size: Any, scale_factor: Any) -> ResizeWeights:
+        """Weights as integers, for an input of this shape."""
+        axes, device = _axes(shape, size, scale_factor), self.input.scale.device
+
+        def make() -> ResizeWeights:
+            real = [axis.weights(self.options) for axis in axes]
+            if self._is_dyadic(axes):
+                made = _dyadic_steps(real)
+            else:
+                made = _steps(real, self.input.grid.max_magnitude)
+            steps = [s._replace(matrix=s.matrix.to(device)) for s in made.steps]
+            return made._replace(steps=steps)
+
+        return self.made_once((*axes, device), make)
+
+    def of_sums(self, u: Tensor, weights: ResizeWeights) -> Tensor:
+        """Integers of the result for weighted sums, which are integers too."""
+        wide = any(step.matrix.dtype == torch.float64 for step in weights.steps)
+        u = u.double() if wide else u.float()
+        return self.output.integers(
+            (u * (self.multiplier * 2.0**-weights.bits).to(u.dtype)).float()
+        )
 
     def _resize_as_torch(self, q: Tensor, size: Any, scale_factor: Any) -> Tensor:
         def resize(x: Tensor) -> Tensor:
@@ -187,6 +206,23 @@ class IntegerResize(ExactSums):
         if all(m.exports_onnx_form and m.grid.is_power_of_two for m in ends):
             return self.output(resize(self.input(q)))
         return self.output.steps(resize(self.input.steps(q)) * self.multiplier)
+
+
+class ResizeWeights(NamedTuple):
+    """Integer weights of a resizing.
+
+    Attributes:
+        steps: For each axis that changes.
+        bits: That the result has behind its point.
+    """
+
+    steps: list[Step]
+    bits: int
+
+
+def unchanged(length: int) -> Step:
+    """Resize the first axis of an image to what it is."""
+    return Step(2, torch.eye(length), 0)
 
 
 def has_dyadic_weights(
@@ -262,7 +298,18 @@ def _axes(shape: Sequence[int], size: Any, scale_factor: Any) -> list[_Axis]:
     ]
 
 
-def _steps(weights: list[Tensor], magnitude: int) -> tuple[list[_Step], int]:
+def _dyadic_steps(weights: list[Tensor]) -> ResizeWeights:
+    """Weights that are multiples of powers of two, as they are."""
+    steps, bits = [], 0
+    for axis, w in enumerate(weights, 2):
+        if not _is_identity(w):
+            fine = next(b for b in range(64) if bool((w * 2.0**b == torch.round(w * 2.0**b)).all()))
+            steps.append(Step(axis, (w * 2.0**fine).float(), 0))
+            bits += fine
+    return ResizeWeights(steps, bits)
+
+
+def _steps(weights: list[Tensor], magnitude: int) -> ResizeWeights:
     """Integer matrices of the axes that change, and how many bits the result has behind its point.
 
     The axis that grows least comes first. `magnitude` bounds the input.
@@ -283,9 +330,9 @@ def _steps(weights: list[Tensor], magnitude: int) -> tuple[list[_Step], int]:
             matrix = _integers(w, fine)
         kept = fine if axis == changed[-1][0] else min(fine, limit // 2 - needed)
         bound = bound * float(matrix.abs().sum(1).max()) / 2.0 ** (fine - kept) + 0.5
-        steps.append(_Step(axis, matrix.to(dtype), fine - kept))
+        steps.append(Step(axis, matrix.to(dtype), fine - kept))
         bits += kept
-    return steps, bits
+    return ResizeWeights(steps, bits)
 
 
 def _is_identity(w: Tensor) -> bool:

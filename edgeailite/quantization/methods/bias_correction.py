@@ -16,7 +16,6 @@ from edgeailite.quantization.graph.recording import hooked
 from edgeailite.quantization.methods.bias_fitting import (
     correctable_bias,
     nearest_bias,
-    over_processes,
     some_outputs,
 )
 from edgeailite.quantization.methods.registry import Batches, post_training_method
@@ -133,7 +132,7 @@ class BiasCorrector:
             shift = nearest_bias(self._activations[call.path], made, wanted.pop(call.path))
             bias = _bias(call)
             before = bias.clone()
-            shift_bias(call, over_processes(shift) * rate)
+            shift_bias(call, shift * rate)
             moved = bias - before
             self.corrections[call.path] += moved
             return output + per_output(moved, call.weight)

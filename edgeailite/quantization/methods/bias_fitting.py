@@ -69,6 +69,8 @@ def fit_bias(activate: Activation, made: Tensor, wanted: Tensor, bias: Tensor) -
 def nearest_bias(activate: Activation, made: Tensor, wanted: Tensor) -> Tensor:
     """Shift with the least squared error behind an activation function, shape ``(C,)``.
 
+    It is that of the values of all processes.
+
     Args:
         activate: The function.
         made: Values in front of it, shape ``(n, C)``.
@@ -79,6 +81,7 @@ def nearest_bias(activate: Activation, made: Tensor, wanted: Tensor) -> Tensor:
         moved = made + shift
         found = activate(moved)
         moving = found == moved
-        errors = torch.where(moving, wanted - found, 0.0).sum(0)
-        shift = shift + errors / moving.sum(0).clamp_min(_FEWEST_COUNTED * len(made))
+        errors = torch.where(moving, wanted - found, 0.0)
+        error, count = over_processes(torch.stack([errors.mean(0), moving.float().mean(0)]))
+        shift = shift + error / count.clamp_min(_FEWEST_COUNTED)
     return shift

@@ -26,6 +26,9 @@ class TrainingMethods:
         distillation: Weight of the distillation loss, 0 to 1; the rest is the weight of your loss.
             Costs a float forward pass per batch, and needs class scores.
         temperature: Temperature of the distillation.
+        freeze_oscillations: Weights that jump back and forth between two grid points more often
+            than this, per iteration, are frozen at the one where they are most of the time. It
+            is the limit of the last epoch and falls to it, as damping grows. 0: none is frozen.
 
     Raises:
         ValueError: A field is outside of what it allows.
@@ -39,6 +42,7 @@ class TrainingMethods:
     damping: float = 0.0
     distillation: float = 0.0
     temperature: float = 4.0
+    freeze_oscillations: float = 0.0
 
     def __post_init__(self) -> None:
         if self.learned_ranges not in get_args(LearnedRanges):
@@ -46,6 +50,11 @@ class TrainingMethods:
             raise ValueError(f"learned_ranges is {self.learned_ranges!r}; allowed: {allowed}.")
         if not 0.0 <= self.damping < math.inf:
             raise ValueError(f"damping is {self.damping!r}; allowed: 0 (none) or more.")
+        if not 0.0 <= self.freeze_oscillations < 1.0:
+            raise ValueError(
+                f"freeze_oscillations is {self.freeze_oscillations!r}; allowed: 0 (none is frozen) "
+                "up to 1, not 1 itself. Few bits: 0.01."
+            )
         if not 0.0 <= self.distillation <= 1.0:
             raise ValueError(f"distillation is {self.distillation!r}; allowed: 0 (none) to 1.")
         if not 0.0 < self.temperature < math.inf:

@@ -79,6 +79,8 @@ class QuantLayer(nn.Module):
         weight_range: Magnitude that the grid of the folded weight covers, for each output channel,
             float32, shape ``(C_out,)``; absent: that of the weights, by the spec's range rule. A
             parameter where the spec's range is learned.
+        oscillations: See :class:`~edgeailite.quantization.modules.oscillation.Oscillations`; absent
+            unless oscillating weights are frozen.
     """
 
     weight_quantizer: WeightQuantizer
@@ -125,11 +127,15 @@ class QuantLayer(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Load; a weight range comes and goes with the checkpoint, bits only come."""
+        """Load; weight range and oscillations come and go with the checkpoint, bits only come."""
         own_bits = state_dict.get(f"{prefix}own_bits")
         if own_bits is not None:
             self.choose_bits(*own_bits.tolist())
             state_dict = {k: v for k, v in state_dict.items() if k != f"{prefix}own_bits"}
+        if f"{prefix}weight" in state_dict:
+            state_dict = dict(state_dict)
+            tracked = state_dict.pop(f"{prefix}oscillations", None)
+            self.weight_quantizer.oscillations.state = None if tracked is None else tracked.clone()
         key = f"{prefix}weight_range"
         given = state_dict.get(key)
         if not isinstance(self.weight_range, nn.Parameter):
@@ -148,6 +154,8 @@ class QuantLayer(nn.Module):
         if self.weight_quantizer.has_own_bits:
             bits = self.weight_quantizer.spec.bit_width, self.bias_spec.bit_width
             destination[f"{prefix}own_bits"] = torch.tensor(bits, dtype=torch.uint8)
+        if self.weight_quantizer.oscillations.state is not None:
+            destination[f"{prefix}oscillations"] = self.weight_quantizer.oscillations.state
 
     def choose_bits(self, weight_bits: int, bias_bits: int | None = None) -> None:
         """Give weight, and bias, bit widths of their own."""
@@ -276,7 +284,7 @@ class QuantLayer(nn.Module):
         """``(sum x * w_q + offset) * s_w``: with a float offset, the order of roundings counts."""
         folded = self.folded(weight, bias, batch_norm, input_quantizer)
         scale = self.channels(folded.scale, weight)
-        integers = self.fake_quantized(folded.weight, folded.scale) / scale
+        integers = self.fake_quantized(folded.weight, folded.scale, batch_norm) / scale
         offset = float_offset(folded.bias, folded.scale, output_quantizer)
         y = self.operate(x, integers, None, output_size) + per_output(offset, weight)
         return y * per_output(folded.scale, weight)
@@ -340,16 +348,26 @@ class QuantLayer(nn.Module):
         Before an `output_quantizer` that rounds down, the bias holds half of its scale as well.
         """
         weight, bias, scale = self.folded(weight, bias, batch_norm, input_quantizer)
-        weight = self.fake_quantized(weight, scale)
+        weight = self.fake_quantized(weight, scale, batch_norm)
         quantizers = input_quantizer, output_quantizer
         return weight, fake_quantized_bias(bias, scale, self.bias_spec, *quantizers)
 
-    def fake_quantized(self, weight: Tensor, scale: Tensor) -> Tensor:
-        """Put `weight` on the grid with `scale`, shape ``(C_out,)``; see the weight quantizer."""
-        scale = self.channels(scale, weight)
+    def fake_quantized(
+        self, weight: Tensor, scale: Tensor, folded: nn.Module | None = None
+    ) -> Tensor:
+        """Put `weight` on the grid with `scale`, shape ``(C_out,)``; see the weight quantizer.
+
+        `folded` is the batch norm that was folded into the weight.
+        """
+        quantizer, scale = self.weight_quantizer, self.channels(scale, weight)
         if not self.training:
-            return self.weight_quantizer.fake_quantize(weight, scale)
-        return self.weight_quantizer.fake_quantize_in_training(weight, scale, self.weight_range)
+            return quantizer.fake_quantize(weight, scale)
+        if quantizer.freezes and "weight" in self._parameters:  # not a computed weight
+            gain = None
+            if folded is not None:
+                gain = self.channels(gain_and_offset(folded)[0].detach(), weight)
+            weight = quantizer.freeze_oscillating(weight, scale, self.weight, gain)
+        return quantizer.fake_quantize_in_training(weight, scale, self.weight_range)
 
     def _training_weight(
         self,

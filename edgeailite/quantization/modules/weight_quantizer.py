@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,11 +11,13 @@ from torch import Tensor
 from edgeailite.quantization.arithmetic.learned_range import follow_range, simulate_learned
 from edgeailite.quantization.arithmetic.qparams import weight_scale
 from edgeailite.quantization.arithmetic.ranges import weight_max_abs
+from edgeailite.quantization.arithmetic.rounding import round_to_integer
 from edgeailite.quantization.arithmetic.weights import (
     damped,
     fake_quantize_weight,
     soft_quantize_weight,
 )
+from edgeailite.quantization.modules.oscillation import Oscillations
 
 if TYPE_CHECKING:
     from edgeailite.quantization.arithmetic.spec import QuantSpec
@@ -25,9 +27,8 @@ if TYPE_CHECKING:
 class WeightQuantizer:
     """Quantizer of one layer's weight.
 
-    No module, and without tensors: the range is registered by the layer, where the state dict and
-    the optimizer know it, and is given to each method. So copies, replicas on other devices and
-    pickles need no care.
+    No module: the range is registered by the layer, where the state dict and the optimizer know
+    it, and is given to each method. So copies, replicas on other devices and pickles need no care.
 
     Attributes:
         spec: Grid of the (folded) weight.
@@ -39,6 +40,9 @@ class WeightQuantizer:
             (see :func:`~edgeailite.quantization.arithmetic.weights.soft_quantize_weight`).
         damping: Strength that draws weights to their grid points in training (see
             :func:`~edgeailite.quantization.arithmetic.weights.damped`).
+        freeze_above: Frequency of oscillations above which weights are frozen in training; 0:
+            they are not even tracked.
+        oscillations: Those of this weight, and its frozen values.
     """
 
     spec: QuantSpec
@@ -47,9 +51,13 @@ class WeightQuantizer:
     starts_soft: bool = False
     softness: float = 0.0
     damping: float = 0.0
+    freeze_above: float = 0.0
+    oscillations: Oscillations = field(default_factory=Oscillations)
 
     def choose_bits(self, bits: int) -> None:
         """Give the weight a bit width of its own."""
+        if bits != self.spec.bit_width:
+            self.oscillations.forget()
         self.has_own_bits, self.spec = True, self.spec.with_bits(bits)
 
     @torch.no_grad()
@@ -88,6 +96,39 @@ class WeightQuantizer:
         """Put `weight` on its grid; `scale` is broadcastable to it and may be negative."""
         spec = self.spec
         return fake_quantize_weight(weight, scale, spec.quant_min, spec.quant_max, spec.rounding)
+
+    @property
+    def freezes(self) -> bool:
+        """True if oscillations are tracked: the schedule asks for it, and the weight is hard."""
+        return self.freeze_above > 0 and self.softness == 0
+
+    def freeze_oscillating(
+        self, weight: Tensor, scale: Tensor, parameter: Tensor, gain: Tensor | None
+    ) -> Tensor:
+        """Return `weight` with its frozen values at their grid points, where no gradient passes.
+
+        They are written into the parameter too, which an optimizer step or another scale has moved.
+
+        Args:
+            weight: Weight of this iteration, ``parameter * gain``.
+            scale: Broadcastable to it.
+            parameter: Changed in place, past autograd: the values that change have no gradient.
+            gain: Broadcastable to `weight`; None: 1.
+        """
+        spec, scale = self.spec, scale.detach()
+        held = self.oscillations.frozen(weight.device)
+        if held is not None:
+            frozen, points = held[0], (held[1] * scale).type_as(weight)
+            if gain is not None:
+                frozen &= gain != 0  # a dead channel is 0 on every grid
+                parameter.data.copy_(torch.where(frozen, points / gain, parameter.data))
+            weight = torch.where(frozen, points, weight)
+            if gain is None:
+                parameter.data.copy_(weight.detach())
+        q = round_to_integer(weight.detach() / scale, spec.rounding)
+        q = q.clamp_(spec.quant_min, spec.quant_max)
+        self.oscillations.follow(q.float(), self.freeze_above)
+        return weight
 
     def fake_quantize_in_training(
         self, weight: Tensor, scale: Tensor, weight_range: Tensor | None

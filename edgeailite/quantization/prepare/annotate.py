@@ -96,13 +96,22 @@ def annotate(model: GraphModel, policy: Policy, target: Target) -> None:
         qconfig = _qconfig_of(model, node, policy)
         if qconfig is None or qconfig.activation is None:
             continue
-        spec = qconfig.activation
-        if qconfig.end_bits is not None and (is_input(node) or node in outputs):
-            spec = replace(spec, bit_width=qconfig.end_bits)
-        elif policy.residual_bits is not None and is_residual_stream(node):
-            spec = with_bits(spec, policy.residual_bits)
+        spec = _spec_of(node, qconfig, qconfig.activation, policy, node in outputs)
         annotation = _output_annotation(model, node, spec, sites)
         node.meta["quant"] = target.annotate(node, annotation)
+
+
+def _spec_of(
+    node: fx.Node, qconfig: QConfig, spec: QuantSpec, policy: Policy, is_output: bool
+) -> QuantSpec:
+    """Spec of a value: ends and residual streams may have bits of their own."""
+    if qconfig.end_bits is not None and (is_input(node) or is_output):
+        spec = replace(spec, bit_width=qconfig.end_bits)
+    elif policy.residual_bits is not None and is_residual_stream(node):
+        spec = with_bits(spec, policy.residual_bits)
+    if is_output and spec.range_rule == "percentile":
+        return replace(spec, range_rule="min_max")  # the largest score decides: none is cut off
+    return spec
 
 
 def _refuse_calls(model: GraphModel, target: Target) -> None:

@@ -112,15 +112,15 @@ class Target(ABC):
     def write_c(
         self,
         converted: GraphModel,
-        example_input: Tensor,
+        example_inputs: tuple[Tensor, ...],
         folder: str | os.PathLike[str],
         name: str,
     ) -> list[Path]:
-        """Write an integer graph as C, with a runner and test vectors.
+        """Write an integer graph as C, with test vectors.
 
         Args:
             converted: Integer graph of this target.
-            example_input: Test vectors, one for each element of the batch.
+            example_inputs: Test vectors, one for each element of the batch.
             folder: Folder to write to.
             name: A C identifier, with which all names begin.
 
@@ -128,9 +128,9 @@ class Target(ABC):
             The files.
 
         Raises:
-            ValueError: The target has no C form.
+            ValueError: The target, or an operation, has no form in C.
         """
         raise ValueError(
-            f"C is written for models with offset, multiplier and shift; this one is for target "
-            f"'{self.name}'. Use a TINPU wrapper."
+            f"Target '{self.name}' writes no C. Use a wrapper for another target, or give this one "
+            "a write_c."
         )

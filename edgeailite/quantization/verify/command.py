@@ -52,6 +52,8 @@ class Options:
     """Subtracted from each colour of an image, which is 0 to 1."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Each colour is divided by it then."""
+    runtimes: tuple[str, ...] = ()
+    """Further runtimes to compare with: c (the C files, compiled for this machine)."""
     json_path: Path | None = None
     """Write the result to this file as well."""
 
@@ -82,7 +84,9 @@ def _run(options: Options) -> Verification:
         model = _load_model(options.model)
         if options.checkpoint is not None:
             _load_checkpoint(model, options.checkpoint)
-        return verify(model.eval(), batches, options.onnx)
+        return verify(model.eval(), batches, options.onnx, options.runtimes)
+    if options.runtimes:
+        raise _BadInputError("--runtimes are compared with a model: give --model as well.")
     if options.checkpoint is not None:
         raise _BadInputError("--checkpoint is loaded into a model: give --model as well.")
     return _compare_levels(options.onnx, batches)

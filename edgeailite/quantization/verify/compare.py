@@ -7,7 +7,7 @@ As a program:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from edgeailite.quantization.graph.modes import modes_kept
 from edgeailite.quantization.graph.recording import Hook, hooked, results_kept
 from edgeailite.quantization.integer.grid import IntegerOperator
 from edgeailite.quantization.modules.activation import FakeQuantize
+from edgeailite.quantization.verify.c_code import CompiledNetwork
 from edgeailite.quantization.verify.notes import has_free_scales, model_notes
 from edgeailite.quantization.verify.onnx_runtime import (
     cpu_note,
@@ -31,14 +32,17 @@ from edgeailite.quantization.verify.verification import Verification
 EVALUATION_INTEGER = "evaluation vs integer graph"
 INTEGER_ORT_PLAIN = "integer graph vs ONNX Runtime, optimizations off"
 INTEGER_ORT_OPTIMIZED = "integer graph vs ONNX Runtime, optimizations on"
+INTEGER_C = "integer graph vs C"
+RUNTIMES = ("c",)
 
 
 def verify(
     wrapper: nn.Module,
     batches: Iterable[Tensor | tuple[Tensor, ...]],
     onnx_path: str | os.PathLike[str] | None = None,
+    runtimes: Sequence[str] = (),
 ) -> Verification:
-    """Compare evaluation by the wrapper, its integer graph, and ONNX Runtime on data.
+    """Compare evaluation by the wrapper, its integer graph, ONNX Runtime and others on data.
 
     How far the simulation differs that training uses is noted beside.
 
@@ -47,24 +51,30 @@ def verify(
             in the mode that it is in, and counts no epoch.
         batches: Inputs of the model; a tuple for several.
         onnx_path: QDQ or TINPU file exported from `wrapper`; None compares without ONNX Runtime.
+        runtimes: Further ones. ``"c"``: the C of ``export_c``, compiled for this machine.
 
     Returns:
         Counts for each pair. With several outputs all of them are compared.
 
     Raises:
         TypeError: `wrapper` is no wrapper and no converted model.
-        ValueError: `batches` is empty, there is nothing to compare with, or outputs differ in
-            shape.
-        FileNotFoundError: There is no file at `onnx_path`.
+        ValueError: `batches` is empty, there is nothing to compare with, outputs differ in shape,
+            there is no such runtime, or an operation has no form in C.
+        FileNotFoundError: There is no file at `onnx_path`, or no C compiler.
     """
+    unknown = set(runtimes) - set(RUNTIMES)
+    if unknown:
+        raise ValueError(f"runtimes holds {sorted(unknown)}; allowed: {', '.join(RUNTIMES)}.")
     model = wrapper_model(wrapper)
     convert = getattr(wrapper, "convert", None)
-    if convert is None and onnx_path is None:
-        raise ValueError("A converted model alone is nothing to compare: give onnx_path as well.")
+    if convert is None and onnx_path is None and not runtimes:
+        raise ValueError(
+            "A converted model alone is nothing to compare: give onnx_path or runtimes as well."
+        )
     with modes_kept(wrapper):
         nn.Module.train(wrapper, False)  # not the wrapper's own, which counts
         converted = model if convert is None else convert().module
-        run = _Run(None if convert is None else wrapper, converted, onnx_path)
+        run = _Run(None if convert is None else wrapper, converted, onnx_path, "c" in runtimes)
         for batch in batches:
             run.compare(batch if isinstance(batch, tuple) else (batch,))
         if run.result.num_values == 0:
@@ -96,7 +106,10 @@ class _Run:
         wrapper: nn.Module | None,
         converted: GraphModel,
         onnx_path: str | os.PathLike[str] | None,
+        in_c: bool,
     ) -> None:
+        self.in_c = in_c
+        self.network: CompiledNetwork | None = None
         self.wrapper, self.converted, self.onnx_path = wrapper, converted, onnx_path
         self.simulation = None if wrapper is None else wrapper_model(wrapper)
         levels = {INTEGER_ORT_PLAIN: "off", INTEGER_ORT_OPTIMIZED: "all"}
@@ -138,7 +151,19 @@ class _Run:
             feed = {n: x.cpu().numpy() for n, x in zip(names, flat(inputs), strict=True)}
             for a, b, grid in zip(integer, session.run(None, feed), grids, strict=True):
                 result.count(pair, a.cpu(), torch.from_numpy(b), grid.scale)
+        if self.in_c:
+            self._compare_c(inputs, integer, grids)
         self._locate(before, inputs)
+
+    def _compare_c(
+        self, inputs: tuple[Tensor, ...], integer: list[Tensor], grids: list[OutputGrid]
+    ) -> None:
+        """Compare with the C files, which are compiled for the shapes of the first batch."""
+        given = [x.cpu() for x in flat(inputs)]
+        if self.network is None:
+            self.network = CompiledNetwork(self.converted, given)
+        for a, b, grid in zip(integer, self.network(*given), grids, strict=True):
+            self.result.count(INTEGER_C, a.cpu() * grid.factor, b, grid.scale)
 
     def _locate(self, before: dict[str, int], inputs: tuple[Tensor, ...]) -> None:
         """Find the place of a difference once, on the first batch that has one."""

@@ -78,12 +78,19 @@ def make_fx_schedule(
     total_epochs: int,
     num_batch_norm_update_epochs: Epochs,
     num_observer_update_epochs: Epochs,
-    damping: float,
+    methods: TrainingMethods,
     steps_per_epoch: int | None,
 ) -> Schedule:
     """Make the schedule of a training or a calibration; see :func:`make_schedule`."""
     freezing = num_batch_norm_update_epochs, num_observer_update_epochs
-    schedule = make_schedule(wrapper, total_epochs, *freezing, damping, steps_per_epoch)
+    schedule = make_schedule(
+        wrapper,
+        total_epochs,
+        *freezing,
+        damping=methods.damping,
+        steps_per_epoch=steps_per_epoch,
+        freeze_oscillations=methods.freeze_oscillations,
+    )
     if is_qat:
         return schedule
     if num_batch_norm_update_epochs not in (None, 0):

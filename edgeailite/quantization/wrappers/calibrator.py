@@ -16,6 +16,7 @@ from edgeailite.quantization.methods.batch_norm import reestimate_batch_norms
 from edgeailite.quantization.methods.gains import render_gains
 from edgeailite.quantization.methods.max_drop import DropResult, calibrate_until
 from edgeailite.quantization.methods.post_training import methods_named, post_training
+from edgeailite.quantization.modules.layer_calls import layer_calls
 from edgeailite.quantization.modules.pact2 import quantizers
 from edgeailite.quantization.wrappers.exporting import Exporter
 
@@ -123,6 +124,8 @@ class Calibrator(Exporter):
                 self.calibrate(images)
             return list(quantizers(self.module))
 
+        for call in layer_calls(self.module):
+            call.layer.weight_quantizer.oscillations.forget()  # methods change weights
         self.post_training = post_training(self.module, batches, quality, calibrate)
         self._say(f"post-training\n{render_gains(self.post_training)}")
 

@@ -78,9 +78,12 @@ class ConvertedModule(Exporter):
         return chosen.write(self.module, inputs, path, options)
 
     def export_c(
-        self, example_input: Tensor, folder: str | os.PathLike[str], name: str = "model"
+        self,
+        example_input: Tensor | tuple[Tensor, ...],
+        folder: str | os.PathLike[str],
+        name: str = "model",
     ) -> list[Path]:
-        """Write C for a device, a runner and test vectors.
+        """Write C for a device, with test vectors.
 
         Args:
             example_input: Test vectors, one for each element of the batch.
@@ -91,9 +94,10 @@ class ConvertedModule(Exporter):
             The files.
 
         Raises:
-            ValueError: The model is not of a TINPU wrapper, or an operation has no form in C.
+            ValueError: An operation, or the target, has no form in C; the message names it.
         """
-        return target_of(self.module).write_c(self.module, example_input, folder, name)
+        inputs = as_tuple(example_input)
+        return target_of(self.module).write_c(self.module, inputs, folder, name)
 
 
 class TinyMLConvertedModule(TinyMLExporter, ConvertedModule):

@@ -51,7 +51,7 @@ class QATFxModule(QuantModule):
             None: the n-th batch adds ``max(1 / n, 0.01)`` of it, the mean over the batches. Costs a
             float pass per batch.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
-        methods: Learned ranges, damping, distillation; None: none of them.
+        methods: Learned ranges, damping, distillation, freezing of oscillations; None: none.
         bit_widths: Bits of single layers, instead of the preset's: the result of
             :func:`~edgeailite.quantization.methods.mixed_precision.search_bit_widths`, the file
             it was saved to, or ``{bits: [module names]}``.
@@ -92,7 +92,7 @@ class QATFxModule(QuantModule):
         name = type(self).__name__
         methods = read_methods(name, methods, is_qat, bias_calibration_factor)
         counts = (total_epochs, num_batch_norm_update_epochs, num_observer_update_epochs)
-        schedule = make_fx_schedule(name, is_qat, *counts, methods.damping, steps_per_epoch)
+        schedule = make_fx_schedule(name, is_qat, *counts, methods, steps_per_epoch)
         policy = methods.apply_to(make_policy(qconfig_type, backend, residual_bits))
         inputs = read_example_inputs(args, example_inputs, example_kwargs)
         target = get_target("onnx_runtime")

@@ -166,7 +166,7 @@ class _PACT2Module(QuantModule):
         steps_per_epoch: int | None = None,
     ) -> None:
         methods, rate = self._methods(methods, bias_calibration, lr_calib)
-        schedule = self._schedule(total_epochs, steps_per_epoch, methods.damping)
+        schedule = self._schedule(total_epochs, steps_per_epoch, methods)
         weight = _weight_spec(bitwidth_weights, power2_weight_range, range_shrink_weights)
         activation = _activation_spec(bitwidth_activations, power2_activation_range, rounding)
         values = _with_range(activation, histogram_range, range_rule, range_shrink_activations)
@@ -199,11 +199,17 @@ class _PACT2Module(QuantModule):
         return methods or plain, lr_calib if bias_calibration else 0.0
 
     @classmethod
-    def _schedule(cls, total_epochs: int, steps_per_epoch: int | None, damping: float) -> Schedule:
+    def _schedule(
+        cls, total_epochs: int, steps_per_epoch: int | None, methods: TrainingMethods
+    ) -> Schedule:
         """Return the schedule; warn where there is none to count batches for."""
         if cls.role == "train" or total_epochs:
             return make_schedule(
-                cls.__name__, total_epochs, damping=damping, steps_per_epoch=steps_per_epoch
+                cls.__name__,
+                total_epochs,
+                damping=methods.damping,
+                steps_per_epoch=steps_per_epoch,
+                freeze_oscillations=methods.freeze_oscillations,
             )
         if cls.role == "calibrate" and steps_per_epoch is not None:
             warn_user(
@@ -253,7 +259,7 @@ class QuantTrainModule(_PACT2Module):
         lr_calib: Part of the difference that one batch of `bias_calibration` corrects, 0 to 1;
             warns without it. None: the n-th batch ``max(1 / n, 0.01)`` of it, the mean over the
             batches.
-        methods: Learned ranges, damping, distillation; None: none of them.
+        methods: Learned ranges, damping, distillation, freezing of oscillations; None: none.
         bit_widths: Bits of single layers, instead of `bitwidth_weights`: the result of
             :func:`~edgeailite.quantization.methods.mixed_precision.search_bit_widths`, the file
             it was saved to, or ``{bits: [module names]}``.

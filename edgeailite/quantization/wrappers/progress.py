@@ -78,7 +78,7 @@ class Progress:
 
         Args:
             model: In training mode.
-            trains: False: a calibration, in which weights are neither soft nor damped.
+            trains: False: a calibration, in which weights are neither soft, damped nor frozen.
 
         Returns:
             A message for each thing that freezes.
@@ -192,6 +192,7 @@ def _set_weights(model: nn.Module, stage: Stage) -> None:
     for layer in model.modules():
         if isinstance(layer, QuantLayer):
             layer.weight_quantizer.damping = stage.damping
+            layer.weight_quantizer.freeze_above = stage.freeze_above
             if layer.weight_quantizer.starts_soft:
                 layer.weight_quantizer.softness = stage.softness
 

@@ -134,14 +134,11 @@ class QuantModule(Calibrator):
 
     def _count_batch(self) -> None:
         self.progress.has_stepped = True
-        if self.progress.schedule.steps_per_epoch is None:
-            return
+        schedule = self.progress.schedule
         if getattr(self, "_is_replica", False):
-            raise ValueError(
-                "steps_per_epoch counts batches, which copies of a model on several devices "
-                "(DataParallel) cannot: use DistributedDataParallel, or leave steps_per_epoch out."
-            )
-        self._say(*self.progress.count_batch(self.module, self.trains))
+            schedule.refuse_replicas()
+        if schedule.steps_per_epoch is not None:
+            self._say(*self.progress.count_batch(self.module, self.trains))
 
     def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._clip_weights_once()
@@ -323,11 +320,14 @@ class QuantModule(Calibrator):
         return chosen.write(self.module, as_tuple(example_input), path, options)
 
     def export_c(
-        self, example_input: Tensor, folder: str | os.PathLike[str], name: str = "model"
+        self,
+        example_input: Tensor | tuple[Tensor, ...],
+        folder: str | os.PathLike[str],
+        name: str = "model",
     ) -> list[Path]:
         """Convert, and write C for a device; see :meth:`ConvertedModule.export_c`.
 
         Raises:
-            ValueError: This is no TINPU wrapper, or an operation has no form in C.
+            ValueError: An operation, or the target, has no form in C; the message names it.
         """
         return self.convert().export_c(example_input, folder, name)

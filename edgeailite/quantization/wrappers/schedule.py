@@ -18,12 +18,14 @@ class Stage:
         ranges_frozen: Activation ranges no longer learn.
         softness: Distance from the grid of weights that start soft, 1 to 0.
         damping: Strength that draws weights to their grid points.
+        freeze_above: Frequency of oscillations above which weights are frozen; 0: none is.
     """
 
     batch_norm_frozen: bool = False
     ranges_frozen: bool = False
     softness: float = 0.0
     damping: float = 0.0
+    freeze_above: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,31 +38,52 @@ class Schedule:
         hard_epoch: First epoch in which all weights are on their grid. Weights that start soft get
             there linearly. 0: they are on it from the beginning.
         damping: Damping in the last epoch. It grows from 0, as half a cosine.
+        freeze_oscillations: Frequency of oscillations above which weights are frozen in the last
+            epoch. It falls from infinity: divided by the part of the damping. 0: none is frozen.
         total_epochs: Epochs of the training, over which the damping grows; 0: open.
         steps_per_epoch: Training batches of an epoch; None: each ``train()`` after a training batch
             begins one.
 
     Example:
-        >>> Schedule(batch_norm_epoch=3, range_epoch=5).at(4)
-        Stage(batch_norm_frozen=True, ranges_frozen=False, softness=0.0, damping=0.0)
+        >>> stage = Schedule(batch_norm_epoch=3, range_epoch=5).at(4)
+        >>> stage.batch_norm_frozen, stage.ranges_frozen
+        (True, False)
     """
 
     batch_norm_epoch: int | None = None
     range_epoch: int | None = None
     hard_epoch: int = 0
     damping: float = 0.0
+    freeze_oscillations: float = 0.0
     total_epochs: int = 0
     steps_per_epoch: int | None = None
 
     def at(self, epoch: int) -> Stage:
         """Return the stage of an epoch, counted from 0."""
         part = min(epoch / max(self.total_epochs - 1, 1), 1.0)
+        rise = (1.0 - math.cos(math.pi * part)) / 2.0
         return Stage(
             batch_norm_frozen=self.batch_norm_epoch is not None and epoch >= self.batch_norm_epoch,
             ranges_frozen=self.range_epoch is not None and epoch >= self.range_epoch,
             softness=max(1.0 - epoch / self.hard_epoch, 0.0) if self.hard_epoch else 0.0,
-            damping=self.damping * (1.0 - math.cos(math.pi * part)) / 2.0,
+            damping=self.damping * rise,
+            freeze_above=self._freeze_above(rise),
         )
+
+    def _freeze_above(self, rise: float) -> float:
+        if self.freeze_oscillations == 0.0:
+            return 0.0
+        return self.freeze_oscillations / rise if rise > 0.0 else math.inf
+
+    def refuse_replicas(self) -> None:
+        """Raise a ValueError where copies of a model would lose what the schedule notes."""
+        counts = {"steps_per_epoch": "batches", "freeze_oscillations": "jumps of weights"}
+        for name, what in counts.items():
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} counts {what}, which copies of a model on several devices "
+                    f"(DataParallel) cannot: use DistributedDataParallel, or leave {name} out."
+                )
 
     def unfrozen(self, epoch: int, batch_norm: bool = True, ranges: bool = True) -> Schedule:
         """Return the schedule without what it has frozen by `epoch`; later freezing stays."""
@@ -86,6 +109,7 @@ def make_schedule(
     num_observer_update_epochs: Epochs = None,
     damping: float = 0.0,
     steps_per_epoch: int | None = None,
+    freeze_oscillations: float = 0.0,
 ) -> Schedule:
     """Make the schedule that a wrapper's arguments ask for.
 
@@ -98,6 +122,7 @@ def make_schedule(
             ``total_epochs // 2 + 1``; False: all.
         damping: Damping in the last epoch.
         steps_per_epoch: Training batches of an epoch; None: ``train()`` counts the epochs.
+        freeze_oscillations: Frequency above which weights are frozen in the last epoch.
 
     Raises:
         ValueError: An argument is outside of what it allows.
@@ -117,6 +142,7 @@ def make_schedule(
         _freeze_epoch("num_batch_norm_update_epochs", num_batch_norm_update_epochs, half - 1),
         _freeze_epoch("num_observer_update_epochs", num_observer_update_epochs, half + 1),
         damping=damping,
+        freeze_oscillations=freeze_oscillations,
         total_epochs=total_epochs,
         steps_per_epoch=steps_per_epoch,
     )

@@ -67,7 +67,7 @@ class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
             ``'qdq'``: the normalization of the input (the generic target has none: no effect).
             True: both. Neither runs on the accelerator.
         leaf_modules: Paths or types of modules that cannot be traced; they stay in float.
-        methods: Learned ranges, damping, distillation; None: none of them.
+        methods: Learned ranges, damping, distillation, freezing of oscillations; None: none.
         steps_per_epoch: As in :class:`QATFxModule`.
         target: Hardware whose integers are simulated; None: any CPU with int8.
 
@@ -107,7 +107,7 @@ class TinyMLQuantFxBaseModule(TinyMLExporter, QuantModule):
         name, target = type(self).__name__, target or OnnxRuntime(writes_tables=True)
         methods = read_methods(name, methods, is_qat, bias_calibration_factor)
         counts = (total_epochs, num_batch_norm_update_epochs, num_observer_update_epochs)
-        schedule = make_fx_schedule(name, is_qat, *counts, methods.damping, steps_per_epoch)
+        schedule = make_fx_schedule(name, is_qat, *counts, methods, steps_per_epoch)
         # Weights that start soft are on their grid from the middle of the training on.
         schedule = replace(schedule, hard_epoch=max(total_epochs // 2, 1))
         qconfig_type = _searched(model, qconfig_type, type(self))

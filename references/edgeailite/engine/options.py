@@ -24,6 +24,7 @@ PTQ_IMAGES = 64
 PACT2_OPTIONS = ("bitwidth_weights", "bitwidth_activations", "per_channel_q", "constrain_bias")
 # Options that only quantized training has.
 METHOD_OPTIONS = ("freeze_midway", "learned_ranges", "damping", "distillation", "reestimate_bn")
+METHOD_OPTIONS += ("freeze_oscillations",)
 BUDGETS = ("size_budget", "mac_budget", "accuracy_budget")
 
 
@@ -125,6 +126,8 @@ class Options:
     """Quantized training: ranges that the gradient moves (steps, or power-of-two thresholds)."""
     damping: float = 0.0
     """Quantized training: how strongly weights are drawn to their grid points towards the end."""
+    freeze_oscillations: float = 0.0
+    """Quantized training: jumps to and fro per step above which weights are frozen, at the end."""
     distillation: float = 0.0
     """Quantized training: share of the gradient from being like the float model, 0 to 1."""
     distillation_temperature: float = TrainingMethods.temperature
@@ -186,7 +189,11 @@ class Options:
     def methods(self) -> TrainingMethods:
         """What quantized training does beyond the plain estimator."""
         return TrainingMethods(
-            self.learned_ranges, self.damping, self.distillation, self.distillation_temperature
+            self.learned_ranges,
+            self.damping,
+            self.distillation,
+            self.distillation_temperature,
+            self.freeze_oscillations,
         )
 
     @property

@@ -72,15 +72,18 @@ def test_sums_and_writes_are_integers_in_evaluation_and_in_files(preset, tmp_pat
             assert float(sqnr(wanted, integer)) > 25, name
 
 
-def test_padding_with_a_mask_stays_in_float_up_to_a_pool():
+@pytest.mark.parametrize("value", [-torch.inf, -1e4])
+def test_padding_in_front_of_a_max_pool_moves_integers_where_it_is_minus_infinity(value):
     class Pools(Calls):
         def forward(self, x):
-            return F.max_pool2d(F.pad(self.conv(x), (1, 1, 1, 1), value=-torch.inf), 3, 2)
+            return F.max_pool2d(F.pad(self.conv(x), (1, 1, 1, 1), value=value), 3, 2)
 
-    wrapper = PTCFxModule(Pools(), verbose=False).calibrate([torch.randn(2, 3, 6, 6)])
-    (entry,) = build_report(wrapper).floats.values()
-    assert entry.operation == "pad"
-    assert "a mask may be in it" in entry.reason
+    x = torch.randn(2, 3, 6, 6)
+    wrapper = PTCFxModule(Pools(), verbose=False).calibrate([x])
+    entries = build_report(wrapper).floats.values()
+    assert [entry.operation for entry in entries] == ["pad"] * (value != -torch.inf)
+    assert all("a mask may be in it" in entry.reason for entry in entries)
+    assert set(verify(wrapper, [x]).mismatches.values()) == {0}
 
 
 @pytest.mark.parametrize(

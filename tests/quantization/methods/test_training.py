@@ -1,5 +1,6 @@
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -19,11 +20,12 @@ from edgeailite.quantization import (
 )
 from edgeailite.quantization.methods.distillation import add_distillation, distillation_loss
 from edgeailite.quantization.modules.layer import QuantLayer
+from edgeailite.quantization.modules.layer_calls import layer_calls
 from edgeailite.quantization.verify.compare import verify
 from tests.quantization.helpers import randomize_batch_norms
 
 X = torch.zeros(1, 3, 12, 12)
-ALL = TrainingMethods(learned_ranges="all", damping=0.01, distillation=0.5)
+ALL = TrainingMethods("all", damping=0.01, distillation=0.5, freeze_oscillations=0.01)
 WRAPPERS = {
     "pact2": lambda m, methods: QuantTrainModule(m, X, total_epochs=3, methods=methods),
     "fx": lambda m, methods: QATFxModule(m, total_epochs=3, methods=methods),
@@ -220,11 +222,52 @@ def test_damped_weights_come_to_rest_on_their_grid(batches):
     assert distance(5.0) < 0.1 * distance(0.0)
 
 
+def integers(wrapper):
+    """Weights of each layer as integers, by path."""
+    found = {}
+    for call in layer_calls(wrapper.module):
+        weight, _ = call.quantized_parameters()
+        found[call.path] = (weight / call.layer.channels(call.folded().scale, weight)).round()
+    return found
+
+
+@pytest.mark.parametrize("freezes_batch_norm", [None, False])
+def test_frozen_weights_keep_their_integers_to_the_end(freezes_batch_norm, batches):
+    wrapper = QATFxModule(
+        network(), qconfig_type="WC4_AT8", total_epochs=8, verbose=False,
+        num_batch_norm_update_epochs=freezes_batch_norm,
+        methods=TrainingMethods(freeze_oscillations=0.005),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(wrapper.parameters(), 0.05, momentum=0.9)
+    train(wrapper, batches, 7, optimizer)
+    states = {
+        c.path: c.layer.weight_quantizer.oscillations.state for c in layer_calls(wrapper.module)
+    }
+    frozen = {path: state[2] == math.inf for path, state in states.items()}
+    points = {path: state[3].round() for path, state in states.items()}
+    assert sum(int(mask.sum()) for mask in frozen.values()) > 10
+    optimizer.param_groups[0]["lr"] = 0.001  # as at the end of any schedule
+    train(wrapper, batches, 1, optimizer)
+    final = integers(wrapper.eval())
+    for path, mask in frozen.items():
+        assert final[path][mask].equal(points[path][mask])
+        assert states[path][2][mask].min() == math.inf
+
+
+def test_what_a_calibration_changes_is_not_frozen_back(batches):
+    wrapper = WRAPPERS["fx"](network(), TrainingMethods(freeze_oscillations=0.01))
+    train(wrapper, batches, 1)
+    assert "0.oscillations" in wrapper.module.state_dict()
+    wrapper.calibrate([x for x, _ in batches], quality=("equalization", "activation_ranges"))
+    assert "0.oscillations" not in wrapper.module.state_dict()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"learned_ranges": "some"}, "learned_ranges is 'some'; allowed: 'none', 'activations'"),
         ({"damping": -1.0}, "damping is -1.0; allowed: 0"),
+        ({"freeze_oscillations": 1.0}, r"freeze_oscillations is 1\.0; allowed: 0 .* up to 1"),
         ({"distillation": 1.5}, "distillation is 1.5; allowed: 0 .* to 1"),
         ({"temperature": 0.0}, "temperature is 0.0; it must be positive"),
     ],

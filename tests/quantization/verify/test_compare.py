@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from edgeailite.quantization import TINPUTinyMLPTQFxModule
 from edgeailite.quantization.verify import compare as module
 from edgeailite.quantization.wrappers import QuantCalibrateModule
+from tests.quantization.targets.c.compiled import needs_compiler
 
 SHAPE = (4, 3, 8, 8)
 
@@ -28,6 +30,25 @@ def test_equal_models_are_exact(tmp_path):
     assert len(result.mismatches) == 3
     assert result.exact
     assert "0 differ" in str(result)
+
+
+@needs_compiler
+def test_c_files_are_compared_too():
+    wrapper, x = wrapped(0), torch.randn(SHAPE)
+    for model in (wrapper, wrapper.convert()):
+        result = module.verify(model, [x, x[:1]], runtimes=["c"])
+        assert result.mismatches[module.INTEGER_C] == 0
+        assert result.exact
+    with pytest.raises(ValueError, match=r"runtimes holds \['tvm'\]; allowed: c"):
+        module.verify(wrapper, [x], runtimes=["tvm"])
+
+
+@needs_compiler
+def test_c_files_of_the_npu_are_not_compared():
+    x = torch.randn(4, 8)
+    wrapper = TINPUTinyMLPTQFxModule(nn.Sequential(nn.Linear(8, 4)), verbose=False).calibrate([x])
+    with pytest.raises(ValueError, match="Leave 'c' out of runtimes"):
+        module.verify(wrapper, [x], runtimes=["c"])
 
 
 def test_file_of_another_model_is_found_out(tmp_path):

@@ -72,13 +72,10 @@ def test_strict_without_hardware_rules_warns(wrapper, tmp_path):
             exporter.export(torch.randn(1, 16), tmp_path / "m.onnx", strict=True)
 
 
-def test_c_is_written_by_the_wrapper_or_refused(wrapper, tmp_path):
-    for exporter in (wrapper, wrapper.convert()):
-        with pytest.raises(
-            ValueError, match=r"C is written for models with offset.*for target 'tidl'"
-        ):
-            exporter.export_c(torch.randn(1, 16), tmp_path)
+def test_c_is_written_by_the_wrapper_as_by_the_converted_model(wrapper, tmp_path):
     x = torch.randn(8, 16)
+    files = [path.read_bytes() for path in wrapper.export_c(x, tmp_path / "c")]
+    assert files == [path.read_bytes() for path in wrapper.convert().export_c(x, tmp_path / "d")]
     npu = TINPUTinyMLPTQFxModule(nn.Sequential(nn.Linear(16, 4), nn.ReLU())).calibrate([x])
     files = [path.read_bytes() for path in npu.export_c(x, tmp_path / "a")]
     assert files == [path.read_bytes() for path in npu.convert().export_c(x, tmp_path / "b")]

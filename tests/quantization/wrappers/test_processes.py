@@ -20,7 +20,7 @@ from edgeailite.quantization import (
 )
 from edgeailite.quantization.modules.pact2 import quantizers
 
-METHODS = TrainingMethods(learned_ranges="all", damping=0.1, distillation=0.5)
+METHODS = TrainingMethods("all", damping=0.1, distillation=0.5, freeze_oscillations=0.1)
 X = (8, 3, 8, 8)
 PRESETS = ("WC8_AT8", "WC8SYMP2_AT8SYMP2R4", "WC8P2_AT8P2", "WC4M4_AT8")
 

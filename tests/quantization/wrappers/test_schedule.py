@@ -1,5 +1,7 @@
 """The schedule as a pure function of the epoch."""
 
+import math
+
 import pytest
 
 from edgeailite.quantization.wrappers.schedule import Schedule, Stage, make_schedule
@@ -74,6 +76,14 @@ def test_damping_grows_as_half_a_cosine(total_epochs, damping):
     assert [round(d, 4) for d in column(schedule, "damping", 6)] == damping
 
 
+@pytest.mark.parametrize(
+    ("total_epochs", "limits"), [(3, [math.inf, 0.02, 0.01, 0.01]), (0, [math.inf, 0.01])]
+)
+def test_the_limit_of_oscillations_falls_as_damping_grows(total_epochs, limits):
+    schedule = Schedule(freeze_oscillations=0.01, total_epochs=total_epochs)
+    assert column(schedule, "freeze_above", len(limits)) == pytest.approx(limits)
+
+
 def test_an_empty_schedule_changes_nothing():
     assert {Schedule().at(epoch) for epoch in range(100)} == {Stage()}
 
@@ -114,3 +124,10 @@ def test_total_epochs_are_asked_for(epochs):
 def test_wrong_steps_say_what_is_allowed(steps):
     with pytest.raises(ValueError, match=r"steps_per_epoch is .*allowed: None .* 1 or more"):
         make_schedule("Wrapper", 8, steps_per_epoch=steps)
+
+
+@pytest.mark.parametrize("name", ["steps_per_epoch", "freeze_oscillations"])
+def test_what_copies_on_several_devices_would_lose_is_refused(name):
+    with pytest.raises(ValueError, match=rf"{name} counts .*DataParallel\) cannot"):
+        Schedule(**{name: 1}).refuse_replicas()
+    Schedule(damping=0.1, total_epochs=2).refuse_replicas()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgeailite.quantization.integer.rule_target import RuleTarget
+from edgeailite.quantization.targets.c.target import ScaleTarget
 from edgeailite.quantization.targets.onnx_runtime.conversion import RULES
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OnnxRuntime(RuleTarget):
+class OnnxRuntime(ScaleTarget):
     """Integers requantized by a float32 multiplier, free or power-of-two scales.
 
     Args:

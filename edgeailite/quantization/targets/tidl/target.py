@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgeailite.quantization.integer.rule_target import RuleTarget
+from edgeailite.quantization.targets.c.target import ScaleTarget
 from edgeailite.quantization.targets.onnx_runtime.conversion import RULES
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tidl(RuleTarget):
+class Tidl(ScaleTarget):
     """TIDL on C7x-MMA: reads QDQ files with their settings, or derives scales from clips.
 
     The arithmetic of a QDQ file is ONNX Runtime's.

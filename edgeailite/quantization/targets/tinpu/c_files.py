@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edgeailite.files.atomic import write_atomically
 from edgeailite.quantization.graph.running import node_values
+from edgeailite.quantization.targets.c.program import pack
 from edgeailite.quantization.targets.tinpu.c_program import make_program
 
 if TYPE_CHECKING:
@@ -69,19 +70,6 @@ def _write(folder: Path, files: dict[str, str]) -> list[Path]:
             temporary = stack.enter_context(write_atomically(folder / file))
             temporary.write_text(text, encoding="utf-8")
     return [folder / file for file in files]
-
-
-def pack(weight: Tensor, bits: int) -> list[int]:
-    """Integers as bytes, fields of two's complement, the first one in the lowest bits.
-
-    Args:
-        weight: Integers of `bits` bits, any shape; taken row by row.
-        bits: 8, 4 or 2.
-    """
-    values = weight.reshape(-1).to(torch.int64) & ((1 << bits) - 1)
-    per_byte = 8 // bits
-    padded = torch.nn.functional.pad(values, (0, -len(values) % per_byte)).reshape(-1, per_byte)
-    return (padded << (torch.arange(per_byte) * bits)).sum(1).tolist()
 
 
 def _network(program: Program, name: str) -> str:

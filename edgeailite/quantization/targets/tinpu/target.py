@@ -128,12 +128,12 @@ class Tinpu(RuleTarget):
     def write_c(
         self,
         converted: GraphModel,
-        example_input: Tensor,
+        example_inputs: tuple[Tensor, ...],
         folder: str | os.PathLike[str],
         name: str,
     ) -> list[Path]:
         """Write C for the runner."""
-        return export_c(converted, example_input, folder, name)
+        return export_c(converted, example_inputs[0], folder, name)
 
 
 def _make_average(node: fx.Node, module: nn.Module | None) -> nn.Module:

@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeailite.quantization import (
-    GenericTinyMLPTQFxModule,
     TINPUTinyMLPTQFxModule,
     TINPUTinyMLQATFxModule,
 )
-from edgeailite.quantization.targets.tinpu.c_files import pack
+from edgeailite.quantization.targets.c.program import pack
 from edgeailite.quantization.targets.tinpu.c_program import make_program
 from tests.quantization.tinyml_networks import NETWORKS, trained
 
@@ -261,10 +260,7 @@ def test_what_has_no_form_in_c_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_bad_names_and_other_targets_are_refused(tmp_path):
+def test_bad_names_are_refused(tmp_path):
     wrapper, x = trained("perceptron", TINPUTinyMLQATFxModule)
     with pytest.raises(ValueError, match="name is '8bit'; it must be a C identifier"):
         wrapper.convert().export_c(x[:1], tmp_path, name="8bit")
-    generic = GenericTinyMLPTQFxModule(nn.Sequential(nn.Linear(4, 2))).calibrate([x[:, :4]])
-    with pytest.raises(ValueError, match=r"this one is for target 'onnx_runtime'\. Use a TINPU"):
-        generic.convert().export_c(x[:1, :4], tmp_path)
