@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-__all__ = ["write_atomically"]
+__all__ = ["write_atomically", "write_together"]
 
 
 @contextmanager
@@ -36,3 +36,20 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)  # noqa: PTH105 -- the word that says atomic
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_together(folder: Path, files: Mapping[str, str]) -> list[Path]:
+    """Write all files, or none of them if one cannot be written.
+
+    Args:
+        folder: Where to write; made if it is missing.
+        files: Texts by name.
+
+    Returns:
+        Their paths.
+    """
+    with ExitStack() as stack:
+        for file, text in files.items():
+            temporary = stack.enter_context(write_atomically(folder / file))
+            temporary.write_text(text, encoding="utf-8")
+    return [folder / file for file in files]

@@ -197,8 +197,16 @@ class GenericTinyMLQATFxModule(TinyMLQuantFxBaseModule):
     """Quantization-aware training for any CPU with int8; see :class:`TinyMLQuantFxBaseModule`."""
 
 
-class GenericTinyMLPTQFxModule(TinyMLQuantFxBaseModule):
-    """Post-training quantization for any CPU with int8; see :class:`TinyMLQuantFxBaseModule`."""
+class _PostTraining(TinyMLQuantFxBaseModule):
+    """Defaults of post-training quantization, in front of a class that trains.
+
+    Args:
+        model: Float model.
+        *args: As in :class:`TinyMLQuantFxBaseModule`.
+        is_qat: True: it trains.
+        bias_calibration_factor: As in :class:`QATFxModule`; by default the mean over the batches.
+        **kwargs: As of the class behind.
+    """
 
     def __init__(
         self,
@@ -210,6 +218,10 @@ class GenericTinyMLPTQFxModule(TinyMLQuantFxBaseModule):
     ) -> None:
         kwargs["bias_calibration_factor"] = bias_calibration_factor
         super().__init__(model, *args, is_qat=is_qat, **kwargs)
+
+
+class GenericTinyMLPTQFxModule(_PostTraining):
+    """Post-training quantization for any CPU with int8; see :class:`TinyMLQuantFxBaseModule`."""
 
 
 class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
@@ -261,19 +273,8 @@ class TINPUTinyMLQATFxModule(TinyMLQuantFxBaseModule):
         return self._convert(chosen, self.output_int if output_int is None else output_int)
 
 
-class TINPUTinyMLPTQFxModule(TINPUTinyMLQATFxModule):
+class TINPUTinyMLPTQFxModule(_PostTraining, TINPUTinyMLQATFxModule):
     """Post-training quantization for TI's NPU; see :class:`TINPUTinyMLQATFxModule`."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *args: Any,
-        is_qat: bool = False,
-        bias_calibration_factor: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        kwargs["bias_calibration_factor"] = bias_calibration_factor
-        super().__init__(model, *args, is_qat=is_qat, **kwargs)
 
 
 class _CalibratesOnly(torch.autograd.Function):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from edgeailite.files.atomic import write_atomically
+from edgeailite.files.atomic import write_together
 from edgeailite.quantization.graph.running import GraphRunner
 from edgeailite.quantization.graph.twins import original_type
 from edgeailite.quantization.integer.grid import Quantize
@@ -38,6 +36,7 @@ from edgeailite.quantization.targets.c.program import (
     Struct,
     bytes_of,
     offset_of,
+    require_identifier,
     type_of,
 )
 from edgeailite.quantization.targets.c.reader import Reader
@@ -69,10 +68,9 @@ def export_c(
         The files.
 
     Raises:
-        ValueError: `name` is no C identifier, or an operation has no form in C.
+        ValueError: `name` is no C identifier or another file's, or an operation has no form in C.
     """
-    if not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise ValueError(f"name is {name!r}; it must be a C identifier: letters, digits and '_'.")
+    require_identifier(name, "main", "edgeailite_kernels")
     program = Reader(model, example_inputs).read()
     network = network_files(program, name)
     files = {
@@ -82,7 +80,7 @@ def export_c(
         **{file: _filled(_text(f"{file}.in"), name) for file in ("main.c", "CMakeLists.txt")},
         **network,
     }
-    return _write(Path(folder), files)
+    return write_together(Path(folder), files)
 
 
 def _made_by(model: GraphModel) -> str:
@@ -101,15 +99,6 @@ def network_files(program: Program, name: str) -> dict[str, str]:
 def _text(file: str) -> str:
     source = resources.files("edgeailite.quantization.targets.c") / "sources"
     return (source / file).read_text(encoding="utf-8")
-
-
-def _write(folder: Path, files: dict[str, str]) -> list[Path]:
-    """Write all files, or none of them if one cannot be written."""
-    with ExitStack() as stack:
-        for file, text in files.items():
-            temporary = stack.enter_context(write_atomically(folder / file))
-            temporary.write_text(text, encoding="utf-8")
-    return [folder / file for file in files]
 
 
 def _filled(template: str, name: str) -> str:

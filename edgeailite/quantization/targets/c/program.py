@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,6 +46,14 @@ def type_of(grid: Grid) -> str:
 def stored(integers: Tensor, grid: Grid) -> Tensor:
     """Integers of a grid as they are stored, int64."""
     return integers.to(torch.int64) - offset_of(grid)
+
+
+def require_identifier(name: str, *taken: str) -> None:
+    """Raise a ValueError where names in C cannot begin with `name`, or files have it already."""
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ValueError(f"name is {name!r}; it must be a C identifier: letters, digits and '_'.")
+    if name in taken:
+        raise ValueError(f"name is {name!r}, as a file beside it is called; give another name.")
 
 
 def pack(weight: Tensor, bits: int) -> list[int]:

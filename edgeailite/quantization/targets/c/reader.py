@@ -290,6 +290,8 @@ class Reader:
             return [self._unmarked(source, *pair) for pair in pairs]
         if moved.shape[:1] != (1,):
             self.refuse("it moves values between images of the batch")
+        if bool(moved.isneginf().any()):
+            self.refuse("it pads with minus infinity")
         if not torch.equal(torch.where(moved > 0, source.buffer.count + 1 - moved, 0.0), again):
             self.refuse("it chooses among values by their size")
         index = moved[0].long() - 1

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
-from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from edgeailite.files.atomic import write_atomically
+from edgeailite.files.atomic import write_together
 from edgeailite.quantization.graph.running import node_values
-from edgeailite.quantization.targets.c.program import pack
+from edgeailite.quantization.targets.c.program import pack, require_identifier
 from edgeailite.quantization.targets.tinpu.c_program import make_program
 
 if TYPE_CHECKING:
@@ -51,8 +49,7 @@ def export_c(
     Raises:
         ValueError: `name` is no C identifier, or an operation has no form in C.
     """
-    if not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise ValueError(f"name is {name!r}; it must be a C identifier: letters, digits and '_'.")
+    require_identifier(name, "edgeailite_runner")
     program = make_program(model, example_input)
     files = {
         f"{name}.h": _network(program, name),
@@ -60,16 +57,7 @@ def export_c(
     }
     source = resources.files("edgeailite.quantization.targets.tinpu") / "c"
     files |= {file: (source / file).read_text(encoding="utf-8") for file in RUNNER}
-    return _write(Path(folder), files)
-
-
-def _write(folder: Path, files: dict[str, str]) -> list[Path]:
-    """Write all files, or none of them if one cannot be written."""
-    with ExitStack() as stack:
-        for file, text in files.items():
-            temporary = stack.enter_context(write_atomically(folder / file))
-            temporary.write_text(text, encoding="utf-8")
-    return [folder / file for file in files]
+    return write_together(Path(folder), files)
 
 
 def _network(program: Program, name: str) -> str:

@@ -71,8 +71,22 @@ def test_results_and_inputs_in_float_are_refused(tmp_path):
 def test_a_name_is_an_identifier(tmp_path):
     x = torch.randn(4, 8)
     wrapper = QuantCalibrateModule(nn.Sequential(nn.Linear(8, 4)), x).calibrate([x])
-    with pytest.raises(ValueError, match="name is '8bit'; it must be a C identifier"):
-        wrapper.export_c(x, tmp_path, "8bit")
+    for name in ("8bit", "größe", ""):
+        with pytest.raises(ValueError, match=f"name is '{name}'; it must be a C identifier"):
+            wrapper.export_c(x, tmp_path, name)
+    for name in ("main", "edgeailite_kernels"):
+        with pytest.raises(ValueError, match=f"name is '{name}', as a file beside it is called"):
+            wrapper.export_c(x, tmp_path, name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_padding_with_minus_infinity_is_refused(tmp_path):
+    pool = (nn.ConstantPad2d((0, 1, 0, 1), -torch.inf), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1))
+    x = torch.randn(2, 3, 7, 7)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), *pool)
+    wrapper = QuantCalibrateModule(network, x).calibrate([x])
+    with pytest.raises(ValueError, match="'1' cannot .*: it pads with minus infinity"):
+        wrapper.export_c(x, tmp_path)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
