@@ -21,6 +21,7 @@ from edgeailite.quantization.graph.model import (
     program_of,
     target_of,
 )
+from edgeailite.quantization.graph.modes import modes_kept
 from edgeailite.quantization.methods.distillation import Teacher
 from edgeailite.quantization.methods.mixed_precision.bit_widths import BitWidths, apply_bit_widths
 from edgeailite.quantization.methods.weight_clipping import constrain_weights
@@ -143,7 +144,9 @@ class QuantModule(Calibrator):
     def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._clip_weights_once()
         if self.bias_calibration.corrects:
-            self.bias_calibration.run(self.module, args, kwargs)
+            with modes_kept(self.module):  # its passes are none of the batch norms'
+                self._let_ranges_learn()
+                self.bias_calibration.run(self.module, args, kwargs)
         output = self.module(*args, **kwargs)
         return output if self.teacher is None else self.teacher.distill(output, args, kwargs)
 
@@ -203,10 +206,14 @@ class QuantModule(Calibrator):
         self._begin()
         self._say(*self.progress.enter_training(self.module, self.trains))
         if not self.trains:
-            self.module.eval()
-            for quantizer in quantizers(self.module).values():
-                quantizer.train()
+            self._let_ranges_learn()
         return self
+
+    def _let_ranges_learn(self) -> None:
+        """Evaluation mode, but for the quantizers."""
+        self.module.eval()
+        for quantizer in quantizers(self.module).values():
+            quantizer.train()
 
     def _begin(self) -> None:
         """Once: learned ranges and the teacher start from the weights as they are by now."""

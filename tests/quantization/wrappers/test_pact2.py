@@ -222,6 +222,20 @@ def test_bias_calibration_changes_biases_only_where_asked():
     assert 0 < small.abs().sum() < large.abs().sum()
 
 
+def test_bias_calibration_in_training_leaves_batch_norms_to_the_step():
+    states = []
+    for corrects in (False, True):
+        torch.manual_seed(0)
+        wrapper = QuantTrainModule(
+            net(), torch.rand(X), total_epochs=4, bias_calibration=corrects
+        ).train()
+        wrapper(torch.randn(4, *X[1:]))
+        norm = wrapper.module.get_submodule("1")
+        assert norm.training
+        states.append((norm.running_mean.clone(), norm.num_batches_tracked.clone()))
+    assert all(map(torch.equal, *states))
+
+
 @pytest.mark.filterwarnings("ignore:Biases do not fit 16 bits")
 @pytest.mark.parametrize("per_channel_q", [False, True, "all"])
 @pytest.mark.parametrize("constrain_bias", [None, "NONE", "SATURATE", "REDUCE_WEIGHT_SCALE"])

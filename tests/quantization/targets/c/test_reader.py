@@ -85,7 +85,7 @@ def test_padding_with_minus_infinity_is_refused(tmp_path):
     x = torch.randn(2, 3, 7, 7)
     network = nn.Sequential(nn.Conv2d(3, 4, 1), *pool)
     wrapper = QuantCalibrateModule(network, x).calibrate([x])
-    with pytest.raises(ValueError, match="'1' cannot .*: it pads with minus infinity"):
+    with pytest.raises(ValueError, match=r"'1' cannot .*: it pads with minus infinity"):
         wrapper.export_c(x, tmp_path)
 
 
